@@ -20,7 +20,13 @@ PREFERRED_BATCH_SIZES = (8, 16, 32, 64)
 MAX_QUEUE_DELAY_US = 2000
 """The encoder's alone: delaying preprocess would only add latency."""
 PREPROCESS_INSTANCES = 4
+PREPROCESS_THREADS = 1
+"""Photos of one batch that one preprocess instance decodes side by side."""
 ENCODER_INSTANCES = 1
+ENCODER_THREADS = 1
+"""Intra-op threads of one CPU encoder instance."""
+TENSORRT_CACHE = "/var/cache/clip-triton/tensorrt"
+"""Where the TensorRT variant keeps its engines: a writable volume of the container."""
 
 MAX_BYTES = 32 * 1024 * 1024
 """Largest encoded file, in bytes."""
@@ -29,3 +35,13 @@ MAX_PIXELS = 100_000_000
 
 REFERENCE_MIN_COSINE = 0.999
 """A server whose reference embedding is further off than this is not ready."""
+
+READY_TIMEOUT_S = 180.0
+EXIT_TIMEOUT_S = 10
+"""How long tritonserver may finish the requests in flight after SIGTERM."""
+RESTART_BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Waits before the 1st, 2nd, ... restart in a row; the last one repeats."""
+STABLE_AFTER_S = 60.0
+"""A server that has run this long starts again at the first back-off."""
+MAX_CPU_ENCODER_INSTANCES = 4
+"""Each holds its own copy of the weights; beyond this, cores go into threads of an instance."""

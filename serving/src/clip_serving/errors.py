@@ -1,9 +1,9 @@
 """The errors of one photo, and of the server as a whole.
 
-    ClipServingError
-    ├── ItemError            one photo; travels to the client as "code: text"
-    ├── ConfigurationError   a spec, a setting or a repository that cannot work
-    └── ServerError          the embedded tritonserver did not start, or died
+ClipServingError
+├── ItemError            one photo; travels to the client as "code: text"
+├── ConfigurationError   a spec, a setting or a repository that cannot work
+└── ServerError          the embedded tritonserver did not start, or died
 """
 
 from __future__ import annotations

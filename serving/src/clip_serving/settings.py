@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, get_args
 
 from clip_serving import defaults
+from clip_serving.errors import ConfigurationError
 from clip_serving.spec import Interpolation, ModelSpec, ResizeMode
 
 
@@ -37,15 +40,53 @@ class PreprocessSettings:
             apply_exif_orientation=apply_exif_orientation,
         )
 
+    def to_parameters(self) -> dict[str, str]:
+        """The flat `parameters` of config.pbtxt; from_parameters() is its inverse."""
+        height, width = self.image_size
+        return {
+            "image_height": str(height),
+            "image_width": str(width),
+            "interpolation": self.interpolation,
+            "resize_mode": self.resize_mode,
+            "fill_color": str(self.fill_color),
+            "apply_exif_orientation": str(self.apply_exif_orientation).lower(),
+            "max_bytes": str(self.limits.max_bytes),
+            "max_pixels": str(self.limits.max_pixels),
+        }
+
+    @classmethod
+    def from_parameters(cls, values: Mapping[str, str]) -> PreprocessSettings:
+        """Raises ConfigurationError where a parameter is missing or is not what it should be."""
+        try:
+            return cls(
+                image_size=(int(values["image_height"]), int(values["image_width"])),
+                interpolation=one_of(Interpolation, values["interpolation"]),
+                resize_mode=one_of(ResizeMode, values["resize_mode"]),
+                fill_color=int(values["fill_color"]),
+                apply_exif_orientation=values["apply_exif_orientation"] == "true",
+                limits=DecodeLimits(max_bytes=int(values["max_bytes"]), max_pixels=int(values["max_pixels"])),
+            )
+        except KeyError as error:
+            raise ConfigurationError(f"the model's config lacks the parameter {error}") from error
+        except ValueError as error:
+            raise ConfigurationError(f"a parameter of the model's config is off: {error}") from error
+
+
+def one_of(choices: Any, value: str) -> Any:
+    """`value` if it is one of the Literal `choices`; raises ValueError otherwise."""
+    if value not in get_args(choices):
+        raise ValueError(f"{value!r} is not one of {', '.join(get_args(choices))}")
+    return value
+
 
 @dataclass(frozen=True)
 class DeploymentSettings:
     """How many instances of what, and how they batch. Counts are per model, times in microseconds."""
 
     preprocess_instances: int = defaults.PREPROCESS_INSTANCES
+    preprocess_threads: int = defaults.PREPROCESS_THREADS
     encoder_instances: int = defaults.ENCODER_INSTANCES
-    encoder_threads: int = 1
-    """Intra-op threads of each CPU encoder instance."""
+    encoder_threads: int = defaults.ENCODER_THREADS
     max_batch_size: int = defaults.MAX_BATCH_SIZE
     preferred_batch_sizes: tuple[int, ...] = defaults.PREFERRED_BATCH_SIZES
     max_queue_delay_us: int = defaults.MAX_QUEUE_DELAY_US

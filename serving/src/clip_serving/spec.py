@@ -56,9 +56,7 @@ class ModelSpec:
                 f"interpolation {self.interpolation!r} is not one of {get_args(Interpolation)}"
             )
         if self.resize_mode not in get_args(ResizeMode):
-            raise ConfigurationError(
-                f"resize mode {self.resize_mode!r} is not one of {get_args(ResizeMode)}"
-            )
+            raise ConfigurationError(f"resize mode {self.resize_mode!r} is not one of {get_args(ResizeMode)}")
         if min(self.image_size) < 1 or self.embedding_dim < 1:
             raise ConfigurationError("image_size and embedding_dim must be positive")
 

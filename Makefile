@@ -1,0 +1,55 @@
+# Shortcuts to the project's commands. `make demo` and `make test` set up all that they need.
+PYTHON ?= python3
+VENV := .venv
+EXPORT_VENV := .venv-export
+RUN := $(VENV)/bin/python
+TEST_REPOSITORY := build/test/model_repository
+
+export CLIP_EXPORT := $(CURDIR)/$(EXPORT_VENV)/bin/clip-export
+export CLIP_SERVE := $(CURDIR)/$(VENV)/bin/clip-serve
+export CLIP_TEST_REPOSITORY := $(CURDIR)/$(TEST_REPOSITORY)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-export demo test test-fast lint format configs clean
+
+help: ## What there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.ready ## The environment of server, client and tests (no torch)
+setup-export: $(EXPORT_VENV)/.ready ## The environment of the export (torch, open_clip: some GB)
+
+$(VENV)/.ready: client/pyproject.toml serving/pyproject.toml constraints.txt tools/environment.py
+	$(PYTHON) tools/environment.py $(VENV) serve
+
+$(EXPORT_VENV)/.ready: client/pyproject.toml serving/pyproject.toml export/pyproject.toml constraints.txt tools/environment.py
+	$(PYTHON) tools/environment.py $(EXPORT_VENV) export
+
+demo: setup setup-export ## Bucket to embeddings on a real server, with a page to look at (PHOTOS=dir for yours)
+	$(RUN) -m tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+test: lint $(TEST_REPOSITORY)/.ready ## Everything: lint, unit, golden and integration tests
+	$(RUN) -m pytest tests/unit tests/integration
+	$(EXPORT_VENV)/bin/python -m pytest tests/golden
+
+test-fast: setup ## The unit tests alone
+	$(RUN) -m pytest tests/unit
+
+$(TEST_REPOSITORY)/.ready: $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py serving/src/clip_serving/spec.py serving/src/clip_serving/render.py)
+	rm -rf $(TEST_REPOSITORY)
+	$(CLIP_EXPORT) --model ViT-B-32 --pretrained none --seed 0 --repository $(TEST_REPOSITORY)
+	touch $@
+
+lint: setup ## ruff and mypy --strict
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy client/src serving/src export/src tools tests
+
+format: setup ## Let ruff lay out the code
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+configs: setup ## Render the committed model_repository again from its spec
+	$(RUN) -m tools.render_default
+
+clean: ## Remove what was built, environments included
+	rm -rf build $(VENV) $(EXPORT_VENV)

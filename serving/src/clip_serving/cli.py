@@ -1,0 +1,186 @@
+"""`clip-serve`: the embedded tritonserver from a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from clip_serving import defaults
+from clip_serving.errors import ClipServingError
+from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.staging import InstanceLayout, available_cores
+
+_DESCRIPTION = """\
+Serves a clip-triton model repository with a real tritonserver, on this machine's CPU and on
+loopback only. For a GPU, or for other machines to reach it, use docker-compose.yml.
+
+The repository itself is not touched: instance counts are fitted to this machine in a private copy.
+The server is called ready once it has embedded the model's reference picture rightly. When one of
+its Python processes dies, the server is restarted; clients that retry notice only the wait.
+"""
+
+_EPILOG = """\
+examples:
+  clip-serve --repository model_repository
+  clip-serve --repository model_repository --preprocess-instances 4 --encoder-instances 1 --encoder-threads 4
+
+exit status: 0 after Ctrl-C or SIGTERM, 2 when the server could not start.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="clip-serve: %(message)s")
+    stop = threading.Event()
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        if not started.is_set():
+            raise KeyboardInterrupt
+
+    started = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    try:
+        with TritonServer(options.repository, _server_options(options)) as server:
+            started.set()
+            _announce(server, as_json=options.json)
+            stop.wait()
+            _say("stopping: requests in flight are finished first")
+    except KeyboardInterrupt:
+        _say("stopped")
+    except ClipServingError as error:
+        _say(f"error: {error}")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "clip-serve",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--repository",
+        type=Path,
+        default=Path("model_repository"),
+        metavar="DIR",
+        help="the model repository that clip-export filled (default: %(default)s)",
+    )
+    for name, port in (
+        ("grpc", defaults.GRPC_PORT),
+        ("http", defaults.HTTP_PORT),
+        ("metrics", defaults.METRICS_PORT),
+    ):
+        add(
+            f"--{name}-port",
+            type=int,
+            default=port,
+            metavar="PORT",
+            help="default: %(default)s; 0 takes a free one",
+        )
+    chosen = InstanceLayout.for_cores(available_cores())
+    for field in dataclasses.fields(InstanceLayout):
+        add(
+            f"--{field.name.replace('_', '-')}",
+            type=int,
+            metavar="N",
+            default=getattr(chosen, field.name),
+            help="default: %(default)s, from this machine's cores",
+        )
+    add(
+        "--model-config-name",
+        default="cpu",
+        metavar="NAME",
+        help="which configs/NAME.pbtxt of the models to serve (default: %(default)s)",
+    )
+    add(
+        "--ready-timeout",
+        type=float,
+        default=defaults.READY_TIMEOUT_S,
+        metavar="SECONDS",
+        help="default: %(default).0f",
+    )
+    add("--no-supervise", action="store_true", help="do not restart a server that has died")
+    add("--json", action="store_true", help="print the addresses as one line of JSON when ready")
+    return parser
+
+
+def _server_options(options: argparse.Namespace) -> ServerOptions:
+    return ServerOptions(
+        grpc_port=options.grpc_port,
+        http_port=options.http_port,
+        metrics_port=options.metrics_port,
+        model_config_name=options.model_config_name,
+        layout=InstanceLayout(
+            **{f.name: getattr(options, f.name) for f in dataclasses.fields(InstanceLayout)}
+        ),
+        supervise=not options.no_supervise,
+        ready_timeout_s=options.ready_timeout,
+        on_progress=_progress() if sys.stderr.isatty() else None,
+    )
+
+
+def _progress() -> Callable[[float], None]:
+    def show(elapsed: float) -> None:
+        sys.stderr.write(f"\rclip-serve: loading the models ... {elapsed:5.1f} s")
+        sys.stderr.flush()
+
+    return show
+
+
+def _announce(server: TritonServer, *, as_json: bool) -> None:
+    if as_json:
+        addresses = {
+            "grpc_url": server.grpc_url,
+            "http_url": server.http_url,
+            "metrics_url": server.metrics_url,
+            "pid": server.pid,
+            **dataclasses.asdict(server.layout),
+        }
+        print(json.dumps(addresses), flush=True)
+        return
+    layout = server.layout
+    print(
+        f"""
+ready: the reference picture was embedded and matches open_clip's embedding
+  gRPC     {server.grpc_url}
+  HTTP     {server.http_url}
+  metrics  {server.metrics_url}
+  layout   preprocess {layout.preprocess_instances} x {layout.preprocess_threads} threads, \
+encoder {layout.encoder_instances} x {layout.encoder_threads} threads
+
+try it:
+  curl -s {server.http_url}/v2/models/{defaults.ENSEMBLE}/config
+  clip-embed gs://bucket/prefix --out embeddings.parquet --url {server.grpc_url}
+  python -c "from clip_client import ClipClient; print(ClipClient('{server.grpc_url}').embed(['photo.jpg']))"
+
+Ctrl-C stops it.""",
+        flush=True,
+    )
+
+
+def _say(text: str) -> None:
+    print(f"{_clear()}clip-serve: {text}", file=sys.stderr, flush=True)
+
+
+def _clear() -> str:
+    return "\r\033[K" if sys.stderr.isatty() else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

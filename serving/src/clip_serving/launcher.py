@@ -1,0 +1,296 @@
+"""The embedded tritonserver: started on loopback, watched, restarted, and ended with its owner.
+
+with TritonServer(Path("model_repository")) as server:
+    embed(server.grpc_url)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from clip_serving import defaults, runtime, server_log
+from clip_serving.arguments import server_arguments
+from clip_serving.errors import ServerError
+from clip_serving.staging import InstanceLayout, available_cores, stage
+
+_logger = logging.getLogger(__name__)
+_HOST = "127.0.0.1"
+_POLL_S = 0.1
+_STUB = "triton_python_backend_stub"
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How to start the server. Port 0 takes a free one; `layout` None is chosen from the cores."""
+
+    grpc_port: int = 0
+    http_port: int = 0
+    metrics_port: int = 0
+    model_config_name: str = "cpu"
+    layout: InstanceLayout | None = None
+    supervise: bool = True
+    check_reference: bool = True
+    ready_timeout_s: float = defaults.READY_TIMEOUT_S
+    extra_arguments: tuple[str, ...] = ()
+    on_progress: Callable[[float], None] | None = None
+    """Called about ten times a second while the server loads, with the seconds since its start."""
+
+
+class TritonServer:
+    """A running tritonserver, as a context manager; ready, and right, when the block begins.
+
+    Raises ServerError when it does not start, does not become ready in time, or embeds the
+    model's reference picture wrongly; ConfigurationError when the repository cannot work.
+    """
+
+    def __init__(self, repository: Path, options: ServerOptions | None = None) -> None:
+        self._repository = repository
+        self._options = options or ServerOptions()
+        self.layout = self._options.layout or InstanceLayout.for_cores(available_cores())
+        self.restarts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stubs: list[psutil.Process] = []
+        self._stopping = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self.failure: ServerError | None = None
+        """Why the supervisor gave up, if it did."""
+
+    @property
+    def grpc_url(self) -> str:
+        return f"{_HOST}:{self._ports[0]}"
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{_HOST}:{self._ports[1]}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{_HOST}:{self._ports[2]}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """The current tritonserver's; another one after a restart."""
+        if self._process is None:
+            raise ServerError("the server is not running")
+        return self._process.pid
+
+    @property
+    def stub_pids(self) -> list[int]:
+        """The Python backend's processes, one an instance."""
+        return [stub.pid for stub in self._stubs]
+
+    @property
+    def log_path(self) -> Path:
+        return self._folder / "tritonserver.log"
+
+    def __enter__(self) -> TritonServer:
+        self._runtime = runtime.prepare()
+        self._temporary = tempfile.TemporaryDirectory(prefix="clip-serve-")
+        self._folder = Path(self._temporary.name)
+        try:
+            staged = self._folder / "model_repository"
+            staged.mkdir()
+            stage(self._repository, staged, self.layout)
+            self._ports = _ports(self._options)
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        if self._options.supervise:
+            self._watcher = threading.Thread(target=self._watch, name="clip-serve-watch", daemon=True)
+            self._watcher.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the server: the requests in flight are finished first. Safe to call twice."""
+        self._stopping.set()
+        if self._watcher is not None and self._watcher is not threading.current_thread():
+            self._watcher.join()
+        self._end(grace_s=defaults.EXIT_TIMEOUT_S + 5.0)
+        self._temporary.cleanup()
+
+    # --- one run of tritonserver -------------------------------------------------------------
+
+    def _start(self) -> None:
+        grpc_port, http_port, metrics_port = self._ports
+        arguments = server_arguments(
+            repository=str(self._folder / "model_repository"),
+            host=_HOST,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            metrics_port=metrics_port,
+            model_config_name=self._options.model_config_name,
+            backend_directory=str(self._runtime.backends),
+            cache_directory=str(self._runtime.caches),
+        )
+        program = [str(self._runtime.tritonserver), *arguments, *self._options.extra_arguments]
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "clip_serving.child", str(os.getpid()), *program],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._runtime.environment(),
+                # A terminal's Ctrl-C is ours to handle; and the group is ended as one.
+                start_new_session=True,
+            )
+        self._wait_until_ready()
+        self._stubs = [
+            child
+            for child in psutil.Process(self._process.pid).children(recursive=True)
+            if _STUB in child.name() or _STUB.startswith(child.name())
+        ]
+
+    def _wait_until_ready(self) -> None:
+        begin = time.monotonic()
+        while not self._answers_ready():
+            elapsed = time.monotonic() - begin
+            if self._options.on_progress:
+                self._options.on_progress(elapsed)
+            if self._process is None or self._process.poll() is not None:
+                raise ServerError(server_log.explain(self.log_path))
+            if elapsed > self._options.ready_timeout_s:
+                raise ServerError(
+                    f"tritonserver was not ready within {self._options.ready_timeout_s:.0f} s. "
+                    + server_log.explain(self.log_path)
+                )
+            if self._stopping.wait(_POLL_S):
+                raise ServerError("stopped while the server was starting")
+        if self._options.check_reference:
+            self._check_reference()
+
+    def _answers_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.http_url}/v2/health/ready", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _check_reference(self) -> None:
+        from clip_client.check import check
+
+        result = check(self.grpc_url)
+        if not result.ok:
+            raise ServerError(f"the server answers, but wrongly: {result.message}")
+
+    def _end(self, grace_s: float) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if grace_s > 0 and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                _logger.warning("tritonserver did not end within %.0f s: killing it", grace_s)
+        leftovers = _group_of(process.pid)
+        for member in leftovers:
+            member.kill()
+        psutil.wait_procs(leftovers, timeout=5)
+        process.wait()
+
+    # --- supervision -------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        failures, started = 0, time.monotonic()
+        while not self._stopping.wait(_POLL_S):
+            reason = self._death()
+            if reason is None:
+                continue
+            if time.monotonic() - started > defaults.STABLE_AFTER_S:
+                failures = 0
+            wait = defaults.RESTART_BACKOFF_S[min(failures, len(defaults.RESTART_BACKOFF_S) - 1)]
+            _logger.warning("%s: restarting the server%s", reason, f" in {wait:.0f} s" * bool(wait))
+            # At once: what is in flight on a server without its stub would wait for nothing.
+            self._end(grace_s=0)
+            if self._stopping.wait(wait):
+                return
+            failures += 1
+            started = time.monotonic()
+            try:
+                self._start()
+            except ServerError as error:
+                if not self._stopping.is_set():
+                    _logger.error("restart failed: %s", error)
+                continue
+            self.restarts += 1
+            _logger.warning("the server answers again after %.1f s", time.monotonic() - started)
+
+    def _death(self) -> str | None:
+        if self._process is None:
+            return "the server is not running"
+        status = self._process.poll()
+        if status is not None:
+            return f"tritonserver ended ({_describe_exit(status)})"
+        dead = [stub for stub in self._stubs if not _alive(stub)]
+        return f"a Python-backend stub (pid {dead[0].pid}) died" if dead else None
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _group_of(leader: int) -> list[psutil.Process]:
+    """All processes of the session that `leader` began, itself included."""
+    members = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader:
+                members.append(process)
+        except (psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+            continue
+    return members
+
+
+def _describe_exit(status: int) -> str:
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
+def _ports(options: ServerOptions) -> tuple[int, int, int]:
+    """Free ports for those that are 0; all are held at once so that no two are the same."""
+    wanted = (options.grpc_port, options.http_port, options.metrics_port)
+    sockets, ports = [], []
+    try:
+        for port in wanted:
+            probe = socket.socket()
+            sockets.append(probe)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_HOST, port))
+            except OSError as error:
+                raise ServerError(
+                    f"port {port} on {_HOST} cannot be used ({error.strerror}): is another server "
+                    "running? Choose other ports, or 0 for a free one."
+                ) from error
+            ports.append(probe.getsockname()[1])
+    finally:
+        for probe in sockets:
+            probe.close()
+    return ports[0], ports[1], ports[2]

@@ -1,0 +1,160 @@
+"""Lays out nvidia-pytriton's tritonserver so that it runs with this interpreter.
+
+The wheel holds one Python-backend stub per Python version; the server wants the right one beside
+`libtriton_python.so`, and the stub wants libpython, which Debian's python3 comes without. Both are
+brought together, once, in a folder of the current environment.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from clip_serving.errors import ServerError
+
+_MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
+_LIBPYTHON = f"libpython{_MINOR}.so.1.0"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A tritonserver binary and what it needs around it."""
+
+    tritonserver: Path
+    backends: Path
+    caches: Path
+    libraries: tuple[Path, ...]
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment, with our interpreter and the libraries found first."""
+        values = dict(os.environ)
+        values["PATH"] = os.pathsep.join([str(Path(sys.prefix) / "bin"), values.get("PATH", "")])
+        values["LD_LIBRARY_PATH"] = os.pathsep.join(
+            [*map(str, self.libraries), *filter(None, [values.get("LD_LIBRARY_PATH")])]
+        )
+        # A stub is one decoder or one encoder instance; its threads are set where they are wanted.
+        values.setdefault("OMP_NUM_THREADS", "1")
+        values.setdefault("OPENBLAS_NUM_THREADS", "1")
+        return values
+
+
+def prepare() -> Runtime:
+    """Finds or makes the layout; raises ServerError that says what to install where it cannot."""
+    server, bundled = _wheel()
+    home = _home() / f"triton-{metadata.version('nvidia-pytriton')}-py{_MINOR}"
+    backend, libraries = home / "backends" / "python", home / "lib"
+    for folder in (backend, libraries):
+        folder.mkdir(parents=True, exist_ok=True)
+    for file in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        _link(backend / file, server / "backends" / "python" / file)
+    stub = server / "python_backend_stubs" / _MINOR / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise ServerError(f"nvidia-pytriton has no Python-backend stub for Python {_MINOR}")
+    _link(backend / stub.name, stub)
+    # perf_analyzer looks for these under the names they had before the wheel was repaired.
+    for soname, pattern in (
+        ("libcudart.so.12", "libcudart-*.so.12*"),
+        ("libb64.so.0d", "libb64-*.so.0d"),
+    ):
+        for library in bundled.glob(pattern):
+            _link(libraries / soname, library)
+    _provide_libpython(libraries)
+    return Runtime(
+        server / "bin" / "tritonserver", home / "backends", server / "caches", (bundled, libraries)
+    )
+
+
+def _wheel() -> tuple[Path, Path]:
+    try:
+        distribution = metadata.distribution("nvidia-pytriton")
+    except metadata.PackageNotFoundError:
+        raise ServerError(
+            "nvidia-pytriton, which carries tritonserver, is not installed: "
+            "pip install 'clip-triton-serving[local]'"
+        ) from None
+    root = Path(str(distribution.locate_file("")))
+    server = root / "pytriton" / "tritonserver"
+    binary = server / "bin" / "tritonserver"
+    if not os.access(binary, os.X_OK):
+        raise ServerError(f"{binary} is missing or may not be run: install nvidia-pytriton again")
+    return server, root / "nvidia_pytriton.libs"
+
+
+def _home() -> Path:
+    """A writable folder: the environment's own where possible, else the user's cache."""
+    own = Path(sys.prefix) / "share" / "clip-triton"
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        if os.access(own, os.W_OK):
+            return own
+    except OSError:
+        pass
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "clip-triton"
+
+
+def _link(link: Path, target: Path) -> None:
+    """Makes or renews a symbolic link, also while another process does the same."""
+    if link.is_symlink() and os.readlink(link) == str(target):
+        return
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
+
+
+def _provide_libpython(libraries: Path) -> None:
+    target = libraries / _LIBPYTHON
+    if target.exists():
+        return
+    found = _installed_libpython()
+    if found is not None:
+        _link(target, found)
+        return
+    try:
+        _fetch_libpython(libraries)
+    except (OSError, subprocess.CalledProcessError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        raise ServerError(
+            f"the Python backend needs {_LIBPYTHON}, which this Python does not bring, and the "
+            f"package libpython{_MINOR} could not be downloaded ({detail.strip().splitlines()[-1]}). "
+            f"Install it: apt-get install libpython{_MINOR}"
+        ) from error
+
+
+def _installed_libpython() -> Path | None:
+    folder = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    places = (folder, folder / multiarch, Path(sys.base_prefix) / "lib")
+    return next((place / _LIBPYTHON for place in places if (place / _LIBPYTHON).exists()), None)
+
+
+def _fetch_libpython(libraries: Path) -> None:
+    """Downloads Debian's or Ubuntu's package and takes the one file out of it: no root, no install."""
+    package = f"libpython{_MINOR}"
+    with tempfile.TemporaryDirectory(prefix="clip-triton-") as name:
+        work = Path(name)
+        try:
+            _run(["apt-get", "download", "-q", package], work)
+        except subprocess.CalledProcessError:
+            # The machine's package lists are empty: fetch private ones, which needs no root.
+            state = [f"-oDir::State::Lists={work}/lists", f"-oDir::Cache={work}/cache"]
+            (work / "lists" / "partial").mkdir(parents=True)
+            (work / "cache" / "archives" / "partial").mkdir(parents=True)
+            _run(["apt-get", *state, "-q", "update"], work)
+            _run(["apt-get", *state, "-q", "download", package], work)
+        (archive,) = work.glob(f"{package}_*.deb")
+        _run(["dpkg-deb", "-x", archive.name, "tree"], work)
+        library = next((work / "tree").rglob(_LIBPYTHON))
+        temporary = libraries / f".{_LIBPYTHON}.{os.getpid()}"
+        temporary.write_bytes(library.read_bytes())
+        os.replace(temporary, libraries / _LIBPYTHON)
+
+
+def _run(command: list[str], cwd: Path) -> None:
+    subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)

@@ -1,0 +1,53 @@
+"""Makes one readable paragraph of tritonserver's log when a model does not load."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# "E1124 10:00:00.000000 4242 model_lifecycle.cc:642] ..." or the same in quotes.
+_PREFIX = re.compile(r'^[EWIF]\d{4} [\d:.]+ \d+ [\w.]+:\d+\] "?')
+_FAILED = re.compile(r"failed to load '(?P<model>\w+)' version (?P<version>\d+): (?P<cause>.*)", re.S)
+
+
+def explain(log: Path) -> str:
+    """What kept the server from starting, in a sentence or two, and the log's last lines if unclear."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    failures = {
+        match["model"]: f"The model {match['model']} (version {match['version']}) could not be "
+        f"loaded: {_shorten(match['cause'])}"
+        for entry in _entries(text)
+        if (match := _FAILED.search(entry))
+    }
+    if failures:
+        return "\n".join(failures.values())
+    errors = [_PREFIX.sub("", entry) for entry in _entries(text) if entry.startswith("E")]
+    if errors:
+        return _shorten(errors[-1])
+    if "\nUsage: tritonserver" in text:
+        return f"tritonserver refused its command line: {text.splitlines()[0]}"
+    tail = "\n".join(text.splitlines()[-8:])
+    return f"tritonserver ended without saying why. The end of its log:\n{tail}"
+
+
+def _entries(text: str) -> list[str]:
+    """The log's records; a record may hold many lines (a Python traceback, say)."""
+    records: list[str] = []
+    for line in text.splitlines():
+        if _PREFIX.match(line) or not records:
+            records.append(line)
+        else:
+            records[-1] += "\n" + line
+    return records
+
+
+def _shorten(cause: str) -> str:
+    """Without the traceback's frames: our own errors say all that their reader needs."""
+    # tritonserver escapes the line ends of a message that it quotes.
+    lines = [line.strip().rstrip('"') for line in cause.replace("\\n", "\n").strip().splitlines()]
+    kept: list[str] = []
+    for line in lines:
+        if line in ("", "At:") or line.startswith(("File ", "/", "+--", "Traceback")):
+            break
+        kept.append(line)
+    return re.sub(r"^(Internal|Invalid argument|Not found): ", "", " ".join(kept or lines[:1]))

@@ -1,0 +1,102 @@
+"""A private copy of a model repository, fitted to this machine: the user's own stays untouched.
+
+Configs are copied with the instance counts and threads replaced; everything else is linked.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from clip_serving import defaults
+from clip_serving.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class InstanceLayout:
+    """How many processes of each stage run on the CPU, and with how many threads each."""
+
+    preprocess_instances: int
+    preprocess_threads: int
+    encoder_instances: int
+    encoder_threads: int
+
+    def __post_init__(self) -> None:
+        if min(vars(self).values()) < 1:
+            raise ConfigurationError(f"instances and threads must be at least 1: {self}")
+
+    @classmethod
+    def for_cores(cls, cores: int) -> InstanceLayout:
+        """One thread an instance costs least; the encoder's copies of the weights are capped."""
+        encoders = min(cores, defaults.MAX_CPU_ENCODER_INSTANCES)
+        return cls(
+            preprocess_instances=cores,
+            preprocess_threads=1,
+            encoder_instances=encoders,
+            encoder_threads=max(1, cores // encoders),
+        )
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, and a container's CPU quota rounded up."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        return cores
+
+
+def stage(source: Path, target: Path, layout: InstanceLayout) -> None:
+    """Fills the empty folder `target` from the repository `source`.
+
+    Raises ConfigurationError that names what `source` lacks.
+    """
+    models = (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER)
+    for model in models:
+        if not (source / model / "config.pbtxt").is_file():
+            raise ConfigurationError(
+                f"{source} is not a clip-triton model repository: {model}/config.pbtxt is missing. "
+                f"Make one with: clip-export --repository {source}"
+            )
+    if not any(entry.name.isdigit() for entry in (source / defaults.ENCODER).iterdir()):
+        raise ConfigurationError(
+            f"{source} holds no exported encoder. Run: clip-export --repository {source}"
+        )
+    for model in models:
+        _stage_model(source / model, target / model, layout)
+
+
+def _stage_model(source: Path, target: Path, layout: InstanceLayout) -> None:
+    target.mkdir()
+    for entry in source.iterdir():
+        if entry.name.isdigit() or entry.name == "warmup":
+            (target / entry.name).symlink_to(entry.resolve())
+    for path in [source / "config.pbtxt", *sorted((source / "configs").glob("*.pbtxt"))]:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(_fitted(path, layout), encoding="utf-8")
+
+
+def _fitted(path: Path, layout: InstanceLayout) -> str:
+    config = read_config(path)
+    if config.backend != "python":
+        return path.read_text(encoding="utf-8")
+    encoder = config.name == defaults.ENCODER
+    config.instance_group[0].count = layout.encoder_instances if encoder else layout.preprocess_instances
+    threads = layout.encoder_threads if encoder else layout.preprocess_threads
+    config.parameters["threads"].string_value = str(threads)
+    text: str = text_format.MessageToString(config, as_utf8=True)
+    return text
+
+
+def read_config(path: Path) -> pb.ModelConfig:
+    """Parses a config.pbtxt; raises ConfigurationError that names the file, line and field."""
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+    except (text_format.ParseError, OSError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error

@@ -1,0 +1,39 @@
+"""Real servers for the tests: one tritonserver and one fake-gcs-server a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clip_serving.launcher import ServerOptions, TritonServer
+from tools.fake_gcs import FakeGcs
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """An exported ViT-B-32 with seeded random weights; `make test` puts it there."""
+    path = Path(os.environ.get("CLIP_TEST_REPOSITORY", "build/test/model_repository"))
+    if not (path / "clip_image" / "config.pbtxt").exists():
+        pytest.fail(f"{path} is missing: `make build/test/model_repository/.ready` exports it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(repository, ServerOptions(supervise=False)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def fake_gcs() -> Iterator[FakeGcs]:
+    with FakeGcs() as running:
+        before = os.environ.get("STORAGE_EMULATOR_HOST")
+        os.environ["STORAGE_EMULATOR_HOST"] = running.url
+        yield running
+        if before is None:
+            del os.environ["STORAGE_EMULATOR_HOST"]
+        else:
+            os.environ["STORAGE_EMULATOR_HOST"] = before

@@ -1,0 +1,62 @@
+"""Makes one of the project's environments: `python3 tools/environment.py DIR serve|export`.
+
+Runs with the system's Python and nothing else. The stamp `.ready` is written last, so a broken
+set-up is begun again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {
+    "serve": ["-e", "client[parquet]", "-e", "serving[local]", "-r", "tools/requirements-dev.txt"],
+    "export": ["-e", "client", "-e", "serving[render]", "-e", "export", "-r", "tools/requirements-golden.txt"],
+}
+SUPPORTED = ((3, 10), (3, 13))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("kind", choices=PACKAGES)
+    options = parser.parse_args()
+    if not SUPPORTED[0] <= sys.version_info[:2] <= SUPPORTED[1]:
+        wanted = " to ".join(".".join(map(str, version)) for version in SUPPORTED)
+        sys.exit(f"Python {sys.version.split()[0]} does not fit: use PYTHON=python3.x of {wanted}")
+    folder = (ROOT / options.folder).resolve()
+    stamp = folder / ".ready"
+    stamp.unlink(missing_ok=True)
+    try:
+        _make(folder, options.kind)
+    except subprocess.CalledProcessError as error:
+        print(f"set-up failed: {' '.join(error.cmd)}", file=sys.stderr)
+        return error.returncode
+    stamp.touch()
+    return 0
+
+
+def _make(folder: Path, kind: str) -> None:
+    python = folder / "bin" / "python"
+    if not python.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"set-up: making {folder.name}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    note = ", torch among it: some GB, once" if kind == "export" else ""
+    print(f"set-up: installing the packages of {folder.name}{note} ...", flush=True)
+    subprocess.run(
+        [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check",
+         "-c", "constraints.txt", *PACKAGES[kind]],
+        check=True,
+        cwd=ROOT,
+    )
+    if kind == "serve":
+        subprocess.run([str(python), "-c", "from clip_serving import runtime; runtime.prepare()"], check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
