@@ -1,0 +1,1 @@
+from clip_serving.triton_preprocess import TritonPythonModel as TritonPythonModel

@@ -1,0 +1,21 @@
+"""`make configs`: renders the committed model_repository from tools/default_spec.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clip_serving.render import write_repository
+from clip_serving.spec import ModelSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+SPEC = ROOT / "tools" / "default_spec.json"
+REPOSITORY = ROOT / "model_repository"
+
+
+def main() -> None:
+    write_repository(REPOSITORY, ModelSpec.load(SPEC))
+    print(f"rendered {REPOSITORY}")
+
+
+if __name__ == "__main__":
+    main()
