@@ -45,3 +45,7 @@ STABLE_AFTER_S = 60.0
 """A server that has run this long starts again at the first back-off."""
 MAX_CPU_ENCODER_INSTANCES = 4
 """Each holds its own copy of the weights; beyond this, cores go into threads of an instance."""
+
+MAX_RESIZED_PIXELS = 64_000_000
+"""Largest resized whole that is made for the sake of bit-exactness. Beyond it (a strip of 5000 x 3
+would become 373,333 x 224) only the crop is resized, at most some grey levels away."""
