@@ -1,0 +1,110 @@
+"""The module that is exported, and its three forms on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from clip_export.errors import GraphError
+from clip_serving import defaults
+from clip_serving.spec import ModelSpec
+
+OPSET = 18
+MAX_IR_VERSION = 10
+"""The newest that Triton's onnxruntime backend of 24.10 reads; newer onnx packages stamp more."""
+
+
+class ServedTower(nn.Module):
+    """uint8 pixels [N,H,W,3] and valid [N,1] to L2-normalised float32 [N,D]; NaN where not valid.
+
+    Scale, mean and std, and the norm are part of the graph, so that 1 byte a channel travels and no
+    caller can get them wrong. With `half` the tower itself computes in float16.
+    """
+
+    def __init__(self, visual: nn.Module, spec: ModelSpec, *, half: bool = False) -> None:
+        super().__init__()
+        self.visual = visual.half() if half else visual
+        self.dtype = torch.float16 if half else torch.float32
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("nan", torch.tensor(float("nan")), persistent=False)
+
+    def forward(self, pixels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        scaled = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255.0
+        features = self.visual(((scaled - self.mean) / self.std).to(self.dtype)).to(torch.float32)
+        features = features / features.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return torch.where(valid, features, self.nan)
+
+
+def example(spec: ModelSpec, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    height, width = spec.image_size
+    pixels = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8)
+    return pixels, torch.ones(batch, 1, dtype=torch.bool)
+
+
+def write_onnx(tower: ServedTower, spec: ModelSpec, path: Path) -> None:
+    """Writes the graph with a dynamic batch; raises GraphError that says what could not be expressed."""
+    batch = torch.export.Dim("batch", min=1, max=defaults.MAX_BATCH_SIZE)
+    try:
+        with _quiet():
+            torch.onnx.export(
+                tower,
+                example(spec, 2),
+                str(path),
+                input_names=["pixels", "valid"],
+                output_names=["embedding"],
+                dynamic_shapes={"pixels": {0: batch}, "valid": {0: batch}},
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's errors share no base class
+        raise GraphError(_sentence(spec, "ONNX", error)) from error
+    model = onnx.load(str(path))
+    if model.ir_version > MAX_IR_VERSION:
+        model.ir_version = MAX_IR_VERSION
+        onnx.save(model, str(path))
+
+
+def write_torchscript(tower: ServedTower, spec: ModelSpec, path: Path) -> None:
+    """Traces the module; any other batch size gives the same rows."""
+    try:
+        with _quiet(), torch.inference_mode():
+            traced: Any = torch.jit.trace(tower, example(spec, 2), check_trace=False)
+            traced.save(str(path))
+    except Exception as error:
+        raise GraphError(_sentence(spec, "TorchScript", error)) from error
+
+
+def _sentence(spec: ModelSpec, form: str, error: Exception) -> str:
+    cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"the image tower of {spec.model} cannot be written as {form}: {cause}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters print and warn about their own insides; what matters is verified afterwards.
+
+    The fused attention of torch's fast path has no ONNX form, so it is off meanwhile.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -1,0 +1,175 @@
+"""Holds each written artefact against open_clip's own encode_image, before anything is published."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import open_clip
+import torch
+from PIL import Image
+
+from clip_export.errors import ParityError
+from clip_export.load import LoadedModel
+from clip_export.pictures import reference_jpeg, sample_pictures
+from clip_serving.preprocess import preprocess_one
+from clip_serving.settings import PreprocessSettings
+from clip_serving.spec import ModelSpec
+
+BATCHES = (1, 3, 8)
+FP32_TOLERANCE = 1e-4
+FP16_TOLERANCE = 5e-3
+
+Floats = npt.NDArray[np.float32]
+Encoder = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], Floats]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an artefact is from open_clip at one batch size, over normalised vectors."""
+
+    artefact: str
+    batch: int
+    max_abs_difference: float
+    min_cosine: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.max_abs_difference <= self.tolerance)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.artefact:16} batch {self.batch}: max abs difference {self.max_abs_difference:.1e}, "
+            f"min cosine {self.min_cosine:.7f} (tolerance {self.tolerance:.0e})"
+            + ("" if self.ok else "  REFUSED")
+        )
+
+
+def reference_embeddings(loaded: LoadedModel, pictures: list[Image.Image]) -> Floats:
+    """open_clip's transform and encode_image, float32 [N,D]: what everything else is held against."""
+    spec = loaded.spec
+    transform = open_clip.image_transform(
+        spec.image_size,
+        is_train=False,
+        mean=spec.mean,
+        std=spec.std,
+        resize_mode=spec.resize_mode,
+        interpolation=spec.interpolation,
+        fill_color=spec.fill_color,
+    )
+    rows: Floats = loaded.encode(torch.stack([transform(picture) for picture in pictures])).numpy()
+    return rows
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def with_reference(loaded: LoadedModel) -> ModelSpec:
+    """The spec with the reference picture and open_clip's embedding of it."""
+    jpeg = reference_jpeg()
+    (row,) = reference_embeddings(loaded, [Image.open(io.BytesIO(jpeg))])
+    return dataclasses.replace(
+        loaded.spec,
+        reference_image=base64.b64encode(jpeg).decode(),
+        reference_embedding=base64.b64encode(row.astype("<f4").tobytes()).decode(),
+    )
+
+
+def verify(
+    artefact: str, encode: Encoder, loaded: LoadedModel, tolerance: float, report: Callable[[str], None]
+) -> list[Parity]:
+    """Runs `encode` at each of BATCHES; raises ParityError past the tolerance or for a wrong mask."""
+    pictures = sample_pictures(max(BATCHES))
+    wanted = reference_embeddings(loaded, pictures)
+    settings = PreprocessSettings.of(loaded.spec)
+    pixels = np.stack([preprocess_one(_png(picture), settings) for picture in pictures])
+    results = []
+    for batch in BATCHES:
+        rows = encode(pixels[:batch], np.ones((batch, 1), np.bool_))
+        results.append(_compare(artefact, rows, wanted[:batch], tolerance))
+        report(str(results[-1]))
+    _check_mask(artefact, encode, pixels[:3], wanted[:3], tolerance)
+    if not all(result.ok for result in results):
+        raise ParityError(
+            f"{artefact} differs from open_clip's encode_image by more than {tolerance:.0e}; "
+            "nothing was published"
+        )
+    return results
+
+
+def _compare(artefact: str, rows: Floats, wanted: Floats, tolerance: float) -> Parity:
+    difference = float(np.abs(rows - wanted).max()) if rows.shape == wanted.shape else float("inf")
+    cosine = float((rows * wanted).sum(axis=1).min()) if rows.shape == wanted.shape else float("nan")
+    if not np.isfinite(difference):
+        difference = float("inf")
+    return Parity(artefact, len(wanted), difference, cosine, tolerance)
+
+
+def _check_mask(
+    artefact: str, encode: Encoder, pixels: npt.NDArray[np.uint8], wanted: Floats, tolerance: float
+) -> None:
+    rows = encode(pixels, np.array([[True], [False], [True]]))
+    neighbours = np.abs(rows[[0, 2]] - wanted[[0, 2]]).max()
+    if not (np.isnan(rows[1]).all() and neighbours <= tolerance):
+        raise ParityError(f"{artefact}: a row that is not valid must be NaN and leave the others alone")
+
+
+def torchscript_encoder(path: Path) -> Encoder:
+    with warnings.catch_warnings():
+        # Deprecated in torch 2.15, and still the format that Triton's PyTorch backend loads.
+        warnings.simplefilter("ignore", FutureWarning)
+        module = torch.jit.load(str(path))
+
+    def encode(pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> Floats:
+        with torch.inference_mode():
+            rows: Floats = module(torch.from_numpy(pixels), torch.from_numpy(valid)).numpy()
+        return rows
+
+    return encode
+
+
+def onnx_encoder(path: Path) -> Encoder:
+    """Runs the graph in a child process: onnxruntime may die of an fp16 graph on a CPU."""
+
+    def encode(pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> Floats:
+        with tempfile.TemporaryDirectory() as folder:
+            given, made = Path(folder) / "in.npz", Path(folder) / "out.npy"
+            np.savez(given, pixels=pixels, valid=valid)
+            command = [sys.executable, "-m", "clip_export.verify", str(path), str(given), str(made)]
+            child = subprocess.run(command, capture_output=True, text=True)
+            if child.returncode != 0:
+                last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+                raise ParityError(f"onnxruntime could not run {path.name} (exit {child.returncode}): {last}")
+            rows: Floats = np.load(made)
+        return rows
+
+    return encode
+
+
+def _run_onnx(model: str, given: str, made: str) -> None:
+    options = ort.SessionOptions()
+    # At its default level, onnxruntime 1.32 crashes on a CPU while it loads an fp16 graph.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with np.load(given) as arrays:
+        (rows,) = session.run(["embedding"], dict(arrays))
+    np.save(made, rows)
+
+
+if __name__ == "__main__":
+    _run_onnx(*sys.argv[1:])
