@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeAlias
 
 from clip_serving.errors import ErrorCode, ItemError
 
-Data = Union[bytes, memoryview]
+Data: TypeAlias = bytes | memoryview
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ _PROGRESSIVE = {0xC2}
 _ARITHMETIC = {0xC9, 0xCA}
 _UNDECODABLE = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
 """Lossless and hierarchical frames: no photo, and nothing that libjpeg decodes."""
+_FRAMES = _BASELINE | _PROGRESSIVE | _ARITHMETIC | _UNDECODABLE
 _TAIL = 65536
 
 
@@ -27,17 +28,19 @@ def read_header(data: Data) -> Header:
     file that is no sequence of segments; `unsupported_format` for 12-bit, lossless and hierarchical
     frames.
     """
-    at, frame = 2, None
+    at = 2
+    frame: _Frame | None = None
     while True:
         marker, at = _next_marker(data, at, frame)
         if marker in _STANDALONE or marker == _SOI:
             continue
         if marker == _EOI:
-            raise damaged(ErrorCode.CORRUPT, "JPEG", frame and frame.size, "it ends before any picture data")
+            size = frame.size if frame else None
+            raise damaged(ErrorCode.CORRUPT, "JPEG", size, "it ends before any picture data")
         length = int.from_bytes(data[at : at + 2], "big")
         if at + max(length, 2) > len(data):
             raise _short(frame)
-        if marker in _UNDECODABLE or 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if marker in _FRAMES:
             frame = _read_frame(data, at, length, marker)
         if marker == _SOS:
             break
@@ -69,7 +72,9 @@ def _next_marker(data: Data, at: int, frame: _Frame | None) -> tuple[int, int]:
 
 
 def _short(frame: _Frame | None) -> ItemError:
-    return damaged(ErrorCode.TRUNCATED, "JPEG", frame and frame.size, "the file ends within its header")
+    return damaged(
+        ErrorCode.TRUNCATED, "JPEG", frame.size if frame else None, "the file ends within its header"
+    )
 
 
 def _read_frame(data: Data, at: int, length: int, marker: int) -> _Frame:

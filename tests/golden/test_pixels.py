@@ -1,0 +1,86 @@
+"""Bit for bit: our pixels against open_clip's own transform, without its tensor part."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageOps
+
+from clip_serving.preprocess import preprocess_one
+from clip_serving.settings import PreprocessSettings
+from tests.pictures import camera_photos, odd_pictures, other_formats
+
+# The reference remarks on palettes with transparency, which it ignores as we do.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+torch = pytest.importorskip("torch")
+open_clip_transform = pytest.importorskip("open_clip.transform")
+
+PICTURES = odd_pictures() | other_formats()
+PICTURES |= {f"camera_{index}.jpg": photo for index, photo in enumerate(camera_photos(6, seed=3))}
+
+
+def reference(data: bytes, settings: PreprocessSettings, *, transpose: bool) -> npt.NDArray[np.uint8]:
+    """open_clip's transform up to and with MaybeConvertMode: uint8 [H,W,3]."""
+    transform: Any = open_clip_transform.image_transform(
+        settings.image_size,
+        is_train=False,
+        resize_mode=settings.resize_mode,
+        interpolation=settings.interpolation,
+        fill_color=settings.fill_color,
+    )
+    picture: Any = Image.open(io.BytesIO(data))
+    if transpose:
+        picture = ImageOps.exif_transpose(picture)
+    *steps, to_tensor, _normalize = transform.transforms
+    assert type(to_tensor).__name__ == "MaybeToTensor"
+    for step in steps:
+        picture = step(picture)
+    return np.asarray(picture)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_square(name: str, resize_mode: Any, interpolation: Any) -> None:
+    settings = PreprocessSettings(
+        (224, 224), resize_mode=resize_mode, interpolation=interpolation, fill_color=127
+    )
+    np.testing.assert_array_equal(
+        preprocess_one(PICTURES[name], settings), reference(PICTURES[name], settings, transpose=True)
+    )
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("image_size", [(256, 256), (160, 224), (336, 240)])
+def test_other_targets(image_size: tuple[int, int], resize_mode: Any) -> None:
+    settings = PreprocessSettings(image_size, resize_mode=resize_mode, interpolation="bilinear")
+    for name, data in PICTURES.items():
+        np.testing.assert_array_equal(
+            preprocess_one(data, settings), reference(data, settings, transpose=True), err_msg=name
+        )
+
+
+def test_orientation_is_ignored_on_request() -> None:
+    settings = PreprocessSettings((224, 224), apply_exif_orientation=False)
+    for name, data in PICTURES.items():
+        np.testing.assert_array_equal(
+            preprocess_one(data, settings), reference(data, settings, transpose=False), err_msg=name
+        )
+
+
+def test_the_whole_transform_gives_the_same_tensor() -> None:
+    """What the steps above leave out is the division by 255 and the normalisation alone."""
+    settings = PreprocessSettings((224, 224))
+    mean, std = (0.48, 0.45, 0.40), (0.26, 0.26, 0.27)
+    transform = open_clip_transform.image_transform(224, is_train=False, mean=mean, std=std)
+    for data in (PICTURES["landscape.jpg"], PICTURES["palette.png"], PICTURES["camera_0.jpg"]):
+        pixels = torch.from_numpy(preprocess_one(data, settings).copy()).permute(2, 0, 1)
+        expected = (pixels.float().div(255) - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[
+            :, None, None
+        ]
+        torch.testing.assert_close(transform(Image.open(io.BytesIO(data))), expected, rtol=0, atol=1e-6)

@@ -1,0 +1,130 @@
+"""Rows of a batch: each right or zero with its error, whatever its neighbours are."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from clip_serving import preprocess
+from clip_serving.errors import ErrorCode, ItemError
+from clip_serving.geometry import plan
+from clip_serving.preprocess import Preprocessor, preprocess_one
+from clip_serving.settings import PreprocessSettings
+from tests.pictures import (
+    camera_photos,
+    corrupt_pictures,
+    encoded,
+    noise,
+    odd_pictures,
+    oriented,
+    source_picture,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+SETTINGS = PreprocessSettings((224, 224))
+
+
+def empty_rows(count: int) -> npt.NDArray[np.uint8]:
+    return np.full((count, 224, 224, 3), 7, np.uint8)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_batch_of_good_and_bad(threads: int) -> None:
+    good = list(odd_pictures().values()) + camera_photos(3, seed=1)
+    bad = list(corrupt_pictures().values())
+    mixed: list[tuple[bytes, str]] = []
+    for index, data in enumerate(good):
+        mixed += [(data, ""), bad[index % len(bad)]]
+    rows = empty_rows(len(mixed))
+    preprocessor = Preprocessor(SETTINGS, threads)
+    errors = preprocessor.run([data for data, _ in mixed], rows)
+    preprocessor.close()
+    for (data, code), row, error in zip(mixed, rows, errors, strict=True):
+        assert (error.code.value if error else "") == code
+        expected = np.zeros_like(row) if code else preprocess_one(data, SETTINGS)
+        np.testing.assert_array_equal(row, expected)
+
+
+def test_an_unknown_failure_stays_with_its_photo(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, poison = encoded(noise(30, 30), "PNG"), encoded(noise(31, 30), "PNG")
+
+    def fit(picture: Image.Image, settings: PreprocessSettings) -> Image.Image:
+        if picture.width == 31:
+            raise RuntimeError("out of cheese")
+        return real_fit(picture, settings)
+
+    real_fit = preprocess.fit
+    monkeypatch.setattr(preprocess, "fit", fit)
+    rows = empty_rows(3)
+    errors = Preprocessor(SETTINGS).run([good, poison, good], rows)
+    assert errors[0] is errors[2] is None
+    assert errors[1] is not None
+    assert errors[1].code is ErrorCode.INTERNAL
+    assert "cheese" not in errors[1].text
+    assert "cheese" in caplog.text
+    assert not rows[1].any()
+
+
+def test_an_empty_batch() -> None:
+    assert Preprocessor(SETTINGS, 2).run([], empty_rows(0)) == []
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_orientation_is_applied_unless_switched_off(orientation: int) -> None:
+    picture = source_picture("coffee.png")
+    upright, turned = oriented(picture, 1, "PNG"), oriented(picture, orientation, "PNG")
+    as_stored = PreprocessSettings((224, 224), apply_exif_orientation=False)
+    np.testing.assert_array_equal(preprocess_one(turned, as_stored), preprocess_one(upright, SETTINGS))
+    assert (preprocess_one(turned, SETTINGS) != preprocess_one(upright, SETTINGS)).any()
+
+
+def test_a_strip_costs_its_crop_and_no_more() -> None:
+    """Resized whole, 5000 x 3 would be 373,333 x 224: 330 MB."""
+    strip = encoded(Image.new("RGB", (5000, 3), (10, 200, 30)), "PNG")
+    assert len(strip) < 200
+    tracemalloc.start()
+    pixels = preprocess_one(strip, SETTINGS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
+    np.testing.assert_array_equal(pixels, np.broadcast_to((10, 200, 30), (224, 224, 3)))
+
+
+def test_the_crop_alone_is_close_to_the_resized_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = camera_photos(1, seed=2)[0]
+    whole = preprocess_one(photo, SETTINGS).astype(int)
+    monkeypatch.setattr(preprocess, "MAX_RESIZED_PIXELS", 0)
+    assert abs(preprocess_one(photo, SETTINGS) - whole).max() <= 2
+
+
+def test_a_side_that_would_vanish_stays() -> None:
+    settings = PreprocessSettings((224, 224), resize_mode="longest")
+    assert preprocess_one(encoded(noise(1, 1000), "PNG"), settings).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "resized", "corner"),
+    [
+        ((640, 427), (335, 224), (56, 0)),  # int(335.7), and 55.5 rounds to the even 56
+        ((427, 640), (224, 335), (0, 56)),
+        ((225, 224), (225, 224), (0, 0)),  # 0.5 rounds to the even 0
+        ((227, 224), (227, 224), (2, 0)),  # 1.5 rounds to the even 2
+        ((224, 224), (224, 224), (0, 0)),
+    ],
+)
+def test_rounding_is_torchvisions(
+    source: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int]
+) -> None:
+    found = plan(source, (224, 224), "shortest", "bicubic")
+    assert (found.resized, found.corner, found.pads) == (resized, corner, False)
+
+
+def test_errors_are_raised_for_a_single_photo() -> None:
+    with pytest.raises(ItemError):
+        preprocess_one(b"", SETTINGS)
