@@ -15,7 +15,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {
     "serve": ["-e", "client[parquet]", "-e", "serving[local]", "-r", "tools/requirements-dev.txt"],
-    "export": ["-e", "client", "-e", "serving[render]", "-e", "export", "-r", "tools/requirements-golden.txt"],
+    "export": [
+        "-e",
+        "client",
+        "-e",
+        "serving[render]",
+        "-e",
+        "export",
+        "-r",
+        "tools/requirements-golden.txt",
+    ],
 }
 SUPPORTED = ((3, 10), (3, 13))
 
@@ -49,8 +58,17 @@ def _make(folder: Path, kind: str) -> None:
     note = ", torch among it: some GB, once" if kind == "export" else ""
     print(f"set-up: installing the packages of {folder.name}{note} ...", flush=True)
     subprocess.run(
-        [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check",
-         "-c", "constraints.txt", *PACKAGES[kind]],
+        [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "-c",
+            "constraints.txt",
+            *PACKAGES[kind],
+        ],
         check=True,
         cwd=ROOT,
     )

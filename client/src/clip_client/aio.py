@@ -1,0 +1,175 @@
+"""AsyncClipClient: ClipClient's counterpart for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeVar, overload
+
+from google.api_core.exceptions import RetryError
+from google.api_core.retry import AsyncRetry
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from clip_client import defaults, transport
+from clip_client.client import read_photo, unavailable
+from clip_client.errors import ItemError, ServerMismatch
+from clip_client.source import ObjectInfo, Source, open_source
+from clip_client.transport import ConnectionOptions, Embedding, ModelInfo
+
+T = TypeVar("T")
+
+
+class AsyncClipClient:
+    """A connection to a clip-triton server, with ClipClient's semantics; close it, or use `async with`."""
+
+    def __init__(
+        self,
+        url: str = defaults.URL,
+        *,
+        model: str = defaults.MODEL,
+        connection: ConnectionOptions | None = None,
+        deadline_s: float = defaults.DEADLINE_S,
+        concurrency: int = defaults.CONCURRENCY,
+        images_per_request: int = defaults.IMAGES_PER_REQUEST,
+        bytes_per_request: int = defaults.BYTES_PER_REQUEST,
+    ) -> None:
+        self.url = url
+        self._model = model
+        self._connection = connection or ConnectionOptions()
+        self._deadline_s = deadline_s
+        self._concurrency = concurrency
+        self._images_per_request = images_per_request
+        self._bytes_per_request = bytes_per_request
+        self._triton = InferenceServerClient(url, **self._connection.arguments())
+        self._slots = asyncio.Semaphore(concurrency)
+        self._info: ModelInfo | None = None
+
+    async def close(self) -> None:
+        await self._triton.close()
+
+    async def __aenter__(self) -> AsyncClipClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def info(self) -> ModelInfo:
+        """The model's names, dimension, largest batch and parameters, asked for once."""
+        if self._info is None:
+
+            async def ask() -> Any:
+                return await self._triton.get_model_config(
+                    self._model, headers=self._connection.headers, client_timeout=self._deadline_s
+                )
+
+            try:
+                self._info = ModelInfo.from_config((await self._retrying(ask)).config)
+            except InferenceServerException as error:
+                raise ServerMismatch(
+                    f"the server at {self.url} does not serve {self._model}: {error}"
+                ) from error
+        return self._info
+
+    @overload
+    async def embed(self, images: Sequence[bytes | Path | str]) -> Embedding: ...
+    @overload
+    async def embed(
+        self, images: Sequence[bytes | Path | str], *, on_error: Literal["raise"]
+    ) -> Embedding: ...
+    @overload
+    async def embed(
+        self, images: Sequence[bytes | Path | str], *, on_error: Literal["return"]
+    ) -> list[Embedding | ItemError]: ...
+
+    async def embed(
+        self, images: Sequence[bytes | Path | str], *, on_error: Literal["raise", "return"] = "raise"
+    ) -> Embedding | list[Embedding | ItemError]:
+        """As ClipClient.embed: float32 [N, D], or with `on_error="return"` an entry a photo."""
+        info = await self.info()
+        read = [await asyncio.to_thread(read_photo, image) for image in images]
+        results: list[Any] = list(read)
+        readable = [index for index, data in enumerate(read) if isinstance(data, bytes)]
+        photos = [data for data in read if isinstance(data, bytes)]
+        limit = max(1, min(self._images_per_request, info.max_batch_size))
+        groups = list(transport.chunks(photos, limit, self._bytes_per_request))
+        answers = await asyncio.gather(*(self.request([photos[i] for i in group]) for group in groups))
+        for group, answer in zip(groups, answers, strict=True):
+            for index, entry in zip(group, answer, strict=True):
+                results[readable[index]] = entry
+        return transport.collect(results, info, on_error)
+
+    async def embed_objects(
+        self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
+    ) -> AsyncIterator[tuple[str, Embedding | ItemError]]:
+        """As ClipClient.embed_objects, in the listing's order, `bytes_in_flight` bytes at most."""
+        await self.info()
+        source = open_source(uri, self._concurrency) if isinstance(uri, str) else uri
+        listing = source.list()
+        pending: list[tuple[ObjectInfo, asyncio.Task[Embedding | ItemError]]] = []
+        try:
+            while True:
+                item = await asyncio.to_thread(next, listing, None)
+                held = sum(known.size for known, task in pending if not task.done())
+                while pending and (
+                    item is None
+                    or held + item.size > bytes_in_flight
+                    or len(pending) >= self._concurrency * 4
+                ):
+                    known, task = pending.pop(0)
+                    yield known.name, await task
+                    held = sum(other.size for other, waiting in pending if not waiting.done())
+                if item is None:
+                    return
+                pending.append((item, asyncio.create_task(self._load_and_embed(source, item))))
+        finally:
+            for _, task in pending:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in pending), return_exceptions=True)
+
+    async def _load_and_embed(self, source: Source, item: ObjectInfo) -> Embedding | ItemError:
+        try:
+            data = await asyncio.to_thread(source.load, item)
+        except ItemError as error:
+            return error
+        return (await self.request([data]))[0]
+
+    async def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
+        """One request, with retries: one entry a photo. Raises ServerUnavailable."""
+        info = await self.info()
+        inputs, outputs = transport.build_request(info, photos)
+        async with self._slots:
+            end = time.monotonic() + self._deadline_s
+
+            async def infer() -> Any:
+                return await self._triton.infer(
+                    info.name,
+                    inputs,
+                    outputs=outputs,
+                    headers=self._connection.headers,
+                    client_timeout=max(0.001, end - time.monotonic()),
+                )
+
+            try:
+                return transport.read_answer(info, await self._retrying(infer))
+            except InferenceServerException as error:
+                return transport.refused(error, len(photos))
+
+    async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
+        retry = AsyncRetry(**transport.retry_arguments(self._deadline_s))
+        try:
+            return await retry(call)()
+        except RetryError as error:
+            raise unavailable(self.url, self._deadline_s, error.cause) from error
+        except InferenceServerException as error:
+            if transport.is_away(error):
+                raise unavailable(self.url, self._deadline_s, error) from error
+            raise

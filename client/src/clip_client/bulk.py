@@ -1,0 +1,116 @@
+"""The main job: every object of a source to one row of a Parquet file, resumable, nothing lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clip_client import defaults
+from clip_client.client import ClipClient
+from clip_client.errors import ItemError, SourceError
+from clip_client.sink import Key, ParquetSink, key_of
+from clip_client.source import ObjectInfo, Source
+from clip_client.stream import EmbeddedObject
+
+
+@dataclass
+class Summary:
+    """What one run did; `failed` counts by error code, over all rows of the finished file."""
+
+    out: str
+    photos: int = 0
+    embedded: int = 0
+    skipped: int = 0
+    megabytes: float = 0.0
+    seconds: float = 0.0
+    interrupted: bool = False
+    failed: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def photos_per_second(self) -> float:
+        return self.photos / self.seconds if self.seconds else 0.0
+
+
+def embed_to_parquet(
+    client: ClipClient,
+    source: Source,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    bytes_in_flight: int = defaults.BYTES_IN_FLIGHT,
+    on_item: Callable[[EmbeddedObject], None] | None = None,
+) -> Summary:
+    """Embeds what is not yet in `out`; a KeyboardInterrupt ends it early with what was finished.
+
+    Raises ServerUnavailable, ServerMismatch, SourceError and SinkError; rows finished before that
+    are kept in `OUT.parts/` and the next run goes on from them.
+    """
+    info = client.info
+    sink = ParquetSink(out, info.dimension, _model(client))
+    known = sink.open(overwrite=overwrite, resume=resume)
+    summary = Summary(str(out))
+    begin = time.monotonic()
+    todo = _Remaining(source, known)
+    records = client.embed_records(todo, bytes_in_flight=bytes_in_flight)
+    try:
+        _drain(records, sink, summary, on_item)
+    except KeyboardInterrupt:
+        summary.interrupted = True
+    except BaseException:
+        sink.flush()
+        raise
+    finally:
+        summary.skipped = todo.skipped
+        summary.seconds = time.monotonic() - begin
+    if not summary.photos and not known and not summary.interrupted:
+        sink.abandon()
+        raise SourceError("there is no photo to embed: the folder, or the bucket's prefix, is empty")
+    counts = sink.finish()
+    summary.embedded = counts.pop("", 0)
+    summary.failed = counts
+    return summary
+
+
+def _drain(
+    records: Iterator[EmbeddedObject],
+    sink: ParquetSink,
+    summary: Summary,
+    on_item: Callable[[EmbeddedObject], None] | None,
+) -> None:
+    for item in records:
+        sink.write(item)
+        summary.photos += 1
+        summary.megabytes += item.info.size / 1e6
+        if on_item is not None:
+            on_item(item)
+
+
+def _model(client: ClipClient) -> dict[str, str]:
+    wanted = ("model", "pretrained", "weights_sha256", "random_weights", "encoder_version", "image_size")
+    parameters = client.info.parameters
+    return {"triton_model": client.info.name, **{name: parameters.get(name, "") for name in wanted}}
+
+
+class _Remaining:
+    """A source without the objects that earlier runs embedded."""
+
+    def __init__(self, source: Source, known: set[Key]) -> None:
+        self._source, self._known = source, known
+        self.skipped = 0
+
+    def list(self) -> Iterator[ObjectInfo]:
+        for item in self._source.list():
+            if key_of(item) in self._known:
+                self.skipped += 1
+            else:
+                yield item
+
+    def load(self, item: ObjectInfo) -> bytes:
+        return self._source.load(item)
+
+
+def is_failed(item: EmbeddedObject) -> bool:
+    return isinstance(item.outcome, ItemError)

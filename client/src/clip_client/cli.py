@@ -1,0 +1,193 @@
+"""`clip-embed`: a bucket or a folder of photos to a Parquet file of CLIP embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+from clip_client import defaults
+from clip_client.bulk import Summary, embed_to_parquet, is_failed
+from clip_client.check import check
+from clip_client.client import ClipClient
+from clip_client.errors import ClipClientError
+from clip_client.source import open_source
+from clip_client.stream import EmbeddedObject
+from clip_client.transport import ConnectionOptions
+
+_DESCRIPTION = """\
+Embeds every photo under gs://bucket/prefix, or in a folder, through a clip-triton server, and writes
+one row an object to a Parquet file: name, generation, size, crc32c, embedding (null where it failed),
+error_code, error_text. The model and its weights' hash are in the file's metadata (clip_triton).
+
+A run that is cut off keeps what it finished in OUT.parts/; the same command goes on from there.
+"""
+_EPILOG = """\
+examples:
+  clip-embed gs://albums/2024/ --out embeddings.parquet --url 127.0.0.1:8001
+  clip-embed ./photos --out embeddings.parquet --resume
+  clip-embed --check 127.0.0.1:8001
+
+exit status:
+  0    every object is embedded; with --check: the server embeds rightly
+  1    some objects failed, and are in the file with their error; --check: it embeds wrongly
+  2    nothing could be done, or not go on: no server, no bucket, no room on the disk
+  130  stopped by Ctrl-C; the file holds what was finished
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if options.check:
+            return _check(options)
+        if options.source is None or options.out is None:
+            parser.error("give a source and --out FILE, or --check URL")
+        return _embed(options)
+    except ClipClientError as error:
+        _say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _say("stopped")
+        return 130
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "clip-embed",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", nargs="?", help="gs://bucket/prefix, or a folder")
+    add("--out", type=Path, metavar="FILE", help="the Parquet file to write")
+    add("--url", default=defaults.URL, help="the server's gRPC address (default: %(default)s)")
+    add("--check", metavar="URL", help="embed the server's reference picture and say whether it is right")
+    add("--model", default=defaults.MODEL, help="default: %(default)s")
+    add("--concurrency", type=int, default=defaults.CONCURRENCY, metavar="N",
+        help="photos in flight (default: %(default)s)")  # fmt: skip
+    add("--deadline", type=float, default=defaults.DEADLINE_S, metavar="SECONDS",
+        help="for one photo with all its retries (default: %(default).0f)")  # fmt: skip
+    add("--wait", type=float, default=defaults.WAIT_FOR_SERVER_S, metavar="SECONDS",
+        help="for the server at the start (default: %(default).0f)")  # fmt: skip
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="complete an OUT that exists")
+    existing.add_argument("--overwrite", action="store_true", help="replace OUT and forget earlier runs")
+    add("--json", action="store_true", help="print the summary as one line of JSON on standard output")
+    add("--quiet", action="store_true", help="no progress bar")
+    tls = parser.add_argument_group("TLS and headers")
+    tls.add_argument("--ssl", action="store_true", help="connect with TLS")
+    for name in ("root-certificates", "private-key", "certificate-chain"):
+        tls.add_argument(f"--{name}", type=Path, metavar="PEM")
+    tls.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", type=_header,
+                     help="sent with every call; may be given again")  # fmt: skip
+    return parser
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:VALUE")
+    return name.strip().lower(), value.strip()
+
+
+def _connection(options: argparse.Namespace) -> ConnectionOptions:
+    return ConnectionOptions(
+        ssl=options.ssl,
+        root_certificates=options.root_certificates,
+        private_key=options.private_key,
+        certificate_chain=options.certificate_chain,
+        headers=dict(options.header),
+    )
+
+
+def _check(options: argparse.Namespace) -> int:
+    result = check(options.check, model=options.model, connection=_connection(options), wait_s=options.wait)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(result)))
+    _say(f"{'right' if result.ok else 'WRONG'}: {result.message}")
+    return 0 if result.ok else 1
+
+
+def _embed(options: argparse.Namespace) -> int:
+    source = open_source(options.source, options.concurrency)
+    with ClipClient(
+        options.url,
+        model=options.model,
+        connection=_connection(options),
+        deadline_s=options.deadline,
+        concurrency=options.concurrency,
+    ) as client:
+        client.wait(options.wait)
+        with _Progress(quiet=options.quiet) as progress:
+            summary = embed_to_parquet(
+                client,
+                source,
+                options.out,
+                overwrite=options.overwrite,
+                resume=options.resume,
+                on_item=progress.show,
+            )
+    _report(summary, as_json=options.json)
+    if summary.interrupted:
+        return 130
+    return 1 if summary.failed else 0
+
+
+class _Progress:
+    """Photos a second and errors so far, on standard error."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._bar = tqdm(unit=" photos", disable=quiet, dynamic_ncols=True, mininterval=0.5)
+        self._errors = 0
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, item: EmbeddedObject) -> None:
+        self._bar.update()
+        if is_failed(item):
+            self._errors += 1
+            self._bar.set_postfix(errors=self._errors, refresh=False)
+
+
+def _report(summary: Summary, *, as_json: bool) -> None:
+    if as_json:
+        values = {**dataclasses.asdict(summary), "photos_per_second": summary.photos_per_second}
+        print(json.dumps(values))
+    failures = ", ".join(f"{count} {code}" for code, count in sorted(summary.failed.items()))
+    skipped = f", {summary.skipped} were already there" if summary.skipped else ""
+    _say(
+        f"{'stopped: ' if summary.interrupted else ''}{summary.photos} photos ({summary.megabytes:.1f} MB) "
+        f"in {summary.seconds:.1f} s, {summary.photos_per_second:.1f} photos/s{skipped}"
+    )
+    total = summary.embedded + sum(summary.failed.values())
+    _say(
+        f"{summary.out}: {total} rows, {summary.embedded} embedded"
+        + (f"; failed: {failures}" * bool(failures))
+    )
+
+
+def _say(text: str) -> None:
+    print(f"clip-embed: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""ClipClient: photos to embeddings over gRPC, with retries and an error for each photo that has one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeVar, overload
+
+from google.api_core.exceptions import RetryError
+from google.api_core.retry import Retry
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from clip_client import defaults, transport
+from clip_client.errors import ItemError, ServerMismatch, ServerUnavailable
+from clip_client.source import Source, open_source
+from clip_client.stream import EmbeddedObject, stream
+from clip_client.transport import ConnectionOptions, Embedding, ModelInfo
+
+T = TypeVar("T")
+
+
+class ClipClient:
+    """A connection to a clip-triton server. Safe to use from several threads; close it, or use `with`.
+
+    `deadline_s` bounds one request with all its retries; UNAVAILABLE (a server that sheds load, or
+    restarts) is retried with jittered back-off until then.
+    """
+
+    def __init__(
+        self,
+        url: str = defaults.URL,
+        *,
+        model: str = defaults.MODEL,
+        connection: ConnectionOptions | None = None,
+        deadline_s: float = defaults.DEADLINE_S,
+        concurrency: int = defaults.CONCURRENCY,
+        images_per_request: int = defaults.IMAGES_PER_REQUEST,
+        bytes_per_request: int = defaults.BYTES_PER_REQUEST,
+    ) -> None:
+        self.url = url
+        self._model = model
+        self._deadline_s = deadline_s
+        self._connection = connection or ConnectionOptions()
+        self._images_per_request = images_per_request
+        self._bytes_per_request = bytes_per_request
+        self._concurrency = concurrency
+        self._triton = InferenceServerClient(url, **self._connection.arguments())
+        self._pool = ThreadPoolExecutor(concurrency, "clip-client")
+        self._info: ModelInfo | None = None
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._triton.close()
+
+    def __enter__(self) -> ClipClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model's names, dimension, largest batch and parameters, asked for once.
+
+        Raises ServerUnavailable or ServerMismatch.
+        """
+        return self.wait(self._deadline_s)
+
+    def wait(self, deadline_s: float) -> ModelInfo:
+        """As `info`, waiting at most `deadline_s` for a server that is still starting."""
+        if self._info is None:
+            self._info = self._read_info(deadline_s)
+        return self._info
+
+    def _read_info(self, deadline_s: float) -> ModelInfo:
+        def ask() -> Any:
+            return self._triton.get_model_config(
+                self._model, headers=self._connection.headers, client_timeout=deadline_s
+            ).config
+
+        try:
+            return ModelInfo.from_config(self._retrying(ask, deadline_s))
+        except InferenceServerException as error:
+            raise ServerMismatch(f"the server at {self.url} does not serve {self._model}: {error}") from error
+
+    @overload
+    def embed(self, images: Sequence[bytes | Path | str]) -> Embedding: ...
+    @overload
+    def embed(self, images: Sequence[bytes | Path | str], *, on_error: Literal["raise"]) -> Embedding: ...
+    @overload
+    def embed(
+        self, images: Sequence[bytes | Path | str], *, on_error: Literal["return"]
+    ) -> list[Embedding | ItemError]: ...
+
+    def embed(
+        self, images: Sequence[bytes | Path | str], *, on_error: Literal["raise", "return"] = "raise"
+    ) -> Embedding | list[Embedding | ItemError]:
+        """Embeds encoded photos, given as bytes or as paths, in their order.
+
+        Returns float32 [N, D], L2-normalised; raises the first photo's ItemError. With
+        `on_error="return"` a list of N entries instead: a vector [D] or an ItemError. Raises
+        ServerUnavailable and ServerMismatch in both cases.
+        """
+        info = self.info
+        read = [read_photo(image) for image in images]
+        results: list[Any] = list(read)
+        readable = [index for index, data in enumerate(read) if isinstance(data, bytes)]
+        photos = [data for data in read if isinstance(data, bytes)]
+        limit = max(1, min(self._images_per_request, info.max_batch_size))
+        groups = list(transport.chunks(photos, limit, self._bytes_per_request))
+        answers = self._pool.map(lambda group: self.request([photos[i] for i in group]), groups)
+        for group, answer in zip(groups, answers, strict=True):
+            for index, entry in zip(group, answer, strict=True):
+                results[readable[index]] = entry
+        return transport.collect(results, info, on_error)
+
+    def embed_objects(
+        self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
+    ) -> Iterator[tuple[str, Embedding | ItemError]]:
+        """Streams (name, vector or ItemError) for every object under `gs://bucket/prefix` or a folder.
+
+        In the listing's order; at most `bytes_in_flight` bytes of photos are held at once. Raises
+        SourceError where nothing can be listed, ServerUnavailable and ServerMismatch.
+        """
+        for item in self.embed_records(uri, bytes_in_flight=bytes_in_flight):
+            yield item.name, item.outcome
+
+    def embed_records(
+        self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
+    ) -> Iterator[EmbeddedObject]:
+        """As embed_objects, with each object's generation, size and CRC32C."""
+        self.info  # noqa: B018 - a wrong server is refused before anything is downloaded
+        source = open_source(uri, self._concurrency) if isinstance(uri, str) else uri
+        return stream(source, lambda data: self.request([data])[0], self._concurrency, bytes_in_flight)
+
+    def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
+        """One request, with retries: one entry a photo. Raises ServerUnavailable."""
+        info = self.info
+        inputs, outputs = transport.build_request(info, photos)
+        end = time.monotonic() + self._deadline_s
+
+        def infer() -> Any:
+            return self._triton.infer(
+                info.name,
+                inputs,
+                outputs=outputs,
+                headers=self._connection.headers,
+                client_timeout=max(0.001, end - time.monotonic()),
+            )
+
+        try:
+            return transport.read_answer(info, self._retrying(infer, self._deadline_s))
+        except InferenceServerException as error:
+            return transport.refused(error, len(photos))
+
+    def _retrying(self, call: Callable[[], T], deadline_s: float) -> T:
+        retry = Retry(**transport.retry_arguments(deadline_s))
+        try:
+            return retry(call)()
+        except RetryError as error:
+            raise unavailable(self.url, deadline_s, error.cause) from error
+        except InferenceServerException as error:
+            if transport.is_away(error):
+                raise unavailable(self.url, deadline_s, error) from error
+            raise
+
+
+def unavailable(url: str, deadline_s: float, cause: object) -> ServerUnavailable:
+    return ServerUnavailable(
+        f"no answer from the server at {url} within {deadline_s:.0f} s ({cause}). "
+        "Is it running? Start one with: clip-serve --repository DIR"
+    )
+
+
+def read_photo(image: bytes | Path | str) -> bytes | ItemError:
+    """The encoded photo, or why its file cannot be read."""
+    if isinstance(image, bytes):
+        return image
+    try:
+        return Path(image).read_bytes()
+    except FileNotFoundError:
+        return ItemError("not_found", f"{image} does not exist")
+    except OSError as error:
+        return ItemError("load_failed", f"{image}: {error.strerror}")

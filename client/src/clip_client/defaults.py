@@ -1,0 +1,25 @@
+"""Every default of this distribution, once."""
+
+from __future__ import annotations
+
+MODEL = "clip_image"
+URL = "127.0.0.1:8001"
+
+CONCURRENCY = 16
+"""Requests in flight. Triton batches across them."""
+IMAGES_PER_REQUEST = 8
+"""A request is never split by Triton, and one preprocess instance decodes all of it."""
+BYTES_PER_REQUEST = 64 * 1024 * 1024
+BYTES_IN_FLIGHT = 256 * 1024 * 1024
+
+DEADLINE_S = 60.0
+"""For one request with all its retries."""
+RETRY_INITIAL_S = 0.1
+RETRY_MAXIMUM_S = 5.0
+WAIT_FOR_SERVER_S = 10.0
+
+MIN_REFERENCE_COSINE = 0.999
+NORM_TOLERANCE = 1e-2
+
+SHARD_ROWS = 1000
+SHARD_SECONDS = 5.0

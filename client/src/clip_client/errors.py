@@ -1,0 +1,51 @@
+"""What can go wrong between a photo and its embedding.
+
+ClipClientError
+├── ItemError          one photo: a stable `code` and a text; its neighbours are not concerned
+├── ServerUnavailable  no answer within the deadline, in spite of retries
+├── ServerMismatch     a server answers, but it is not one of ours, or it embeds wrongly
+├── SourceError        a bucket or folder cannot be listed at all
+└── SinkError          the output cannot be written
+"""
+
+from __future__ import annotations
+
+
+class ClipClientError(Exception):
+    """Base of all errors that this distribution raises on purpose."""
+
+
+class ItemError(ClipClientError):
+    """One photo has no embedding.
+
+    `code` is the server's (`empty`, `unsupported_format`, `corrupt`, `truncated`, `too_many_bytes`,
+    `too_many_pixels`, `too_complex`, `decode_timeout`, `internal`) or the client's (`not_found`,
+    `forbidden`, `checksum_mismatch`, `load_failed`, `bad_embedding`, `request_failed`).
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code = code
+        self.text = text
+
+    @classmethod
+    def from_wire(cls, message: str) -> ItemError:
+        """Reads the server's "code: text"."""
+        code, _, text = message.partition(": ")
+        return cls(code, text or code)
+
+
+class ServerUnavailable(ClipClientError):  # noqa: N818 - reads as the state that it names
+    """The server did not answer within the deadline."""
+
+
+class ServerMismatch(ClipClientError):  # noqa: N818 - reads as the state that it names
+    """The server's metadata, or its embedding of the reference picture, does not fit."""
+
+
+class SourceError(ClipClientError):
+    """The photos' bucket or folder cannot be read at all."""
+
+
+class SinkError(ClipClientError):
+    """The output cannot be written; what was finished is kept where the text says."""

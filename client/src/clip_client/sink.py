@@ -1,0 +1,201 @@
+"""Embeddings to one Parquet file, by way of finished shards that survive whatever happens.
+
+Rows go to numbered shard files in `OUT.parts/`, each complete or absent. The end merges them into
+OUT, by one rename, and removes them. A run that was cut off leaves its shards for the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clip_client import defaults
+from clip_client.errors import ItemError, SinkError
+from clip_client.source import ObjectInfo
+from clip_client.stream import EmbeddedObject
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError:  # an extra of this distribution; said when it is wanted
+    pa = pq = None
+
+METADATA_KEY = b"clip_triton"
+
+Key = tuple[str, int | None, int]
+"""Name, generation and size: what is known of an object before it is loaded."""
+
+
+class ParquetSink:
+    """Writes EmbeddedObjects; use as a context manager, then `finish()`.
+
+    `model` describes the model whose vectors these are; shards of another model are refused.
+    """
+
+    def __init__(self, out: Path, dimension: int, model: dict[str, str]) -> None:
+        if pa is None:
+            raise SinkError("Parquet needs pyarrow: pip install 'clip-triton-client[parquet]'")
+        self._out = out
+        self._parts = out.with_name(out.name + ".parts")
+        self._schema = pa.schema(
+            [
+                ("name", pa.string()),
+                ("generation", pa.int64()),
+                ("size", pa.int64()),
+                ("crc32c", pa.string()),
+                ("embedding", pa.list_(pa.float32(), dimension)),
+                ("error_code", pa.string()),
+                ("error_text", pa.string()),
+            ],
+            metadata={METADATA_KEY: json.dumps(model).encode()},
+        )
+        self._model = model
+        self._rows: list[EmbeddedObject] = []
+        self._flushed = time.monotonic()
+
+    def open(self, *, overwrite: bool = False, resume: bool = False) -> set[Key]:
+        """Makes ready to write; returns the keys of objects that earlier runs embedded.
+
+        Raises SinkError where OUT exists and neither flag says what to do, where an earlier run's
+        rows are another model's, or where the folder cannot be written.
+        """
+        try:
+            if overwrite:
+                shutil.rmtree(self._parts, ignore_errors=True)
+            elif self._out.exists():
+                if not resume:
+                    raise SinkError(f"{self._out} exists: give --resume to complete it or --overwrite")
+                self._parts.mkdir(exist_ok=True)
+                # A copy, so that OUT stays whole until the new one takes its place.
+                first = self._parts / "shard-000000.parquet"
+                if not first.exists():
+                    self._copy_in(first)
+            self._parts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(f"{self._parts} cannot be written: {error.strerror}") from error
+        return {key for key, failed in self._known() if not failed}
+
+    def write(self, item: EmbeddedObject) -> None:
+        """Takes one row; every SHARD_ROWS rows or SHARD_SECONDS they become a shard."""
+        self._rows.append(item)
+        waited = time.monotonic() - self._flushed
+        if len(self._rows) >= defaults.SHARD_ROWS or waited > defaults.SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Makes a shard of the rows at hand; raises SinkError, and keeps them, when the disk is full."""
+        if self._rows:
+            number = max((int(path.stem.split("-")[1]) for path in self._shards()), default=0) + 1
+            self._write(self._parts / f"shard-{number:06d}.parquet", iter([self._table()]))
+            self._rows = []
+        self._flushed = time.monotonic()
+
+    def finish(self) -> dict[str, int]:
+        """Merges all shards into OUT; returns how many rows by error code ("" for embedded)."""
+        self.flush()
+        counts: dict[str, int] = {}
+        newest = self._newest()
+
+        def kept() -> Iterator[Any]:
+            for path in self._shards():
+                table = self._read(path)
+                names = table.column("name").to_pylist()
+                keep = [newest[name] == (path.name, row) for row, name in enumerate(names)]
+                table = table.filter(pa.array(keep, pa.bool_()))
+                for code in table.column("error_code").to_pylist():
+                    counts[code or ""] = counts.get(code or "", 0) + 1
+                yield table
+
+        self._write(self._out, kept())
+        shutil.rmtree(self._parts, ignore_errors=True)
+        return counts
+
+    def abandon(self) -> None:
+        """Leaves nothing behind of a run that had nothing to do."""
+        if not self._shards():
+            shutil.rmtree(self._parts, ignore_errors=True)
+
+    def _copy_in(self, first: Path) -> None:
+        temporary = first.with_name(f".{first.name}.{os.getpid()}")
+        shutil.copyfile(self._out, temporary)
+        os.replace(temporary, first)
+
+    def _shards(self) -> list[Path]:
+        return sorted(self._parts.glob("shard-*.parquet"))
+
+    def _newest(self) -> dict[str, tuple[str, int]]:
+        """Where each object's last row is: a later run's row replaces an earlier one's."""
+        places = {}
+        for path in self._shards():
+            for row, name in enumerate(self._read(path, ["name"]).column("name").to_pylist()):
+                places[name] = (path.name, row)
+        return places
+
+    def _known(self) -> Iterator[tuple[Key, bool]]:
+        columns = ["name", "generation", "size", "error_code"]
+        rows: dict[str, tuple[Key, bool]] = {}
+        for path in self._shards():
+            self._check_model(path)
+            table = self._read(path, columns)
+            for name, generation, size, code in zip(
+                *(table.column(column).to_pylist() for column in columns), strict=True
+            ):
+                rows[name] = ((name, generation, size), code is not None)
+        yield from rows.values()
+
+    def _check_model(self, path: Path) -> None:
+        metadata = pq.read_schema(path).metadata or {}
+        written = json.loads(metadata.get(METADATA_KEY, b"{}"))
+        if written.get("weights_sha256") != self._model.get("weights_sha256"):
+            raise SinkError(
+                f"{path} holds another model's embeddings ({written.get('model')}, "
+                f"{written.get('pretrained')}): choose another --out, or give --overwrite"
+            )
+
+    def _read(self, path: Path, columns: list[str] | None = None) -> Any:
+        try:
+            return pq.ParquetFile(path).read(columns)
+        except (OSError, pa.ArrowException) as error:
+            raise SinkError(f"{path} cannot be read ({error}): remove it and run again") from error
+
+    def _table(self) -> Any:
+        columns: dict[str, list[Any]] = {field.name: [] for field in self._schema}
+        for item in self._rows:
+            values = {
+                "name": item.info.name,
+                "generation": item.info.generation,
+                "size": item.info.size,
+                "crc32c": item.info.crc32c,
+                "embedding": None if isinstance(item.outcome, ItemError) else item.outcome,
+                "error_code": item.outcome.code if isinstance(item.outcome, ItemError) else None,
+                "error_text": item.outcome.text if isinstance(item.outcome, ItemError) else None,
+            }
+            for name, value in values.items():
+                columns[name].append(value)
+        return pa.table(columns, schema=self._schema)
+
+    def _write(self, path: Path, tables: Iterator[Any]) -> None:
+        """Writes the whole file beside `path`, then renames it."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with pq.ParquetWriter(temporary, self._schema) as writer:
+                for table in tables:
+                    writer.write_table(table.cast(self._schema))
+            os.replace(temporary, path)
+        except OSError as error:
+            raise SinkError(
+                f"{path} cannot be written: {os.strerror(error.errno) if error.errno else error}. "
+                f"What was finished before is kept in {self._parts}: make room and run the same command "
+                "again, and it goes on from there"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def key_of(info: ObjectInfo) -> Key:
+    return (info.name, info.generation, info.size)

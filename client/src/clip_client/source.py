@@ -1,0 +1,141 @@
+"""Where photos come from: a bucket of Google Cloud Storage, or a folder."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import google_crc32c
+import requests
+from google.api_core import exceptions as api
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import DefaultCredentialsError
+from google.cloud import storage
+from google.cloud.storage.retry import DEFAULT_RETRY
+from google.resumable_media import DataCorruption
+
+from clip_client.errors import ItemError, SourceError
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object as it was listed. `crc32c` is base64, as Google Cloud Storage writes it."""
+
+    name: str
+    size: int
+    generation: int | None = None
+    crc32c: str | None = None
+
+
+class Source(Protocol):
+    """Anything that can list photos and load one."""
+
+    def list(self) -> Iterator[ObjectInfo]:
+        """In a stable order; raises SourceError."""
+
+    def load(self, item: ObjectInfo) -> bytes:
+        """The whole object; raises ItemError."""
+
+
+def open_source(uri: str, connections: int) -> Source:
+    """`gs://bucket/prefix` or a folder; `connections` are kept open to the bucket."""
+    if not uri.startswith("gs://"):
+        return FolderSource(Path(uri))
+    bucket, _, prefix = uri.removeprefix("gs://").partition("/")
+    if not bucket:
+        raise SourceError(f"{uri!r} names no bucket; it should look like gs://bucket/prefix")
+    return GcsSource(bucket, prefix, connections)
+
+
+class GcsSource:
+    """Objects under a prefix, each checked against its CRC32C as it is loaded.
+
+    Uses the default credentials, or none where STORAGE_EMULATOR_HOST is set.
+    """
+
+    def __init__(self, bucket: str, prefix: str, connections: int) -> None:
+        self._name, self._prefix = bucket, prefix
+        try:
+            self._client = _client(connections)
+        except DefaultCredentialsError as error:
+            raise SourceError(
+                f"no Google credentials for gs://{bucket}: run `gcloud auth application-default login`"
+            ) from error
+        self._bucket = self._client.bucket(bucket)
+
+    def list(self) -> Iterator[ObjectInfo]:
+        try:
+            for blob in self._client.list_blobs(self._name, prefix=self._prefix or None):
+                if not blob.name.endswith("/"):  # the console's mark of an empty folder
+                    yield ObjectInfo(blob.name, int(blob.size or 0), blob.generation, blob.crc32c)
+        except api.NotFound as error:
+            raise SourceError(f"the bucket gs://{self._name} does not exist") from error
+        except (api.Forbidden, api.Unauthorized) as error:
+            raise SourceError(f"no permission to list gs://{self._name}: {error.message}") from error
+        except (api.GoogleAPIError, requests.RequestException) as error:
+            raise SourceError(f"gs://{self._name} cannot be listed: {error}") from error
+
+    def load(self, item: ObjectInfo) -> bytes:
+        blob = self._bucket.blob(item.name, generation=item.generation)
+        try:
+            data: bytes = blob.download_as_bytes(
+                checksum="crc32c", single_shot_download=True, retry=DEFAULT_RETRY
+            )
+        except api.NotFound as error:
+            raise ItemError(
+                "not_found", f"gs://{self._name}/{item.name} is gone since it was listed"
+            ) from error
+        except api.Forbidden as error:
+            raise ItemError("forbidden", f"no permission to read gs://{self._name}/{item.name}") from error
+        except DataCorruption as error:
+            raise ItemError(
+                "checksum_mismatch", f"{item.name}: what arrived does not fit its CRC32C"
+            ) from error
+        except (api.GoogleAPIError, requests.RequestException) as error:
+            raise ItemError("load_failed", f"gs://{self._name}/{item.name}: {error}") from error
+        if item.crc32c is not None and crc32c(data) != item.crc32c:
+            raise ItemError("checksum_mismatch", f"{item.name}: what arrived is not what was listed")
+        return data
+
+
+def _client(connections: int) -> Any:
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        client = storage.Client(project="local", credentials=AnonymousCredentials())
+    else:
+        client = storage.Client()
+    adapter = requests.adapters.HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
+    for scheme in ("https://", "http://"):
+        client._http.mount(scheme, adapter)
+    return client
+
+
+class FolderSource:
+    """Every file below a folder that is not hidden, in order of name."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def list(self) -> Iterator[ObjectInfo]:
+        if not self._root.is_dir():
+            raise SourceError(f"{self._root} is not a folder (a bucket is written gs://bucket/prefix)")
+        for path in sorted(self._root.rglob("*")):
+            relative = path.relative_to(self._root)
+            if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+                yield ObjectInfo(relative.as_posix(), path.stat().st_size)
+
+    def load(self, item: ObjectInfo) -> bytes:
+        try:
+            return (self._root / item.name).read_bytes()
+        except FileNotFoundError as error:
+            raise ItemError("not_found", f"{item.name} is gone since it was listed") from error
+        except OSError as error:
+            raise ItemError("load_failed", f"{item.name}: {error.strerror}") from error
+
+
+def crc32c(data: bytes) -> str:
+    """base64 of the big-endian checksum, as Google Cloud Storage writes it."""
+    return base64.b64encode(google_crc32c.Checksum(data).digest()).decode()

@@ -1,0 +1,79 @@
+"""Loads and embeds many objects at once, in order, with a bound on the bytes that are held."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from clip_client.errors import ItemError
+from clip_client.source import ObjectInfo, Source, crc32c
+from clip_client.transport import Embedding
+
+_WINDOW = 4
+"""Objects submitted ahead of the one that is yielded next, for each worker."""
+
+
+@dataclass(frozen=True)
+class EmbeddedObject:
+    """An object and what became of it: a float32 vector [D], or an ItemError."""
+
+    info: ObjectInfo
+    outcome: Embedding | ItemError
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+
+class _ByteBudget:
+    """Holds back workers while too many bytes are in flight; one object always goes through."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used = limit, 0
+        self._changed = threading.Condition()
+
+    def take(self, count: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + count <= self._limit)
+            self._used += count
+
+    def give(self, count: int) -> None:
+        with self._changed:
+            self._used -= count
+            self._changed.notify_all()
+
+
+def stream(
+    source: Source,
+    embed: Callable[[bytes], Embedding | ItemError],
+    concurrency: int,
+    bytes_in_flight: int,
+) -> Iterator[EmbeddedObject]:
+    """Every listed object, in the listing's order. What `embed` raises ends the stream."""
+    budget = _ByteBudget(bytes_in_flight)
+
+    def work(item: ObjectInfo) -> EmbeddedObject:
+        budget.take(item.size)
+        try:
+            data = source.load(item)
+            known = item if item.crc32c else ObjectInfo(item.name, len(data), item.generation, crc32c(data))
+            return EmbeddedObject(known, embed(data))
+        except ItemError as error:
+            return EmbeddedObject(item, error)
+        finally:
+            budget.give(item.size)
+
+    pool = ThreadPoolExecutor(concurrency, "clip-stream")
+    pending: deque[Future[EmbeddedObject]] = deque()
+    try:
+        for item in source.list():
+            pending.append(pool.submit(work, item))
+            if len(pending) >= concurrency * _WINDOW:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

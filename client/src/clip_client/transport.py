@@ -1,0 +1,185 @@
+"""What the sync and the async client share: requests, answers, retries, and the server's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
+
+from clip_client import defaults
+from clip_client.errors import ItemError, ServerMismatch
+
+Embedding = npt.NDArray[np.float32]
+
+CHANNEL_ARGUMENTS: list[tuple[str, Any]] = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A restarted server is found again within seconds, not within gRPC's default two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+
+
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """How to reach a server. `headers` go with every call; the file paths are PEM."""
+
+    ssl: bool = False
+    root_certificates: Path | None = None
+    private_key: Path | None = None
+    certificate_chain: Path | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of tritonclient's InferenceServerClient."""
+        files = {
+            "root_certificates": self.root_certificates,
+            "private_key": self.private_key,
+            "certificate_chain": self.certificate_chain,
+        }
+        paths = {name: str(path) for name, path in files.items() if path is not None}
+        return {"ssl": self.ssl, "channel_args": CHANNEL_ARGUMENTS, **paths}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the server says of its model."""
+
+    name: str
+    image_input: str
+    embedding_output: str
+    error_output: str
+    dimension: int
+    max_batch_size: int
+    parameters: dict[str, str]
+
+    @classmethod
+    def from_config(cls, config: Any) -> ModelInfo:
+        """From Triton's ModelConfig message; raises ServerMismatch that names what does not fit."""
+        strings = [i.name for i in config.input if i.data_type == _type(config, "TYPE_STRING")]
+        vectors = [o for o in config.output if o.data_type == _type(config, "TYPE_FP32") and len(o.dims) == 1]
+        texts = [o.name for o in config.output if o.data_type == _type(config, "TYPE_STRING")]
+        for found, what in (
+            (strings, "one BYTES input for the photo"),
+            (vectors, "one FP32 output of one dimension for the embedding"),
+            (texts, "one BYTES output for the error"),
+        ):
+            if len(found) != 1:
+                raise ServerMismatch(
+                    f"the model {config.name!r} is not clip-triton's: it should have {what} and has "
+                    f"{len(found)}"
+                )
+        return cls(
+            name=config.name,
+            image_input=strings[0],
+            embedding_output=vectors[0].name,
+            error_output=texts[0],
+            dimension=int(vectors[0].dims[0]),
+            max_batch_size=int(config.max_batch_size),
+            parameters={key: value.string_value for key, value in config.parameters.items()},
+        )
+
+
+def _type(config: Any, name: str) -> int:
+    value: int = config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name[name].number
+    return value
+
+
+def is_retryable(error: Exception) -> bool:
+    """Shed load and a server that is away; and a stub that died, which the server calls internal."""
+    if not isinstance(error, InferenceServerException):
+        return False
+    message = str(error.message())
+    return error.status() == "StatusCode.UNAVAILABLE" or (
+        "Stub process" in message or "is not healthy" in message
+    )
+
+
+def is_away(error: Exception) -> bool:
+    """No server, or none in time: other photos would fare no better."""
+    return isinstance(error, InferenceServerException) and error.status() in (
+        "StatusCode.UNAVAILABLE",
+        "StatusCode.DEADLINE_EXCEEDED",
+    )
+
+
+def retry_arguments(deadline_s: float) -> dict[str, Any]:
+    """Jittered exponential back-off, for google.api_core's Retry and AsyncRetry alike."""
+    return {
+        "predicate": is_retryable,
+        "initial": defaults.RETRY_INITIAL_S,
+        "maximum": defaults.RETRY_MAXIMUM_S,
+        "timeout": deadline_s,
+    }
+
+
+def refused(error: InferenceServerException, count: int) -> list[Embedding | ItemError]:
+    """A request that failed as a whole, for a reason that no retry mends: an error for each photo."""
+    text = f"the server refused the request: {error.message()}"
+    return [ItemError("request_failed", text) for _ in range(count)]
+
+
+def collect(
+    results: list[Embedding | ItemError], info: ModelInfo, on_error: Literal["raise", "return"]
+) -> Embedding | list[Embedding | ItemError]:
+    """embed()'s answer: the list itself, or one array [N, D]; raises the first ItemError for the latter."""
+    if on_error == "return":
+        return results
+    rows: list[Embedding] = []
+    for entry in results:
+        if isinstance(entry, ItemError):
+            raise entry
+        rows.append(entry)
+    return np.stack(rows) if rows else np.empty((0, info.dimension), np.float32)
+
+
+def build_request(
+    info: ModelInfo, photos: Sequence[bytes]
+) -> tuple[list[InferInput], list[InferRequestedOutput]]:
+    """Inputs and outputs of one infer call for `photos` (at most the model's batch)."""
+    array = np.empty((len(photos), 1), np.object_)
+    array[:, 0] = photos
+    image = InferInput(info.image_input, list(array.shape), "BYTES")
+    image.set_data_from_numpy(array)
+    outputs = [InferRequestedOutput(name) for name in (info.embedding_output, info.error_output)]
+    return [image], outputs
+
+
+def read_answer(info: ModelInfo, result: Any) -> list[Embedding | ItemError]:
+    """One entry a photo, in the request's order."""
+    rows = result.as_numpy(info.embedding_output)
+    texts = result.as_numpy(info.error_output).reshape(-1)
+    return [_read_row(row, text.decode("utf-8", "replace")) for row, text in zip(rows, texts, strict=True)]
+
+
+def _read_row(row: Embedding, message: str) -> Embedding | ItemError:
+    if message:
+        return ItemError.from_wire(message)
+    norm = float(np.linalg.norm(row))
+    # A comparison with NaN is false, so that a NaN row without a message is refused here too.
+    if not abs(norm - 1.0) <= defaults.NORM_TOLERANCE:
+        return ItemError("bad_embedding", f"the server's vector has the norm {norm:.4g}, not 1")
+    return row
+
+
+def chunks(photos: Sequence[bytes], limit: int, max_bytes: int) -> Iterator[list[int]]:
+    """Indices of `photos` for one request each: at most `limit` photos and `max_bytes` bytes.
+
+    A photo that is larger than `max_bytes` travels alone.
+    """
+    chunk: list[int] = []
+    size = 0
+    for index, photo in enumerate(photos):
+        if chunk and (len(chunk) == limit or size + len(photo) > max_bytes):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(index)
+        size += len(photo)
+    if chunk:
+        yield chunk
