@@ -15,8 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from google.auth.credentials import AnonymousCredentials
-from google.cloud import storage
+from clip_client._google import AnonymousCredentials, storage
 
 _START_TIMEOUT_S = 20.0
 

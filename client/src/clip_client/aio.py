@@ -9,12 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
-from google.api_core.exceptions import RetryError
-from google.api_core.retry import AsyncRetry
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from clip_client import defaults, transport
+from clip_client._google import AsyncRetry, RetryError
 from clip_client.client import read_photo, unavailable
 from clip_client.errors import ItemError, ServerMismatch
 from clip_client.source import ObjectInfo, Source, open_source

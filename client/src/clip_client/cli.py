@@ -23,7 +23,7 @@ from clip_client.transport import ConnectionOptions
 
 _DESCRIPTION = """\
 Embeds every photo under gs://bucket/prefix, or in a folder, through a clip-triton server, and writes
-one row an object to a Parquet file: name, generation, size, crc32c, embedding (null where it failed),
+one row an object to a Parquet file: name, generation, size, crc32c, embedding (NaN where it failed),
 error_code, error_text. The model and its weights' hash are in the file's metadata (clip_triton).
 
 A run that is cut off keeps what it finished in OUT.parts/; the same command goes on from there.

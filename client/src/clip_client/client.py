@@ -9,12 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
-from google.api_core.exceptions import RetryError
-from google.api_core.retry import Retry
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from clip_client import defaults, transport
+from clip_client._google import Retry, RetryError
 from clip_client.errors import ItemError, ServerMismatch, ServerUnavailable
 from clip_client.source import Source, open_source
 from clip_client.stream import EmbeddedObject, stream

@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clip_client import defaults
 from clip_client.errors import ItemError, SinkError
 from clip_client.source import ObjectInfo
 from clip_client.stream import EmbeddedObject
+from clip_client.transport import Embedding
 
 try:
     import pyarrow as pa
@@ -41,6 +44,7 @@ class ParquetSink:
         if pa is None:
             raise SinkError("Parquet needs pyarrow: pip install 'clip-triton-client[parquet]'")
         self._out = out
+        self._dimension = dimension
         self._parts = out.with_name(out.name + ".parts")
         self._schema = pa.schema(
             [
@@ -164,20 +168,26 @@ class ParquetSink:
             raise SinkError(f"{path} cannot be read ({error}): remove it and run again") from error
 
     def _table(self) -> Any:
-        columns: dict[str, list[Any]] = {field.name: [] for field in self._schema}
-        for item in self._rows:
-            values = {
-                "name": item.info.name,
-                "generation": item.info.generation,
-                "size": item.info.size,
-                "crc32c": item.info.crc32c,
-                "embedding": None if isinstance(item.outcome, ItemError) else item.outcome,
-                "error_code": item.outcome.code if isinstance(item.outcome, ItemError) else None,
-                "error_text": item.outcome.text if isinstance(item.outcome, ItemError) else None,
-            }
-            for name, value in values.items():
-                columns[name].append(value)
-        return pa.table(columns, schema=self._schema)
+        infos = [item.info for item in self._rows]
+        errors = [item.outcome if isinstance(item.outcome, ItemError) else None for item in self._rows]
+        columns = [
+            pa.array([info.name for info in infos], pa.string()),
+            pa.array([info.generation for info in infos], pa.int64()),
+            pa.array([info.size for info in infos], pa.int64()),
+            pa.array([info.crc32c for info in infos], pa.string()),
+            pa.FixedSizeListArray.from_arrays(pa.array(self._vectors().reshape(-1)), self._dimension),
+            pa.array([error and error.code for error in errors], pa.string()),
+            pa.array([error and error.text for error in errors], pa.string()),
+        ]
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _vectors(self) -> Embedding:
+        """float32 [rows, D]; NaN where a photo failed: pyarrow writes no null fixed-size lists."""
+        vectors = np.full((len(self._rows), self._dimension), np.nan, np.float32)
+        for row, item in enumerate(self._rows):
+            if not isinstance(item.outcome, ItemError):
+                vectors[row] = item.outcome
+        return vectors
 
     def _write(self, path: Path, tables: Iterator[Any]) -> None:
         """Writes the whole file beside `path`, then renames it."""

@@ -11,13 +11,17 @@ from typing import Any, Protocol
 
 import google_crc32c
 import requests
-from google.api_core import exceptions as api
-from google.auth.credentials import AnonymousCredentials
-from google.auth.exceptions import DefaultCredentialsError
-from google.cloud import storage
-from google.cloud.storage.retry import DEFAULT_RETRY
-from google.resumable_media import DataCorruption
 
+from clip_client._google import (
+    DEFAULT_RETRY,
+    AnonymousCredentials,
+    DataCorruption,
+    DefaultCredentialsError,
+    storage,
+)
+from clip_client._google import (
+    api_exceptions as api,
+)
 from clip_client.errors import ItemError, SourceError
 
 

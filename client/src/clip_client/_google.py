@@ -1,0 +1,29 @@
+"""Google's libraries, imported without the notices that they print of Python's and grpcio's age.
+
+Those are for whoever maintains this package's dependencies, not for each run of a command.
+"""
+
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)
+    from google.api_core import exceptions as api_exceptions
+    from google.api_core.exceptions import RetryError
+    from google.api_core.retry import AsyncRetry, Retry
+    from google.auth.credentials import AnonymousCredentials
+    from google.auth.exceptions import DefaultCredentialsError
+    from google.cloud import storage
+    from google.cloud.storage.retry import DEFAULT_RETRY
+    from google.resumable_media import DataCorruption
+
+__all__ = [
+    "DEFAULT_RETRY",
+    "AnonymousCredentials",
+    "AsyncRetry",
+    "DataCorruption",
+    "DefaultCredentialsError",
+    "Retry",
+    "RetryError",
+    "api_exceptions",
+    "storage",
+]
