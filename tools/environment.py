@@ -63,7 +63,7 @@ def _make(folder: Path, kind: str) -> None:
             "-m",
             "pip",
             "install",
-            "-q",
+            "-qq",
             "--disable-pip-version-check",
             "-c",
             "constraints.txt",

@@ -26,7 +26,9 @@ def parsed(text: str) -> pb.ModelConfig:
 
 def test_committed_configs_are_the_default_models(spec: ModelSpec, tmp_path: Path) -> None:
     write_repository(tmp_path, spec)
-    rendered = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    rendered = {
+        path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*") if path.is_file()
+    }
     committed = {path: (REPOSITORY / path).read_text() for path in rendered}
     assert committed == rendered, "run `make configs` and commit the result"
 
@@ -71,7 +73,9 @@ def test_instances_scale_apart(spec: ModelSpec) -> None:
 
 
 def test_preferred_sizes_never_exceed_the_largest_batch(spec: ModelSpec) -> None:
-    config = parsed(render_all(spec, DeploymentSettings(max_batch_size=16))["clip_image_encoder/config.pbtxt"])
+    config = parsed(
+        render_all(spec, DeploymentSettings(max_batch_size=16))["clip_image_encoder/config.pbtxt"]
+    )
     assert list(config.dynamic_batching.preferred_batch_size) == [8, 16]
     assert max(warmup.batch_size for warmup in config.model_warmup) == 16
 
@@ -93,7 +97,9 @@ def test_random_weights_are_said_in_every_config(spec: ModelSpec) -> None:
 def test_preprocess_settings_survive_the_config(spec: ModelSpec) -> None:
     settings = PreprocessSettings.of(spec, apply_exif_orientation=False)
     config = parsed(
-        render_all(spec, DeploymentSettings(apply_exif_orientation=False))["clip_image_preprocess/config.pbtxt"]
+        render_all(spec, DeploymentSettings(apply_exif_orientation=False))[
+            "clip_image_preprocess/config.pbtxt"
+        ]
     )
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     assert PreprocessSettings.from_parameters(parameters) == settings

@@ -12,9 +12,7 @@ from clip_serving.spec import ModelSpec
 from clip_serving.staging import InstanceLayout, read_config, stage
 from tools.render_default import SPEC
 
-_LAYOUT = InstanceLayout(
-    preprocess_instances=3, preprocess_threads=2, encoder_instances=5, encoder_threads=4
-)
+_LAYOUT = InstanceLayout(preprocess_instances=3, preprocess_threads=2, encoder_instances=5, encoder_threads=4)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Google's libraries, imported without the notices that they print of Python's and grpcio's age.
+"""Google's libraries, imported without their notices about Python, grpcio and optional packages.
 
 Those are for whoever maintains this package's dependencies, not for each run of a command.
 """
@@ -6,7 +6,7 @@ Those are for whoever maintains this package's dependencies, not for each run of
 import warnings
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore")
     from google.api_core import exceptions as api_exceptions
     from google.api_core.exceptions import RetryError
     from google.api_core.retry import AsyncRetry, Retry

@@ -30,12 +30,17 @@ class ClipServingError(Exception):
 
 
 class ItemError(ClipServingError):
-    """One photo cannot become pixels; its neighbours are not concerned."""
+    """One photo cannot become pixels; its neighbours are not concerned.
 
-    def __init__(self, code: ErrorCode, text: str) -> None:
+    `partial` is set where the photo has pixels all the same (`allow_truncated`), and this says what
+    is wrong with them.
+    """
+
+    def __init__(self, code: ErrorCode, text: str, *, partial: bool = False) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
+        self.partial = partial
 
     def wire(self) -> str:
         """The `error` output's string: the code, a colon, a space, and the text for people."""

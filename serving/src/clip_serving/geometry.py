@@ -29,8 +29,8 @@ class Plan:
     def pads(self) -> bool:
         return any(self.padding)
 
-    def source_box(self, source: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The crop in coordinates of a picture of size `source`; only where nothing is padded."""
+    def source_box(self, source: tuple[float, float]) -> tuple[float, float, float, float]:
+        """The crop (left, top, right, bottom) in coordinates of a picture of size `source`, unpadded."""
         scale_x, scale_y = source[0] / self.resized[0], source[1] / self.resized[1]
         left, top = self.corner
         return (
@@ -82,3 +82,11 @@ def _keep_ratio(source: tuple[int, int], target: tuple[int, int], *, longest: bo
 def _padding(resized: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
     missing = (max(0, target[0] - resized[0]), max(0, target[1] - resized[1]))
     return missing[0] // 2, missing[1] // 2, (missing[0] + 1) // 2, (missing[1] + 1) // 2
+
+
+def scale_for(source: tuple[int, int], wanted: Plan, margin: int, scales: tuple[int, ...]) -> int:
+    """The largest divisor that leaves both sides at least `margin` times their resized size; else 1."""
+    for scale in scales:
+        if all(-(-side // scale) >= margin * new for side, new in zip(source, wanted.resized, strict=True)):
+            return scale
+    return 1

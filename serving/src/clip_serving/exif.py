@@ -1,0 +1,90 @@
+"""EXIF orientation: what it asks for, and how to do it before or after resizing."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image
+
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture as stored becomes the picture as seen."""
+
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(="|>)([0-9])')
+
+Box = tuple[float, float, float, float]
+
+
+def of_metadata(exif: bytes, xmp: bytes) -> int:
+    """The orientation 1-8 of a JPEG's segments: EXIF first, then XMP, as Pillow's exif_transpose.
+
+    Damaged metadata leaves the picture as it is stored.
+    """
+    orientation = _from_exif(exif) if exif else None
+    if orientation is None and xmp:
+        found = _XMP_ORIENTATION.search(xmp)
+        orientation = int(found[2]) if found else None
+    return orientation if orientation in TRANSPOSITIONS else 1
+
+
+def _from_exif(exif: bytes) -> int | None:
+    if exif.find(b"\x12\x01") < 0 and exif.find(b"\x01\x12") < 0:  # the tag, in either byte order
+        return None
+    parsed = Image.Exif()
+    try:
+        parsed.load(exif)
+        orientation = parsed.get(ExifTags.Base.Orientation)
+    except Exception:  # whatever the parser met, the pixels are not concerned
+        return None
+    return orientation if isinstance(orientation, int) else None
+
+
+def of_picture(picture: Image.Image) -> int:
+    """The orientation 1-8 of a decoded picture of any format."""
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as above
+        return 1
+    return orientation if orientation in TRANSPOSITIONS else 1
+
+
+def swaps_sides(orientation: int) -> bool:
+    return orientation >= 5
+
+
+def seen_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """(width, height) as seen, of a picture stored as `size`."""
+    return size[::-1] if swaps_sides(orientation) else size
+
+
+def stored_box(box: Box, stored: tuple[float, float], orientation: int) -> Box:
+    """The box (left, top, right, bottom) of the picture as seen, in the picture as stored."""
+    left, top, right, bottom = box
+    width, height = stored
+    if swaps_sides(orientation):
+        left, top, right, bottom = top, left, bottom, right
+    if orientation in (2, 3, 7, 8):
+        left, right = width - right, width - left
+    if orientation in (3, 4, 6, 7):
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
+
+
+def as_seen(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """A view of `pixels` [H,W,...] turned as the orientation asks."""
+    if swaps_sides(orientation):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels

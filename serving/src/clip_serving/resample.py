@@ -1,0 +1,49 @@
+"""Resizing for the qualities below `exact`: the filters of Pillow, vectorised (fast_image_resize).
+
+Differs from Pillow by a tenth of a level on average, for a fifth of its time.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import numpy.typing as npt
+from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+
+from clip_serving.exif import Box
+from clip_serving.spec import Interpolation
+
+_FILTERS = {"bicubic": FilterType.catmull_rom, "bilinear": FilterType.bilinear}
+_TYPES = {1: PixelType.U8, 3: PixelType.U8x3}
+
+
+class _PerThread(threading.local):
+    """A resizer keeps its working memory between calls and serves one thread at a time."""
+
+    def __init__(self) -> None:
+        self.resizer = Resizer()
+
+
+_own = _PerThread()
+
+
+def supports(interpolation: Interpolation) -> bool:
+    return interpolation in _FILTERS
+
+
+def resample(
+    pixels: npt.NDArray[np.uint8], size: tuple[int, int], box: Box, interpolation: Interpolation
+) -> npt.NDArray[np.uint8]:
+    """The part `box` (left, top, right, bottom, in pixels) of uint8 [h,w,1|3] as [size[1],size[0],1|3]."""
+    height, width, channels = pixels.shape
+    left, top, right, bottom = box
+    source = ImageData(width, height, _TYPES[channels], pixels.tobytes())
+    target = ImageData(*size, _TYPES[channels])
+    options = ResizeOptions(
+        resize_alg=ResizeAlg.convolution(_FILTERS[interpolation]),
+        crop_box=CropBox(left, top, right - left, bottom - top),
+        use_alpha=False,
+    )
+    _own.resizer.resize(source, target, options)
+    return np.frombuffer(target.get_buffer(), np.uint8).reshape(size[1], size[0], channels)

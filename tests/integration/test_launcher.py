@@ -1,0 +1,132 @@
+"""The embedded server's life: deaths that it survives, ends that leave nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clip_client import ClipClient, ItemError
+from clip_client.transport import Embedding
+from clip_serving.errors import ServerError
+from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.render import write_repository
+from clip_serving.spec import SPEC_FILE, ModelSpec
+from clip_serving.staging import InstanceLayout
+from tests.pictures import camera_photos
+
+_SMALL = InstanceLayout(preprocess_instances=1, preprocess_threads=1, encoder_instances=1, encoder_threads=1)
+
+
+def linked(repository: Path, folder: Path) -> Path:
+    """A repository with its own configs and the exported files of `repository`."""
+    encoder = folder / "clip_image_encoder"
+    encoder.mkdir(parents=True)
+    (encoder / "1").symlink_to((repository / "clip_image_encoder" / "1").resolve())
+    return folder
+
+
+@contextmanager
+def clip_serve(repository: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
+    """The command itself, ready; killed afterwards if it still runs."""
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    command = [sys.executable, "-m", "clip_serving.cli", "--repository", str(repository), "--json", *ports]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        yield process, json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def all_gone(processes: list[psutil.Process], timeout: float) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=timeout)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_command_leaves_no_process_behind(repository: Path, number: signal.Signals) -> None:
+    with clip_serve(repository) as (process, _):
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 3, "tritonserver and a stub for each model"
+        process.send_signal(number)
+        assert process.wait(30) == (-number if number == signal.SIGKILL else 0)
+        assert all_gone(family, timeout=20)
+
+
+def test_a_killed_stub_costs_time_and_nothing_else(repository: Path) -> None:
+    photos = camera_photos(4, seed=2)
+    outcomes: list[Embedding | ItemError] = []
+    with TritonServer(repository, ServerOptions(layout=_SMALL)) as server:
+        with ClipClient(server.grpc_url) as client:
+            wanted = client.embed(photos)
+
+            def load() -> None:
+                outcomes.extend(client.request([photos[i % 4]])[0] for i in range(40))
+
+            worker = threading.Thread(target=load)
+            worker.start()
+            time.sleep(0.5)
+            begin = time.monotonic()
+            os.kill(server.stub_pids[0], signal.SIGKILL)
+            while server.restarts == 0 and time.monotonic() - begin < 60:
+                time.sleep(0.05)
+            print(f"the service answered again {time.monotonic() - begin:.1f} s after its stub was killed")
+            worker.join(120)
+        assert server.restarts == 1
+    assert len(outcomes) == 40
+    for index, outcome in enumerate(outcomes):
+        assert not isinstance(outcome, ItemError), outcome
+        assert float(outcome @ wanted[index % 4]) > 0.9999
+
+
+def test_a_killed_server_is_started_again(repository: Path) -> None:
+    with TritonServer(repository, ServerOptions(layout=_SMALL)) as server:
+        first = server.pid
+        os.kill(first, signal.SIGKILL)
+        with ClipClient(server.grpc_url, deadline_s=60) as client:
+            assert client.embed(camera_photos(1, seed=3)).shape == (1, 512)
+        assert server.pid != first
+
+
+def test_a_models_load_error_is_a_sentence(repository: Path, tmp_path: Path) -> None:
+    root = linked(repository, tmp_path)
+    write_repository(root, ModelSpec.load(root / "clip_image_encoder" / "1" / SPEC_FILE))
+    config = root / "clip_image_encoder" / "configs" / "cpu.pbtxt"
+    config.write_text(config.read_text().replace("model.onnx", "gone.onnx"))
+    with (
+        pytest.raises(
+            ServerError, match=r"clip_image_encoder .* could not be loaded: .*gone\.onnx is missing"
+        ),
+        TritonServer(root),
+    ):
+        pass
+
+
+def test_a_server_that_embeds_wrongly_is_not_ready(repository: Path, tmp_path: Path) -> None:
+    root = linked(repository, tmp_path)
+    spec = ModelSpec.load(root / "clip_image_encoder" / "1" / SPEC_FILE)
+    write_repository(root, dataclasses.replace(spec, resize_mode="squash"))
+    with pytest.raises(ServerError, match="answers, but wrongly: cosine"), TritonServer(root):
+        pass
+
+
+def test_a_taken_port_is_named(server: TritonServer, repository: Path) -> None:
+    port = int(server.grpc_url.rsplit(":", 1)[1])
+    with (
+        pytest.raises(ServerError, match=f"port {port} .* cannot be used"),
+        TritonServer(repository, ServerOptions(grpc_port=port)),
+    ):
+        pass

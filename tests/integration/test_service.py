@@ -1,0 +1,124 @@
+"""The ensemble on a real tritonserver: right rows, recorded errors, batches across requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient
+
+from clip_client import AsyncClipClient, ClipClient, ItemError, check
+from clip_client.transport import Embedding
+from clip_serving.launcher import TritonServer
+from tests.pictures import camera_photos, corrupt_pictures
+
+
+@pytest.fixture(scope="module")
+def client(server: TritonServer) -> Iterator[ClipClient]:
+    with ClipClient(server.grpc_url) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[bytes]:
+    return camera_photos(12, seed=1)
+
+
+@pytest.fixture(scope="module")
+def wanted(client: ClipClient, photos: list[bytes]) -> Embedding:
+    """Each photo embedded alone: what any batch must give too."""
+    return np.concatenate([client.embed([photo]) for photo in photos])
+
+
+@pytest.fixture(scope="module")
+def mixed(photos: list[bytes]) -> list[tuple[bytes, int | str]]:
+    """200 photos, every tenth of them broken: (data, index of the right row or the error's code)."""
+    broken = list(corrupt_pictures().values())
+    return [
+        broken[i // 10 % len(broken)] if i % 10 == 3 else (photos[i % len(photos)], i % len(photos))
+        for i in range(200)
+    ]
+
+
+def assert_right(
+    outcomes: list[Embedding | ItemError], mixed: list[tuple[bytes, int | str]], wanted: Embedding
+) -> None:
+    assert len(outcomes) == len(mixed)
+    for outcome, (_, expected) in zip(outcomes, mixed, strict=True):
+        if isinstance(expected, str):
+            assert isinstance(outcome, ItemError)
+            assert outcome.code == expected
+        else:
+            assert not isinstance(outcome, ItemError), outcome
+            assert float(outcome @ wanted[expected]) > 0.9999
+    assert sum(isinstance(outcome, ItemError) for outcome in outcomes) == 20
+
+
+def test_batches_with_broken_photos(
+    client: ClipClient, mixed: list[tuple[bytes, int | str]], wanted: Embedding
+) -> None:
+    outcomes = client.embed([data for data, _ in mixed], on_error="return")
+    assert_right(outcomes, mixed, wanted)
+
+
+def test_concurrent_single_requests_with_broken_photos(
+    client: ClipClient, mixed: list[tuple[bytes, int | str]], wanted: Embedding
+) -> None:
+    with ThreadPoolExecutor(32) as pool:
+        outcomes = list(pool.map(lambda pair: client.request([pair[0]])[0], mixed))
+    assert_right(outcomes, mixed, wanted)
+
+
+def test_the_async_client_says_the_same(
+    server: TritonServer, mixed: list[tuple[bytes, int | str]], wanted: Embedding
+) -> None:
+    async def run() -> list[Embedding | ItemError]:
+        async with AsyncClipClient(server.grpc_url) as client:
+            return await client.embed([data for data, _ in mixed], on_error="return")
+
+    assert_right(asyncio.run(run()), mixed, wanted)
+
+
+def test_raising_names_the_first_broken_photo(client: ClipClient, photos: list[bytes]) -> None:
+    with pytest.raises(ItemError) as caught:
+        client.embed([photos[0], b"", photos[1]])
+    assert caught.value.code == "empty"
+
+
+def test_nothing_in_gives_an_empty_array(client: ClipClient) -> None:
+    assert client.embed([]).shape == (0, client.info.dimension)
+
+
+def test_vectors_are_normalised(wanted: Embedding) -> None:
+    assert wanted.dtype == np.float32
+    assert np.linalg.norm(wanted, axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_concurrent_requests_share_the_encoders_batches(server: TritonServer, photos: list[bytes]) -> None:
+    before = _executions(server)
+    with ClipClient(server.grpc_url, concurrency=64) as client, ThreadPoolExecutor(64) as pool:
+        list(pool.map(lambda i: client.request([photos[i % len(photos)]]), range(64)))
+    count, executions = np.subtract(_executions(server), before)
+    assert count == 64
+    assert count / executions > 1.5
+
+
+def test_the_reference_picture_is_embedded_rightly(server: TritonServer) -> None:
+    result = check(server.grpc_url)
+    assert result.ok, result.message
+
+
+def test_the_servers_metadata_reaches_the_client(client: ClipClient) -> None:
+    assert (client.info.dimension, client.info.max_batch_size) == (512, 64)
+    assert client.info.parameters["random_weights"] == "true"
+    assert len(client.info.parameters["weights_sha256"]) == 64
+
+
+def _executions(server: TritonServer) -> tuple[int, int]:
+    triton = InferenceServerClient(server.grpc_url)
+    (stats,) = triton.get_inference_statistics("clip_image_encoder").model_stats
+    triton.close()
+    return int(stats.inference_count), int(stats.execution_count)
