@@ -193,6 +193,12 @@ def jpeg_with_sides(data: bytes, width: int, height: int) -> bytes:
     return data[: at + 5] + struct.pack(">HH", height, width) + data[at + 9 :]
 
 
+def scan_bomb(progressive: bytes, scans: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated: each one costs a pass over the picture."""
+    start = progressive.rindex(b"\xff\xda")
+    return progressive[:-2] + progressive[start:-2] * scans + b"\xff\xd9"
+
+
 def corrupt_pictures() -> dict[str, tuple[bytes, str]]:
     """Name -> (bytes, the code that it must be refused with)."""
     cat = source_picture("chelsea.png")
@@ -213,6 +219,8 @@ def corrupt_pictures() -> dict[str, tuple[bytes, str]]:
         "jpeg_last_kilobyte_lost": (jpeg[:-1000], "truncated"),
         "jpeg_header_cut": (jpeg[:150], "truncated"),
         "jpeg_progressive_half": (progressive[: len(progressive) // 2], "truncated"),
+        "jpeg_half_with_end": (jpeg[: len(jpeg) // 2] + b"\xff\xd9", "corrupt"),
+        "jpeg_scan_bomb": (scan_bomb(progressive, 500), "too_complex"),
         "jpeg_40_megapixels_no_data": (jpeg_with_sides(header_only, 8000, 5000) + b"\xff\xd9", "truncated"),
         "jpeg_zero_width": (jpeg_with_sides(jpeg, 0, 300), "corrupt"),
         "jpeg_only_markers": (b"\xff\xd8\xff\xd9", "corrupt"),

@@ -1,4 +1,4 @@
-"""Every file is either a picture or a refusal with a stable code and a text for people."""
+"""Headers, limits and Pillow's part of decoding; each broken file's code: test_preprocess_quality.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clip_serving import decode as decode_module
 from clip_serving.decode import check, decode
 from clip_serving.errors import ErrorCode, ItemError
 from clip_serving.formats import Format, sniff
-from clip_serving.settings import DecodeLimits
+from clip_serving.settings import DecodeLimits, PreprocessSettings
 from tests.pictures import (
     corrupt_pictures,
     encoded,
@@ -30,16 +30,8 @@ SOUND = odd_pictures() | OTHERS
 
 
 def decoded(data: bytes | memoryview, limits: DecodeLimits = LIMITS) -> Image.Image:
-    return decode(data, limits, apply_exif_orientation=True)
-
-
-@pytest.mark.parametrize("name", CORRUPT)
-def test_broken_files_have_their_code(name: str) -> None:
-    data, code = CORRUPT[name]
-    with pytest.raises(ItemError) as caught:
-        decoded(data)
-    assert caught.value.code.value == code
-    assert caught.value.wire() == f"{code}: {caught.value.text}"
+    settings = PreprocessSettings((224, 224), limits=limits)
+    return decode(data, check(data, settings), settings)[0]
 
 
 @pytest.mark.parametrize("make", [jpeg_with_sides, None])
@@ -112,7 +104,7 @@ def test_pillows_own_limit_does_not_leak() -> None:
 
 def test_a_side_has_a_limit_of_its_own() -> None:
     with pytest.raises(ItemError) as caught:
-        check(encoded(Image.new("1", (decode_module.MAX_SIDE + 1, 1)), "PNG"), LIMITS)
+        decoded(encoded(Image.new("1", (decode_module.MAX_SIDE + 1, 1)), "PNG"))
     assert caught.value.code is ErrorCode.TOO_MANY_PIXELS
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip_serving import preprocess
 from clip_serving.errors import ErrorCode, ItemError
-from clip_serving.geometry import plan
+from clip_serving.geometry import Plan, plan
 from clip_serving.preprocess import Preprocessor, preprocess_one
 from clip_serving.settings import PreprocessSettings
 from tests.pictures import (
@@ -54,13 +54,13 @@ def test_an_unknown_failure_stays_with_its_photo(
 ) -> None:
     good, poison = encoded(noise(30, 30), "PNG"), encoded(noise(31, 30), "PNG")
 
-    def fit(picture: Image.Image, settings: PreprocessSettings) -> Image.Image:
-        if picture.width == 31:
+    def plan_of(source: tuple[int, int], settings: PreprocessSettings) -> Plan:
+        if source[0] == 31:
             raise RuntimeError("out of cheese")
-        return real_fit(picture, settings)
+        return real_plan(source, settings)
 
-    real_fit = preprocess.fit
-    monkeypatch.setattr(preprocess, "fit", fit)
+    real_plan = preprocess._plan
+    monkeypatch.setattr(preprocess, "_plan", plan_of)
     rows = empty_rows(3)
     errors = Preprocessor(SETTINGS).run([good, poison, good], rows)
     assert errors[0] is errors[2] is None

@@ -1,9 +1,9 @@
-"""Bytes of any kind to a picture, or to an ItemError with a stable code.
+"""Bytes of any kind checked against the limits, and decoded by Pillow.
 
-What can be refused is refused from the header. Pillow decodes; its classes are called directly, so
-that only the formats named here are ever tried, and so that our own `max_pixels` is the one limit
-(Pillow's global MAX_IMAGE_PIXELS is neither consulted nor changed, save by its WebP and GIF readers,
-whose complaint is turned into `too_many_pixels`).
+What can be refused is refused from the header. Pillow's classes are called directly, so that only
+the formats named here are ever tried, and so that our own `max_pixels` is the one limit (Pillow's
+global MAX_IMAGE_PIXELS is neither consulted nor changed, save by its WebP and GIF readers, whose
+complaint is turned into `too_many_pixels`). Most JPEGs never come here: clip_serving.turbo.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
-    ExifTags,
     GifImagePlugin,
     Image,
     ImageFile,
@@ -25,10 +24,12 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from clip_serving import exif
 from clip_serving.errors import ErrorCode, ItemError
 from clip_serving.formats import Format, Sniffed, read_header
 from clip_serving.header import Data, damaged
-from clip_serving.settings import DecodeLimits
+from clip_serving.jpeg import JpegHeader
+from clip_serving.settings import PreprocessSettings
 
 # Remarks about odd metadata: no concern of pixels, and one line of log for every photo.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -37,16 +38,9 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 MAX_SIDE = 1_000_000
 """Longest side in pixels that is decoded, whatever max_pixels allows."""
+MOST_DECLARED = 4
+"""How many times max_pixels a JPEG may declare where it is read at a smaller scale."""
 
-_TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _OPENERS: dict[Format, Callable[..., ImageFile.ImageFile]] = {
     Format.JPEG: JpegImagePlugin.JpegImageFile,  # of an MPO this is the first frame
     Format.PNG: PngImagePlugin.PngImageFile,
@@ -69,47 +63,59 @@ def _add_heic() -> None:
 _add_heic()
 
 
-def decode(data: Data, limits: DecodeLimits, *, apply_exif_orientation: bool) -> Image.Image:
+def decode(
+    data: Data, sniffed: Sniffed, settings: PreprocessSettings
+) -> tuple[Image.Image, ItemError | None]:
     """The first (or only) picture in `data`, in its own mode: palette, alpha and CMYK stay as they are.
 
     Colour profiles are ignored, as open_clip's transform does. Pillow turns a TIFF by its orientation
-    tag whatever `apply_exif_orientation` says.
+    tag whatever `apply_exif_orientation` says. The ItemError beside the picture is None or, with
+    `allow_truncated`, says what it lacks.
 
     Raises ItemError with every code but `internal`.
     """
-    sniffed = check(data, limits)
     picture = _open(data, sniffed)
     if sniffed.header is None:
-        _check_sides(sniffed.format.value, picture.size, limits)
-    elif picture.size != sniffed.header.size and sniffed.format is not Format.TIFF:
+        check_sides(sniffed.format.value, picture.size, settings.limits.max_pixels)
+    elif picture.size != sniffed.header.size:
         raise damaged(ErrorCode.CORRUPT, sniffed.format.value, sniffed.header.size, "its headers disagree")
-    _load(picture, sniffed)
-    transposition = _transposition(picture) if apply_exif_orientation else None
-    return picture if transposition is None else picture.transpose(transposition)
+    notice = _load(picture, sniffed, allow_truncated=settings.allow_truncated)
+    orientation = exif.of_picture(picture) if settings.apply_exif_orientation else 1
+    if orientation == 1:
+        return picture, notice
+    return picture.transpose(exif.TRANSPOSITIONS[orientation]), notice
 
 
-def check(data: Data, limits: DecodeLimits) -> Sniffed:
-    """Refuses `data` on its length and header alone, or says what it is. Raises ItemError."""
+def check(data: Data, settings: PreprocessSettings) -> Sniffed:
+    """Refuses `data` on its length and header alone, or says what it is. Raises ItemError.
+
+    Below the quality `exact` a JPEG of one scan is read at a smaller scale; it may declare
+    MOST_DECLARED times `max_pixels`, for `max_pixels` is what is decoded.
+    """
+    limits = settings.limits
     if not len(data):
         raise ItemError(ErrorCode.EMPTY, "the image has no bytes")
     if len(data) > limits.max_bytes:
         text = f"the image has {len(data):,} bytes, the limit is {limits.max_bytes:,}"
         raise ItemError(ErrorCode.TOO_MANY_BYTES, text)
-    sniffed = read_header(data)
+    sniffed = read_header(data, allow_truncated=settings.allow_truncated)
     if sniffed.format not in _OPENERS:
         text = f"{sniffed.format.value} cannot be decoded here: the server lacks pillow-heif"
         raise ItemError(ErrorCode.UNSUPPORTED_FORMAT, text)
-    if sniffed.header is not None:
-        _check_sides(sniffed.format.value, sniffed.header.size, limits)
+    header = sniffed.header
+    if header is not None:
+        scalable = isinstance(header, JpegHeader) and header.single_scan and settings.quality != "exact"
+        check_sides(header.format, header.size, limits.max_pixels * (MOST_DECLARED if scalable else 1))
     return sniffed
 
 
-def _check_sides(name: str, size: tuple[int, int], limits: DecodeLimits) -> None:
+def check_sides(name: str, size: tuple[int, int], max_pixels: int) -> None:
+    """Raises ItemError: `corrupt` for a side of zero, `too_many_pixels`."""
     width, height = size
     if width < 1 or height < 1:
         raise damaged(ErrorCode.CORRUPT, name, size, "a picture has no such sides")
-    if width * height > limits.max_pixels or max(size) > MAX_SIDE:
-        cause = f"{width * height:,} pixels, the limit is {limits.max_pixels:,} ({MAX_SIDE:,} a side)"
+    if width * height > max_pixels or max(size) > MAX_SIDE:
+        cause = f"{width * height:,} pixels, the limit is {max_pixels:,} ({MAX_SIDE:,} a side)"
         raise damaged(ErrorCode.TOO_MANY_PIXELS, name, size, cause)
 
 
@@ -123,13 +129,18 @@ def _open(data: Data, sniffed: Sniffed) -> ImageFile.ImageFile:
         raise _translated(error, sniffed.format.value, size, "its header cannot be read") from error
 
 
-def _load(picture: ImageFile.ImageFile, sniffed: Sniffed) -> None:
-    """Decodes the pixels in place."""
+def _load(picture: ImageFile.ImageFile, sniffed: Sniffed, *, allow_truncated: bool) -> ItemError | None:
+    """Decodes the pixels in place; returns what is wrong with a picture that is kept all the same."""
     size = picture.size
     try:
         picture.load()
     except Exception as error:
-        raise _translated(error, sniffed.format.value, size, "its picture data is damaged") from error
+        failure = _translated(error, sniffed.format.value, size, "its picture data is damaged")
+        if not (allow_truncated and failure.code is ErrorCode.TRUNCATED and picture.tile):
+            raise failure from error
+        picture.tile = []  # with nothing left to read, what was decoded is the picture
+        return ItemError(failure.code, failure.text, partial=True)
+    return None
 
 
 def _translated(error: Exception, name: str, size: tuple[int, int] | None, otherwise: str) -> ItemError:
@@ -143,12 +154,3 @@ def _translated(error: Exception, name: str, size: tuple[int, int] | None, other
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return damaged(ErrorCode.TRUNCATED, name, size, "the picture data ends too early")
     return damaged(ErrorCode.CORRUPT, name, size, otherwise)
-
-
-def _transposition(picture: Image.Image) -> Image.Transpose | None:
-    """What its EXIF orientation asks for. Damaged metadata leaves the picture as it is stored."""
-    try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # whatever the parser met, the pixels are not concerned
-        return None
-    return _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None

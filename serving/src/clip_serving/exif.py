@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ TRANSPOSITIONS = {
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(="|>)([0-9])')
 
 Box = tuple[float, float, float, float]
+Side = TypeVar("Side", int, float)
 
 
 def of_metadata(exif: bytes, xmp: bytes) -> int:
@@ -61,7 +63,7 @@ def swaps_sides(orientation: int) -> bool:
     return orientation >= 5
 
 
-def seen_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+def seen_size(size: tuple[Side, Side], orientation: int) -> tuple[Side, Side]:
     """(width, height) as seen, of a picture stored as `size`."""
     return size[::-1] if swaps_sides(orientation) else size
 

@@ -70,11 +70,12 @@ def _sniff_iso_media(start: bytes) -> Format | None:
     return Format.HEIC if brands & _HEIC_BRANDS else None
 
 
-def read_header(data: Data) -> Sniffed:
+def read_header(data: Data, *, allow_truncated: bool = False) -> Sniffed:
     """The format and, where it can be had without the decoder, the header of `data`.
 
     Raises ItemError: `unsupported_format`; `truncated` where the file ends within its header or
-    cannot hold the pixels that it declares; `corrupt` where the header contradicts itself.
+    (unless `allow_truncated`: JPEG and PNG) cannot hold the pixels that it declares; `corrupt` where
+    the header contradicts itself; `too_complex` as clip_serving.jpeg says.
     """
     kind = sniff(data)
     if kind is None:
@@ -82,13 +83,11 @@ def read_header(data: Data) -> Sniffed:
             ErrorCode.UNSUPPORTED_FORMAT,
             f"the content ({len(data):,} bytes) is none of {', '.join(f.value for f in Format)}",
         )
-    reader = {
-        Format.JPEG: jpeg.read_header,
-        Format.PNG: png.read_header,
-        Format.WEBP: _webp,
-        Format.GIF: _gif,
-        Format.BMP: _bmp,
-    }.get(kind)
+    if kind is Format.JPEG:
+        return Sniffed(kind, jpeg.read_header(data, allow_truncated=allow_truncated))
+    if kind is Format.PNG:
+        return Sniffed(kind, png.read_header(data, allow_truncated=allow_truncated))
+    reader = {Format.WEBP: _webp, Format.GIF: _gif, Format.BMP: _bmp}.get(kind)
     return Sniffed(kind, reader(data) if reader else None)
 
 

@@ -37,7 +37,8 @@ class JpegHeader(Header):
     """
 
     components: int
-    progressive: bool
+    single_scan: bool
+    """All components in one scan: decoded in one pass, with memory for a few rows."""
     exif: bytes
     xmp: bytes
 
@@ -87,11 +88,12 @@ def read_header(data: Data, *, allow_truncated: bool = False) -> JpegHeader:
         at = end
     if frame is None:
         raise damaged(ErrorCode.CORRUPT, "JPEG", None, "a scan starts before any frame header")
-    if frame.progressive or data[at + 2] < frame.components:
+    single_scan = not frame.progressive and data[at + 2] == frame.components
+    if not single_scan:
         _refuse_many_scans(data, end, frame)
     if not allow_truncated:
         _refuse_short_data(data, at, frame)
-    return JpegHeader("JPEG", *frame.size, frame.components, frame.progressive, exif, xmp)
+    return JpegHeader("JPEG", *frame.size, frame.components, single_scan, exif, xmp)
 
 
 def _next_marker(data: Data, at: int, frame: _Frame | None) -> tuple[int, int]:

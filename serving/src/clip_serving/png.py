@@ -17,21 +17,23 @@ _CHECKED = {b"PLTE", b"tRNS", b"IDAT"}
 """Chunks that make pixels: their checksums are verified, which the decoder itself leaves out."""
 
 
-def read_header(data: Data) -> Header:
+def read_header(data: Data, *, allow_truncated: bool = False) -> Header:
     """Walks all chunks; costs a checksum of the file, some percent of decoding it.
 
-    Raises ItemError: `truncated` where a chunk or the end chunk is missing, or where the compressed
-    data is too short for the rows that the header declares; `corrupt` for a wrong checksum or header.
+    Raises ItemError: `truncated` (unless allowed) where a chunk or the end chunk is missing, or where
+    the compressed data is too short for the rows that the header declares; `corrupt` for a wrong
+    checksum or header.
     """
     width, height, row_bytes = _read_ihdr(data)
     size = (width, height)
     at, compressed = 8, 0
     while True:
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if allow_truncated and end > len(data):
+            return Header("PNG", width, height)
         if at + 12 > len(data):
             raise damaged(ErrorCode.TRUNCATED, "PNG", size, "the file ends before its end chunk")
-        length = int.from_bytes(data[at : at + 4], "big")
         kind = bytes(data[at + 4 : at + 8])
-        end = at + 12 + length
         if end > len(data):
             cause = f"the file ends within its {_name(kind)} chunk"
             raise damaged(ErrorCode.TRUNCATED, "PNG", size, cause)
@@ -41,7 +43,7 @@ def read_header(data: Data) -> Header:
             cause = f"the checksum of its {_name(kind)} chunk is wrong"
             raise damaged(ErrorCode.CORRUPT, "PNG", size, cause)
         if kind == b"IDAT":
-            compressed += length
+            compressed += end - at - 12
         if kind == b"IEND":
             break
         at = end

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from clip_serving import geometry
-from clip_serving.decode import decode
+from clip_serving import exif, geometry, resample, turbo
+from clip_serving.decode import check, check_sides, decode
 from clip_serving.errors import ErrorCode, ItemError
 from clip_serving.header import Data
+from clip_serving.jpeg import JpegHeader
 from clip_serving.settings import PreprocessSettings
 
 Pixels = npt.NDArray[np.uint8]
@@ -36,6 +37,8 @@ _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
 }
+_MARGINS = {"high": 3, "fast": 2}
+"""By how much a JPEG's scaled sides exceed the resized ones at least."""
 _log = logging.getLogger(__name__)
 
 
@@ -65,8 +68,9 @@ class Preprocessor:
 
 def _fill_row(data: Data, row: Pixels, settings: PreprocessSettings) -> ItemError | None:
     try:
-        row[:] = preprocess_one(data, settings)
-        return None
+        pixels, notice = _pixels(data, settings)
+        row[:] = pixels
+        return notice
     except ItemError as error:
         failure = error
     except Exception:
@@ -78,19 +82,105 @@ def _fill_row(data: Data, row: Pixels, settings: PreprocessSettings) -> ItemErro
 
 def preprocess_one(data: Data, settings: PreprocessSettings) -> Pixels:
     """One encoded photo to uint8 [H,W,3], RGB. Raises ItemError."""
-    picture = decode(data, settings.limits, apply_exif_orientation=settings.apply_exif_orientation)
-    return np.asarray(fit(picture, settings))
+    pixels = np.empty((*settings.image_size, 3), np.uint8)
+    pixels[:] = _pixels(data, settings)[0]
+    return pixels
 
 
-def fit(picture: Image.Image, settings: PreprocessSettings) -> Image.Image:
+def _pixels(data: Data, settings: PreprocessSettings) -> tuple[Pixels, ItemError | None]:
+    """Pixels that fill [H,W,3] (a grey photo's are [H,W,1]), and what is amiss with a kept photo.
+
+    The one place that chooses a decoder: libjpeg-turbo for JPEG in grey and colour, Pillow for all else.
+    """
+    sniffed = check(data, settings)
+    if isinstance(sniffed.header, JpegHeader) and sniffed.header.components in (1, 3):
+        try:
+            return _jpeg_pixels(data, sniffed.header, settings)
+        except turbo.NotForTurboError:
+            check_sides(sniffed.header.format, sniffed.header.size, settings.limits.max_pixels)
+    picture, notice = decode(data, sniffed, settings)
+    plan = _plan(picture.size, settings)
+    return np.asarray(_fit(picture, plan, settings)), notice
+
+
+def _jpeg_pixels(
+    data: Data, header: JpegHeader, settings: PreprocessSettings
+) -> tuple[Pixels, ItemError | None]:
+    orientation = exif.of_metadata(header.exif, header.xmp) if settings.apply_exif_orientation else 1
+    source = exif.seen_size(header.size, orientation)
+    plan = _plan(source, settings)
+    if settings.quality == "exact" or not resample.supports(plan.interpolation):
+        stored, notice = _decode_jpeg(data, header, 1, settings, padded=True)
+        picture = _as_picture(stored)
+        if orientation != 1:
+            picture = picture.transpose(exif.TRANSPOSITIONS[orientation])
+        return np.asarray(_fit(picture, plan, settings)), notice
+    scale = geometry.scale_for(source, plan, _MARGINS[settings.quality], turbo.SCALES)
+    stored, notice = _decode_jpeg(data, header, scale, settings)
+    return _resampled(stored, header, plan, orientation, scale, settings), notice
+
+
+def _decode_jpeg(
+    data: Data, header: JpegHeader, scale: int, settings: PreprocessSettings, *, padded: bool = False
+) -> tuple[Pixels, ItemError | None]:
+    """turbo.decode, and once more without its strictness where truncated photos are wanted."""
+    scaled = (-(-header.width // scale), -(-header.height // scale))
+    check_sides(header.format, scaled, settings.limits.max_pixels)
+    try:
+        return turbo.decode(data, header, scale, padded=padded), None
+    except ItemError as error:
+        if not settings.allow_truncated or error.code is not ErrorCode.TRUNCATED:
+            raise
+        stored = turbo.decode(data, header, scale, padded=padded, allow_truncated=True)
+        return stored, ItemError(error.code, error.text, partial=True)
+
+
+def _as_picture(stored: Pixels) -> Image.Image:
+    """A Pillow picture on the same memory: [h,w,1] as L, [h,w,4] as RGBX."""
+    mode = "L" if stored.shape[2] == 1 else "RGBX"
+    return Image.frombuffer(mode, (stored.shape[1], stored.shape[0]), stored, "raw", mode, 0, 1)
+
+
+def _resampled(
+    stored: Pixels,
+    header: JpegHeader,
+    plan: geometry.Plan,
+    orientation: int,
+    scale: int,
+    settings: PreprocessSettings,
+) -> Pixels:
+    """The crop alone, resized as it is stored and then turned: a turn of 224 x 224 costs nothing."""
+    fine = (header.width / scale, header.height / scale)
+    box = plan.source_box(exif.seen_size(fine, orientation))
+    size = plan.resized if plan.pads else plan.target
+    pixels = resample.resample(
+        stored,
+        exif.seen_size(size, orientation),
+        exif.stored_box(box, fine, orientation),
+        plan.interpolation,
+    )
+    pixels = exif.as_seen(pixels, orientation)
+    if not plan.pads:
+        return pixels
+    left, top, _, _ = plan.padding
+    padded = np.full((plan.target[1], plan.target[0], 3), settings.fill_color, np.uint8)
+    padded[top : top + size[1], left : left + size[0]] = pixels
+    return padded
+
+
+def _plan(source: tuple[int, int], settings: PreprocessSettings) -> geometry.Plan:
+    return geometry.plan(source, settings.image_size, settings.resize_mode, settings.interpolation)
+
+
+def _fit(picture: Image.Image, plan: geometry.Plan, settings: PreprocessSettings) -> Image.Image:
     """Resizes, pads and crops in the picture's own mode, then converts to RGB."""
-    plan = geometry.plan(picture.size, settings.image_size, settings.resize_mode, settings.interpolation)
-    resample = _FILTERS[plan.interpolation]
-    if plan.resized[0] * plan.resized[1] > MAX_RESIZED_PIXELS and not plan.pads:
-        picture = picture.resize(plan.target, resample, box=plan.source_box(picture.size))
+    filter_ = _FILTERS[plan.interpolation]
+    whole = settings.quality == "exact" and plan.resized[0] * plan.resized[1] <= MAX_RESIZED_PIXELS
+    if not whole and not plan.pads:
+        picture = picture.resize(plan.target, filter_, box=plan.source_box(picture.size))
     else:
         if picture.size != plan.resized:
-            picture = picture.resize(plan.resized, resample)
+            picture = picture.resize(plan.resized, filter_)
         if plan.pads:
             picture = _pad(picture, plan.padding, settings.fill_color)
         left, top = plan.corner

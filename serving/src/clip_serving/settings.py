@@ -37,13 +37,16 @@ class PreprocessSettings:
     """Whether a photo whose data ends early gives pixels, with an ItemError marked `partial`."""
 
     @classmethod
-    def of(cls, spec: ModelSpec, *, apply_exif_orientation: bool = True) -> PreprocessSettings:
+    def of(
+        cls, spec: ModelSpec, *, apply_exif_orientation: bool = True, quality: Quality = "exact"
+    ) -> PreprocessSettings:
         return cls(
             image_size=spec.image_size,
             interpolation=spec.interpolation,
             resize_mode=spec.resize_mode,
             fill_color=spec.fill_color,
             apply_exif_orientation=apply_exif_orientation,
+            quality=quality,
         )
 
     def to_parameters(self) -> dict[str, str]:

@@ -38,13 +38,14 @@ def decode(
     strict = not allow_truncated
     while True:
         try:
-            return simplejpeg.decode_jpeg(
+            pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
                 data,
                 colours,
                 min_height=-(-header.height // scale) if scale > 1 else 0,
                 min_width=-(-header.width // scale) if scale > 1 else 0,
                 strict=strict,
             )
+            return pixels
         except ValueError as error:
             text = str(error)
             if strict and _LEFT_OVER in text and _ends_with_padding(data):
