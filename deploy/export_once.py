@@ -1,0 +1,90 @@
+"""Runs clip-export unless the repository already holds what it would make.
+
+    export_once.py --repository DIR [--preprocess-instances N] [--encoder-instances N] -- OPTION...
+
+The options after `--` say which model: when the last export was made with the same ones, by the same
+exporter, only the configs are rendered again, so that a change of instances costs no export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+STAMP = ".exported.json"
+_ENCODER = "clip_image_encoder"
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    model = options.model_options
+    deployment = [
+        f"--{name}={value}"
+        for name, value in (
+            ("preprocess-instances", options.preprocess_instances),
+            ("encoder-instances", options.encoder_instances),
+        )
+        if value is not None
+    ]
+    where = [f"--repository={options.repository}", *deployment]
+    wanted = fingerprint(model)
+    known = read_stamp(options.repository)
+    if known and known["fingerprint"] == wanted:
+        print(f"already exported: {known['model']}, {known['pretrained']}", file=sys.stderr, flush=True)
+        return run(options.command, [f"--activate={known['version']}", *where]).returncode
+    done = run(options.command, [*where, "--json", *model])
+    if done.returncode == 0:
+        summary = json.loads(done.stdout)
+        stamp = {key: summary[key] for key in ("version", "model", "pretrained", "random_weights")}
+        (options.repository / STAMP).write_text(json.dumps({**stamp, "fingerprint": wanted}), "utf-8")
+    return done.returncode
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repository", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--preprocess-instances", metavar="N")
+    parser.add_argument("--encoder-instances", metavar="N")
+    parser.add_argument("--command", default="clip-export", help="default: %(default)s")
+    parser.add_argument("model_options", nargs="*", metavar="OPTION", help="of clip-export")
+    return parser
+
+
+def run(command: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs clip-export; its messages go where ours go, its standard output comes back."""
+    return subprocess.run([command, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+
+
+def fingerprint(model_options: list[str]) -> str:
+    """Of the options, of the checkpoint file among them (its size and time), and of the exporter."""
+    digest = hashlib.sha256()
+    for option in model_options:
+        file = Path(option.partition("=")[2] or option)
+        state = file.stat() if file.is_file() else None
+        digest.update(f"{option} {state and (state.st_size, state.st_mtime_ns)}\n".encode())
+    exporter = importlib.util.find_spec("clip_export")
+    for folder in (exporter and exporter.submodule_search_locations) or []:
+        for source in sorted(Path(folder).glob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def read_stamp(repository: Path) -> dict[str, Any] | None:
+    """What the last export left, where its version is still there."""
+    try:
+        stamp: dict[str, Any] = json.loads((repository / STAMP).read_text(encoding="utf-8"))
+        return stamp if (repository / _ENCODER / str(stamp["version"])).is_dir() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
