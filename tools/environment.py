@@ -73,7 +73,9 @@ def _make(folder: Path, kind: str) -> None:
         cwd=ROOT,
     )
     if kind == "serve":
-        subprocess.run([str(python), "-c", "from clip_serving import runtime; runtime.prepare()"], check=True)
+        subprocess.run(
+            [str(python), "-c", "from clip_serving import perf_analyzer; perf_analyzer.prepare()"], check=True
+        )
 
 
 if __name__ == "__main__":

@@ -91,14 +91,24 @@ def _type(config: Any, name: str) -> int:
     return value
 
 
+_PASSING = (
+    "Stub process",  # a Python-backend process died; whoever watches the server renews it
+    "is not healthy",
+    "has no available versions",  # the server is loading its models, or putting them away
+    "Server is stopping",
+    "stopped accepting",
+)
+
+
 def is_retryable(error: Exception) -> bool:
-    """Shed load and a server that is away; and a stub that died, which the server calls internal."""
+    """Shed load and a server that is away, starting, stopping or about to be renewed.
+
+    Triton answers only the first two with UNAVAILABLE; the others are known by their text.
+    """
     if not isinstance(error, InferenceServerException):
         return False
     message = str(error.message())
-    return error.status() == "StatusCode.UNAVAILABLE" or (
-        "Stub process" in message or "is not healthy" in message
-    )
+    return error.status() == "StatusCode.UNAVAILABLE" or any(text in message for text in _PASSING)
 
 
 def is_away(error: Exception) -> bool:

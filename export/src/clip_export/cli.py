@@ -158,7 +158,8 @@ def _load(options: argparse.Namespace) -> Any:
     from clip_export.load import load
 
     def attempt(pretrained: str) -> Any:
-        _say(f"loading {options.model} with {pretrained} ...")
+        download = " (without a hub in reach, giving up takes a minute)" if pretrained != "none" else ""
+        _say(f"loading {options.model} with {pretrained}{download} ...")
         return load(options.model, pretrained, seed=options.seed, preprocess_from=options.preprocess_from)
 
     try:

@@ -107,8 +107,10 @@ class _Complaints(logging.Handler):
 
     def __enter__(self) -> _Complaints:
         self._root = logging.getLogger()
-        self._level, self._handlers = self._root.level, self._root.handlers[:]
+        self._handlers = self._root.handlers[:]
         self._root.handlers[:] = [self]
+        # Each of its many retries would be a line; what they come to is said once, by us.
+        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
         return self
 
     def __exit__(self, *_: object) -> None:

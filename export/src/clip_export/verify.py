@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import open_clip
 import torch
 from PIL import Image
@@ -150,7 +149,7 @@ def onnx_encoder(path: Path) -> Encoder:
         with tempfile.TemporaryDirectory() as folder:
             given, made = Path(folder) / "in.npz", Path(folder) / "out.npy"
             np.savez(given, pixels=pixels, valid=valid)
-            command = [sys.executable, "-m", "clip_export.verify", str(path), str(given), str(made)]
+            command = [sys.executable, "-m", "clip_export.run_onnx", str(path), str(given), str(made)]
             child = subprocess.run(command, capture_output=True, text=True)
             if child.returncode != 0:
                 last = (child.stderr.strip().splitlines() or ["no message"])[-1]
@@ -159,17 +158,3 @@ def onnx_encoder(path: Path) -> Encoder:
         return rows
 
     return encode
-
-
-def _run_onnx(model: str, given: str, made: str) -> None:
-    options = ort.SessionOptions()
-    # At its default level, onnxruntime 1.32 crashes on a CPU while it loads an fp16 graph.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    with np.load(given) as arrays:
-        (rows,) = session.run(["embedding"], dict(arrays))
-    np.save(made, rows)
-
-
-if __name__ == "__main__":
-    _run_onnx(*sys.argv[1:])

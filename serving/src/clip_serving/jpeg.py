@@ -13,6 +13,8 @@ from clip_serving.header import Data, Header, damaged
 MAX_SCANS = 64
 """Cameras write 1, encoders for the web 3 to 12. Each scan costs a pass over the whole picture, so
 hundreds of empty ones in a small file cost minutes."""
+MAX_SCANNED_PIXELS = 2_000_000_000
+"""Scans times pixels: some seconds of work (100 megapixels in 20 scans)."""
 
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
@@ -59,8 +61,8 @@ def read_header(data: Data, *, allow_truncated: bool = False) -> JpegHeader:
     Raises ItemError: `truncated` where the file ends before its first scan, where no end marker
     follows, or where the data is too short for the blocks that its frame declares (these two only
     without `allow_truncated`); `corrupt` for a file that is no sequence of segments;
-    `unsupported_format` for 12-bit, lossless and hierarchical frames; `too_complex` for more than
-    MAX_SCANS scans.
+    `unsupported_format` for 12-bit, lossless and hierarchical frames; `too_complex` for more scans
+    than MAX_SCANS and MAX_SCANNED_PIXELS allow.
     """
     at = 2
     frame: _Frame | None = None
@@ -149,13 +151,15 @@ def _fewest_bits(size: tuple[int, int], sampling: list[tuple[int, int]], marker:
 def _refuse_many_scans(data: Data, at: int, frame: _Frame) -> None:
     """Counts scans from the entropy-coded data at `at` to the end marker (or the end of the file)."""
     scans = 1
+    pixels = max(frame.size[0] * frame.size[1], 1)
+    most = max(min(MAX_SCANS, MAX_SCANNED_PIXELS // pixels), 1)
     while found := _MARKER_IN_SCAN.search(data, at):
         marker, at = data[found.end() - 1], found.end()
         if marker == _EOI:
             return
         scans += marker == _SOS
-        if scans > MAX_SCANS:
-            cause = f"it has more than {MAX_SCANS} scans, which no camera writes"
+        if scans > most:
+            cause = f"it has more than {most} scans, which no camera writes"
             raise damaged(ErrorCode.TOO_COMPLEX, "JPEG", frame.size, cause)
         at += int.from_bytes(data[at : at + 2], "big")
 

@@ -1,6 +1,7 @@
 """`clip-perf-analyzer ARG...`: NVIDIA's perf_analyzer, with the libraries that it looks for.
 
-The binary ships in the tritonclient wheels up to 2.57; it is run as it is, with your arguments.
+The binary ships in tritonclient's wheels. It is taken out of one that runs on glibc 2.35, without
+installing that wheel (its client wants an old protobuf), and run as it is, with your arguments.
 `clip-perf-input PHOTO...` writes the --input-data file that it wants for photos.
 """
 
@@ -11,24 +12,43 @@ import base64
 import json
 import os
 import struct
+import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 from clip_serving import runtime
 from clip_serving.errors import ServerError
 
-_MISSING = (
-    "clip-perf-analyzer: the perf_analyzer binary is not in this environment. It ships in the "
-    "tritonclient wheels up to 2.57: pip install 'tritonclient[grpc]==2.57.0'"
-)
+WHEEL = "tritonclient==2.51.0"
+"""The last whose perf_analyzer runs on Debian 12 and Ubuntu 22.04: that of Triton 24.10."""
+
+
+def prepare() -> Path:
+    """The binary's path; fetched once into the environment. Raises ServerError."""
+    binary = runtime.prepare().libraries[-1].parent / "bin" / "perf_analyzer"
+    if binary.exists():
+        return binary
+    binary.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=binary.parent) as folder:
+        command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", folder, WHEEL]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode != 0 or not wheels:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ServerError(f"perf_analyzer comes in the wheel {WHEEL}, which pip could not get: {last}")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            (member,) = [name for name in wheel.namelist() if name.endswith("/bin/perf_analyzer")]
+            fetched = Path(wheel.extract(member, folder))
+        fetched.chmod(0o755)
+        os.replace(fetched, binary)
+    return binary
 
 
 def main() -> int:
-    binary = Path(sys.prefix) / "bin" / "perf_analyzer"
-    if not os.access(binary, os.X_OK):
-        print(_MISSING, file=sys.stderr)
-        return 2
     try:
+        binary = prepare()
         environment = runtime.prepare().environment()
     except ServerError as error:
         print(f"clip-perf-analyzer: {error}", file=sys.stderr)

@@ -1,0 +1,84 @@
+"""What must hold for a file, whatever is in it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from clip_serving.errors import ErrorCode
+from clip_serving.preprocess import Preprocessor
+from clip_serving.settings import DecodeLimits, PreprocessSettings
+from tests.pictures import camera_photos
+
+LONGEST_S = 5.0
+"""No file of the fuzzer's sizes may take longer, on a machine with other work too."""
+
+
+@dataclass
+class Outcome:
+    """How many files ended how, and the files that broke a rule, with the rule."""
+
+    codes: Counter[str] = field(default_factory=Counter)
+    violations: list[tuple[bytes, str]] = field(default_factory=list)
+    slowest_s: float = 0.0
+
+
+def check_files(files: Iterable[bytes], *, threads: int = 1) -> Outcome:
+    """Each file between two sound neighbours, in every quality in turn."""
+    limits = DecodeLimits(max_pixels=20_000_000)
+    qualities = [
+        PreprocessSettings((64, 64), limits=limits),
+        PreprocessSettings((64, 64), limits=limits, quality="high"),
+        PreprocessSettings((64, 64), limits=limits, quality="fast", resize_mode="squash"),
+        PreprocessSettings((64, 64), limits=limits, quality="high", resize_mode="longest"),
+    ]
+    neighbour = camera_photos(1, seed=5)[0]
+    preprocessors = [Preprocessor(settings, threads) for settings in qualities]
+    expected = [_row(preprocessor, neighbour) for preprocessor in preprocessors]
+    outcome = Outcome()
+    for index, data in enumerate(files):
+        turn = index % len(qualities)
+        started = time.perf_counter()
+        rule = _broken_rule(preprocessors[turn], data, neighbour, expected[turn], outcome.codes)
+        elapsed = time.perf_counter() - started
+        outcome.slowest_s = max(outcome.slowest_s, elapsed)
+        if elapsed > LONGEST_S:
+            rule = rule or f"took {elapsed:.1f} s"
+        if rule:
+            outcome.violations.append((data, rule))
+    for preprocessor in preprocessors:
+        preprocessor.close()
+    return outcome
+
+
+def _row(preprocessor: Preprocessor, data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    rows = np.empty((1, 64, 64, 3), np.uint8)
+    assert preprocessor.run([data], rows) == [None]
+    return rows[0]
+
+
+def _broken_rule(
+    preprocessor: Preprocessor,
+    data: bytes,
+    neighbour: bytes,
+    expected: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    codes: Counter[str],
+) -> str:
+    """The rule that this file broke; empty where all hold."""
+    rows = np.full((3, 64, 64, 3), 7, np.uint8)
+    try:
+        first, error, last = preprocessor.run([neighbour, data, neighbour], rows)
+    except Exception as raised:
+        return f"raised {raised!r}"
+    codes[error.code.value if error else "ok"] += 1
+    if first or last or not (np.array_equal(rows[0], expected) and np.array_equal(rows[2], expected)):
+        return "changed a neighbour"
+    if error is None:
+        return ""
+    if error.code is ErrorCode.INTERNAL:
+        return f"failed inside: {error.text}"
+    return "left pixels behind" if rows[1].any() else ""

@@ -1,0 +1,279 @@
+"""`clip-embed` against a real server and a real bucket: every object ends as a row, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from clip_client import ClipClient
+from clip_client.bulk import embed_to_parquet
+from clip_client.errors import SinkError
+from clip_client.source import GcsSource, ObjectInfo
+from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.staging import InstanceLayout
+from tests.pictures import camera_photos, corrupt_pictures
+from tools.fake_gcs import FakeGcs
+
+
+@pytest.fixture
+def bucket(fake_gcs: FakeGcs) -> str:
+    """A bucket of ten photos and two broken ones."""
+    name = f"album-{uuid.uuid4().hex[:8]}"
+    for index, photo in enumerate(camera_photos(10, seed=4)):
+        fake_gcs.upload(name, f"2024/{index:02d}.jpg", photo)
+    for label, (data, _) in list(corrupt_pictures().items())[:2]:
+        fake_gcs.upload(name, f"2024/{label}", data)
+    return name
+
+
+def clip_embed(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "clip_client.cli", *arguments, "--quiet"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def rows_of(path: Path) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in pq.read_table(path).to_pylist()}
+
+
+def test_a_bucket_becomes_a_file(server: TritonServer, bucket: str, tmp_path: Path) -> None:
+    out = tmp_path / "embeddings.parquet"
+    done = clip_embed(f"gs://{bucket}/2024/", "--out", str(out), "--url", server.grpc_url, "--json")
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["photos"] == 12
+    rows = rows_of(out)
+    assert len(rows) == 12
+    failed = [row for row in rows.values() if row["error_code"]]
+    assert {row["error_code"] for row in failed} == {
+        code for _, code in list(corrupt_pictures().values())[:2]
+    }
+    for row in failed:
+        assert np.isnan(row["embedding"]).all(), row
+        assert row["error_text"]
+    good = [row for row in rows.values() if not row["error_code"]]
+    assert all(abs(np.linalg.norm(row["embedding"]) - 1) < 1e-3 for row in good)
+    assert all(row["generation"] and row["crc32c"] and row["size"] is not None for row in rows.values())
+    metadata = json.loads(pq.read_schema(out).metadata[b"clip_triton"])
+    assert metadata["model"] == "ViT-B-32"
+    assert len(metadata["weights_sha256"]) == 64
+    assert not out.with_name("embeddings.parquet.parts").exists()
+
+
+def test_a_folder_becomes_a_file(server: TritonServer, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "deep").mkdir(parents=True)
+    for index, photo in enumerate(camera_photos(3, seed=5)):
+        (photos / "deep" / f"{index}.jpg").write_bytes(photo)
+    (photos / ".hidden").write_bytes(b"not to be read")
+    out = tmp_path / "out.parquet"
+    done = clip_embed(str(photos), "--out", str(out), "--url", server.grpc_url)
+    assert done.returncode == 0, done.stderr
+    assert sorted(rows_of(out)) == ["deep/0.jpg", "deep/1.jpg", "deep/2.jpg"]
+
+
+def test_resume_embeds_only_what_is_missing(
+    server: TritonServer, fake_gcs: FakeGcs, bucket: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    arguments = (f"gs://{bucket}/", "--out", str(out), "--url", server.grpc_url, "--json")
+    assert clip_embed(*arguments).returncode == 1
+    refused = clip_embed(*arguments)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    fake_gcs.upload(bucket, "2024/new.jpg", camera_photos(1, seed=6)[0])
+    done = clip_embed(*arguments, "--resume")
+    assert done.returncode == 1, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["photos"], summary["skipped"], summary["embedded"]) == (3, 10, 11)
+    assert len(rows_of(out)) == 13
+
+
+def test_ctrl_c_leaves_a_valid_file_and_resume_completes_it(
+    server: TritonServer, fake_gcs: FakeGcs, tmp_path: Path
+) -> None:
+    name = f"many-{uuid.uuid4().hex[:8]}"
+    photos = camera_photos(5, seed=7)
+    for index in range(150):
+        fake_gcs.upload(name, f"{index:03d}.jpg", photos[index % 5])
+    out = tmp_path / "out.parquet"
+    arguments = [f"gs://{name}", "--out", str(out), "--url", server.grpc_url, "--concurrency", "4"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clip_client.cli", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    _wait_for_photos(process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    finished = len(rows_of(out))
+    assert 0 < finished < 150
+    done = clip_embed(*arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert len(rows_of(out)) == 150
+
+
+def _wait_for_photos(process: subprocess.Popen[str]) -> None:
+    """Until the progress bar has counted a photo."""
+    assert process.stderr is not None
+    seen = ""
+    while not any(f"{digit} photos [" in seen.replace(" 0 photos", "") for digit in range(1, 10)):
+        character = process.stderr.read(1)
+        assert character, seen
+        seen += character
+
+
+def test_no_server_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    out = tmp_path / "o.parquet"
+    done = clip_embed(str(tmp_path), "--out", str(out), "--url", "127.0.0.1:9", "--wait", "1")
+    assert done.returncode == 2
+    assert "no answer from the server at 127.0.0.1:9" in done.stderr
+    assert "clip-serve" in done.stderr
+    assert not out.exists()
+
+
+def test_a_bucket_that_does_not_exist(server: TritonServer, fake_gcs: FakeGcs, tmp_path: Path) -> None:
+    del fake_gcs
+    done = clip_embed("gs://no-such-bucket/x", "--out", str(tmp_path / "o.parquet"), "--url", server.grpc_url)
+    assert done.returncode == 2
+    assert "gs://no-such-bucket does not exist" in done.stderr
+
+
+def test_an_empty_prefix(server: TritonServer, bucket: str, tmp_path: Path) -> None:
+    done = clip_embed(f"gs://{bucket}/1999/", "--out", str(tmp_path / "o.parquet"), "--url", server.grpc_url)
+    assert done.returncode == 2
+    assert "no photo to embed" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_object_that_vanished_is_a_row(
+    server: TritonServer, fake_gcs: FakeGcs, bucket: str, tmp_path: Path
+) -> None:
+    class Vanishing(GcsSource):
+        """Deletes an object of the bucket between its listing and its loading."""
+
+        def load(self, item: ObjectInfo) -> bytes:
+            if item.name == "2024/03.jpg":
+                fake_gcs.delete(bucket, item.name)
+            return super().load(item)
+
+    with ClipClient(server.grpc_url) as client:
+        embed_to_parquet(client, Vanishing(bucket, "", 4), tmp_path / "o.parquet")
+    row = rows_of(tmp_path / "o.parquet")["2024/03.jpg"]
+    assert row["error_code"] == "not_found"
+    assert "gone since it was listed" in row["error_text"]
+
+
+def test_a_full_disk_keeps_what_was_finished(server: TritonServer, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(12):
+        (photos / f"{index:02d}.jpg").write_bytes(camera_photos(1, seed=index)[0])
+    out = tmp_path / "o.parquet"
+    arguments = (str(photos), "--out", str(out), "--url", server.grpc_url)
+
+    def no_room() -> None:
+        # The kernel refuses the write just as a full disk does, with another errno.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = clip_embed(*arguments, preexec_fn=no_room)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "run the same command again" in done.stderr
+    assert not out.exists()
+    again = clip_embed(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert len(rows_of(out)) == 12
+
+
+def test_the_output_folder_does_not_exist(server: TritonServer, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    done = clip_embed(str(tmp_path), "--out", str(blocked / "o.parquet"), "--url", server.grpc_url)
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+
+
+def test_a_server_gone_in_the_middle_keeps_what_was_finished(
+    repository: Path, fake_gcs: FakeGcs, tmp_path: Path
+) -> None:
+    name = f"gone-{uuid.uuid4().hex[:8]}"
+    photos = camera_photos(4, seed=8)
+    for index in range(60):
+        fake_gcs.upload(name, f"{index:03d}.jpg", photos[index % 4])
+    out = tmp_path / "o.parquet"
+    layout = InstanceLayout(1, 1, 1, 1)
+    with (
+        TritonServer(repository, ServerOptions(layout=layout, supervise=False)) as server,
+        ClipClient(server.grpc_url, deadline_s=3) as client,
+    ):
+        counted = threading.Event()
+        failure: list[Exception] = []
+
+        def run() -> None:
+            try:
+                source = GcsSource(name, "", 4)
+                embed_to_parquet(client, source, out, on_item=lambda _: counted.set())
+            except Exception as error:
+                failure.append(error)
+
+        worker = threading.Thread(target=run)
+        worker.start()
+        assert counted.wait(30)
+        server.stop()
+        worker.join(60)
+    assert "no answer from the server" in str(failure[0])
+    parts = list(out.with_name("o.parquet.parts").glob("shard-*.parquet"))
+    rows = [row for part in parts for row in pq.read_table(part).to_pylist()]
+    assert {row["error_text"] for row in rows} == {None}, "a server that stops is not the photos' fault"
+    kept = len(rows)
+    assert 0 < kept < 60
+    with TritonServer(repository, ServerOptions(layout=layout, supervise=False)) as server:
+        done = clip_embed(f"gs://{name}", "--out", str(out), "--url", server.grpc_url, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["skipped"] == kept
+    assert len(rows_of(out)) == 60
+
+
+def test_another_models_rows_are_refused(server: TritonServer, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(camera_photos(1, seed=9)[0])
+    out = tmp_path / "o.parquet"
+    assert clip_embed(str(tmp_path), "--out", str(out), "--url", server.grpc_url).returncode == 0
+    from clip_client.sink import ParquetSink
+
+    with pytest.raises(SinkError, match="another model's embeddings"):
+        ParquetSink(out, 512, {"weights_sha256": "other"}).open(resume=True)
+
+
+def test_check_says_right_and_unreachable(server: TritonServer) -> None:
+    right = clip_embed("--check", server.grpc_url, "--json")
+    assert right.returncode == 0
+    assert json.loads(right.stdout)["ok"] is True
+    away = clip_embed("--check", "127.0.0.1:9", "--wait", "1")
+    assert away.returncode == 2
+
+
+def test_help_teaches(tmp_path: Path) -> None:
+    done = clip_embed("--help", cwd=tmp_path, env={"PATH": os.environ["PATH"], "COLUMNS": "100"})
+    assert done.returncode == 0
+    assert "exit status:" in done.stdout
+    assert "gs://" in done.stdout
+
+
+def test_time_limit_is_kept_when_the_server_is_away() -> None:
+    begin = time.monotonic()
+    assert clip_embed("--check", "127.0.0.1:9", "--wait", "1").returncode == 2
+    assert time.monotonic() - begin < 15
