@@ -1,0 +1,35 @@
+"""A running server for the tests that need open_clip: started through the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    path = Path(os.environ.get("CLIP_TEST_REPOSITORY", "build/test/model_repository"))
+    if not (path / "clip_image" / "config.pbtxt").exists():
+        pytest.fail(f"{path} is missing: `make build/test/model_repository/.ready` exports it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def grpc_url(repository: Path) -> Iterator[str]:
+    """`clip-serve` runs in the environment that has tritonserver; this one has open_clip."""
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    command = [os.environ.get("CLIP_SERVE", "clip-serve"), "--repository", str(repository), "--json", *ports]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, "clip-serve did not become ready; its message is above"
+        yield json.loads(line)["grpc_url"]
+    finally:
+        process.terminate()
+        process.communicate()
