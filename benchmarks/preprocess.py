@@ -1,0 +1,160 @@
+"""What a photo costs before the encoder: `python -m benchmarks.preprocess --photos DIR`.
+
+Side by side in one process and on one thread, pass by pass: our qualities, open_clip's own transform,
+the usual shortcut (OpenCV's full decode squashed to the target) and the Huffman floor (a grey decode
+at an eighth, which no way of reading the file can undercut). What is not installed is left out:
+open_clip comes with the export's environment, OpenCV is nobody's dependency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+from clip_serving.jpeg import read_header
+from clip_serving.preprocess import preprocess_one
+from clip_serving.settings import PreprocessSettings, Quality
+
+Pixels = npt.NDArray[np.uint8]
+FLOOR = "Huffman floor"
+SIZE = 224
+
+
+@dataclass
+class Way:
+    """One way to pixels, and its CPU and wall seconds, a row a pass."""
+
+    run: Callable[[bytes], Any]
+    pixels: bool = True
+    cpu: list[list[float]] = field(default_factory=list)
+    wall: list[list[float]] = field(default_factory=list)
+
+    def measure(self, photos: list[bytes]) -> None:
+        cpu, wall = [], []
+        for photo in photos:
+            started, busy = time.perf_counter(), time.process_time()
+            self.run(photo)
+            cpu.append(time.process_time() - busy)
+            wall.append(time.perf_counter() - started)
+        self.cpu.append(cpu)
+        self.wall.append(wall)
+
+
+def ways() -> dict[str, Way]:
+    """EXIF orientation is left alone by all, as open_clip does, so that pixels compare."""
+    found = {quality: Way(_ours(quality)) for quality in ("exact", "high", "fast")}
+    try:
+        import torch
+        from open_clip.transform import image_transform
+    except ImportError:
+        print("open_clip is not installed: its row is missing", file=sys.stderr)
+    else:
+        torch.set_num_threads(1)
+        transform: Any = image_transform(SIZE, is_train=False)
+        found["open_clip"] = Way(lambda data: transform(Image.open(io.BytesIO(data))), pixels=False)
+    try:
+        import cv2
+    except ImportError:
+        print("OpenCV is not installed: the row of decode and squash is missing", file=sys.stderr)
+    else:
+        cv2.setNumThreads(1)
+        found["OpenCV, squash"] = Way(_squash)
+    found[FLOOR] = Way(_floor, pixels=False)
+    return found
+
+
+def _ours(quality: Quality) -> Callable[[bytes], Pixels]:
+    settings = PreprocessSettings((SIZE, SIZE), apply_exif_orientation=False, quality=quality)
+    return lambda data: preprocess_one(data, settings)
+
+
+def _squash(data: bytes) -> Pixels:
+    import cv2
+
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    small = cv2.resize(decoded, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _floor(data: bytes) -> Pixels:
+    header = read_header(data)
+    pixels: Pixels = simplejpeg.decode_jpeg(
+        data, "GRAY", min_height=-(-header.height // 8), min_width=-(-header.width // 8)
+    )
+    return pixels
+
+
+def embed(model: Path, pixels: Pixels) -> npt.NDArray[np.float32]:
+    """Normalised embeddings [N,D] by the exported fp32 graph."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    valid = np.ones((1, 1), np.bool_)
+    rows = [session.run(["embedding"], {"pixels": row[None], "valid": valid})[0] for row in pixels]
+    return np.concatenate(rows)
+
+
+def report(found: dict[str, Way], photos: list[bytes], model: Path | None) -> None:
+    """A table: the best pass's mean CPU and wall milliseconds, and what the pixels are off by."""
+    exact = np.stack([found["exact"].run(photo) for photo in photos])
+    wanted = embed(model, exact) if model else None
+    floor = _best(found[FLOOR].cpu)
+    print("| way | CPU ms | wall ms | of the floor | pixels off: mean, worst photo | cosine: least |")
+    print("|---|---|---|---|---|---|")
+    for name, way in found.items():
+        cpu, wall = _best(way.cpu), _best(way.wall)
+        pixels_off = least = ""
+        if way.pixels:
+            pixels = np.stack([way.run(photo) for photo in photos])
+            off = np.abs(pixels.astype(int) - exact).mean(axis=(1, 2, 3))
+            pixels_off = f"{off.mean():.3f}, {off.max():.3f}"
+            if model is not None and wanted is not None:
+                least = f"{(embed(model, pixels) * wanted).sum(axis=1).min():.5f}"
+        print(f"| {name} | {cpu:.2f} | {wall:.2f} | {cpu / floor:.2f} | {pixels_off} | {least} |")
+
+
+def _best(passes: list[list[float]]) -> float:
+    """Each photo's least time over the passes, averaged over photos: milliseconds."""
+    return float(np.asarray(passes).min(axis=0).mean() * 1000)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.preprocess", description=__doc__)
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; without it: the tests' photos")
+    parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--model", type=Path, help="an exported model.onnx, for the embeddings' cosine")
+    options = parser.parse_args()
+    if options.photos is None:
+        from tests.pictures import camera_photos
+
+        photos = camera_photos(20)
+    else:
+        photos = [path.read_bytes() for path in sorted(options.photos.rglob("*.jp*g"))]
+    if not photos:
+        print(f"{options.photos} holds no .jpg", file=sys.stderr)
+        return 2
+    found = ways()
+    for _ in range(options.passes):
+        for way in found.values():
+            way.measure(photos)
+    megapixels = np.mean([np.prod(read_header(photo).size) for photo in photos]) / 1e6
+    megabytes = np.mean([len(photo) for photo in photos]) / 1e6
+    print(f"{len(photos)} photos, {megabytes:.1f} MB and {megapixels:.1f} megapixels on average\n")
+    report(found, photos, options.model)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
