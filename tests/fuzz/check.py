@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from clip_serving.errors import ErrorCode
 from clip_serving.preprocess import Preprocessor
@@ -55,17 +56,18 @@ def check_files(files: Iterable[bytes], *, threads: int = 1) -> Outcome:
     return outcome
 
 
-def _row(preprocessor: Preprocessor, data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _row(preprocessor: Preprocessor, data: bytes) -> npt.NDArray[np.uint8]:
     rows = np.empty((1, 64, 64, 3), np.uint8)
     assert preprocessor.run([data], rows) == [None]
-    return rows[0]
+    row: npt.NDArray[np.uint8] = rows[0]
+    return row
 
 
 def _broken_rule(
     preprocessor: Preprocessor,
     data: bytes,
     neighbour: bytes,
-    expected: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    expected: npt.NDArray[np.uint8],
     codes: Counter[str],
 ) -> str:
     """The rule that this file broke; empty where all hold."""

@@ -13,6 +13,6 @@ from tests.fuzz.mutate import mutations
 def test_mutated_files(threads: int) -> None:
     outcome = check_files(mutations(1000, seed=threads), threads=threads)
     assert [rule for _, rule in outcome.violations] == []
-    assert outcome.codes["ok"] > 100
-    assert outcome.codes["corrupt"] > 100
-    assert outcome.codes["truncated"] > 100
+    assert outcome.codes["ok"] > 50
+    assert outcome.codes["corrupt"] > 50
+    assert outcome.codes["truncated"] > 50

@@ -18,10 +18,12 @@ from tests.pictures import (
     camera_photos,
     corrupt_pictures,
     encoded,
+    jpeg_with_sides,
     noise,
     odd_pictures,
     oriented,
     other_formats,
+    scan_bomb,
     source_picture,
 )
 
@@ -113,6 +115,14 @@ def test_truncated_photos_are_kept_and_named_on_request(quality: Any, format_nam
     assert notices[1].partial
     assert notices[1].code is ErrorCode.TRUNCATED
     np.testing.assert_allclose(rows[1, :80], rows[0, :80], atol=2)
+
+
+def test_scans_are_limited_by_the_pixels_that_they_pass_over() -> None:
+    progressive = encoded(source_picture("chelsea.png"), "JPEG", progressive=True)
+    preprocess_one(scan_bomb(progressive, 30), EXACT)
+    with pytest.raises(ItemError, match="more than 20 scans") as caught:
+        preprocess_one(jpeg_with_sides(scan_bomb(progressive, 30), 10_000, 10_000), EXACT)
+    assert caught.value.code is ErrorCode.TOO_COMPLEX
 
 
 def test_padding_before_the_end_marker_is_no_damage() -> None:
