@@ -54,10 +54,11 @@ _OPENERS: dict[Format, Callable[..., ImageFile.ImageFile]] = {
 
 def _add_heic() -> None:
     try:
-        from pillow_heif import HeifImageFile
+        import pillow_heif
     except ImportError:
         return
-    _OPENERS[Format.HEIC] = HeifImageFile
+    pillow_heif.options.DECODE_THREADS = 1
+    _OPENERS[Format.HEIC] = pillow_heif.HeifImageFile
 
 
 _add_heic()
@@ -68,8 +69,8 @@ def decode(
 ) -> tuple[Image.Image, ItemError | None]:
     """The first (or only) picture in `data`, in its own mode: palette, alpha and CMYK stay as they are.
 
-    Colour profiles are ignored, as open_clip's transform does. Pillow turns a TIFF by its orientation
-    tag whatever `apply_exif_orientation` says. The ItemError beside the picture is None or, with
+    Colour profiles are ignored, as open_clip's transform does. A TIFF and a HEIC come turned by their
+    own orientation whatever `apply_exif_orientation` says. The ItemError beside the picture is None or, with
     `allow_truncated`, says what it lacks.
 
     Raises ItemError with every code but `internal`.
