@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import logging
 import platform
@@ -70,8 +71,8 @@ def _check_name(name: str, pretrained: str) -> None:
     if name.startswith(("hf-hub:", "local-dir:")):
         return
     if name not in open_clip.list_models():
-        close = [known for known in open_clip.list_models() if known.lower().startswith(name.lower()[:5])]
-        raise LoadError(f"open_clip has no model {name!r}. Close to it: {', '.join(close[:8]) or 'none'}")
+        close = difflib.get_close_matches(name, open_clip.list_models(), n=5, cutoff=0.5)
+        raise LoadError(f"open_clip has no model {name!r}. Close to it: {', '.join(close) or 'none'}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained != "none" and pretrained not in tags and not _is_file(pretrained):
         raise LoadError(

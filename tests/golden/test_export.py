@@ -1,0 +1,163 @@
+"""The export on several towers: right by open_clip's own measure, refused when it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from clip_export import graph, verify
+from clip_export.cli import main
+from clip_export.errors import HubUnreachable, LoadError, ParityError
+from clip_export.load import LoadedModel, load
+from clip_export.pictures import sample_pictures
+from clip_export.publish import staging, versions
+from clip_serving.spec import SPEC_FILE, ModelSpec
+
+_SMALL = "ViT-S-32"
+"""The smallest tower of open_clip; the served default has its own tests."""
+
+
+@pytest.fixture(scope="module")
+def small() -> LoadedModel:
+    return load(_SMALL, "none", seed=1)
+
+
+def export(repository: Path, *arguments: str) -> int:
+    return main(["--pretrained", "none", "--repository", str(repository), *arguments])
+
+
+def spec_of(repository: Path, version: int = 1) -> ModelSpec:
+    return ModelSpec.load(repository / "clip_image_encoder" / str(version) / SPEC_FILE)
+
+
+def test_all_formats_of_one_tower(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export(tmp_path, "--model", _SMALL, "--json") == 0
+    said = capsys.readouterr()
+    assert "RANDOM WEIGHTS" in said.err
+    parity = json.loads(said.out)["parity"]
+    assert {(entry["artefact"], entry["batch"]) for entry in parity} == {
+        (artefact, batch) for artefact in ("onnx-fp32", "onnx-fp16", "torchscript") for batch in (1, 3, 8)
+    }
+    folder = tmp_path / "clip_image_encoder" / "1"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "model.fp16.onnx", "model.onnx", "model.pt", "model.py", "spec.json",
+    ]  # fmt: skip
+    written = onnx.load(str(folder / "model.onnx"))
+    assert written.ir_version <= 10
+    assert [tensor.name for tensor in written.graph.input] == ["pixels", "valid"]
+    assert written.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+
+
+def test_a_squashing_tower_with_its_tags_preprocess(tmp_path: Path) -> None:
+    arguments = ("--model", "ViT-B-16-SigLIP-256", "--preprocess-from", "webli", "--formats", "onnx-fp32")
+    assert export(tmp_path, *arguments) == 0
+    spec = spec_of(tmp_path)
+    assert (spec.image_size, spec.resize_mode, spec.embedding_dim) == ((256, 256), "squash", 768)
+    assert spec.mean == (0.5, 0.5, 0.5)
+    config = (tmp_path / "clip_image_preprocess" / "config.pbtxt").read_text()
+    assert "dims: 256" in config
+    assert '"squash"' in config
+
+
+def test_a_resnet(tmp_path: Path) -> None:
+    assert export(tmp_path, "--model", "RN50", "--formats", "onnx-fp32") == 0
+    assert spec_of(tmp_path).embedding_dim == 1024
+
+
+@pytest.mark.parametrize("change", ["mean", "std"])
+def test_a_graph_that_embeds_wrongly_is_refused(small: LoadedModel, tmp_path: Path, change: str) -> None:
+    half = (0.5, 0.5, 0.5)
+    wrong = dataclasses.replace(small.spec, **{change: half})  # type: ignore[arg-type]
+    tower = graph.ServedTower(small.model.visual, wrong).eval()
+    path = tmp_path / "model.pt"
+    graph.write_torchscript(tower, small.spec, path)
+    lines: list[str] = []
+    with pytest.raises(ParityError, match="nothing was published"):
+        verify.verify(
+            "torchscript", verify.torchscript_encoder(path), small, verify.FP32_TOLERANCE, lines.append
+        )
+    assert "REFUSED" in lines[0]
+
+
+def test_a_mask_that_does_not_work_is_refused(small: LoadedModel) -> None:
+    wanted = verify.reference_embeddings(small, sample_pictures(8))
+
+    def unmasked(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        del valid
+        return wanted[: len(pixels)]
+
+    with pytest.raises(ParityError, match="must be NaN"):
+        verify.verify("unmasked", unmasked, small, verify.FP32_TOLERANCE, print)
+
+
+def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with staging(tmp_path) as folder:
+            (folder / "model.onnx").write_bytes(b"half")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_stay_and_can_be_gone_back_to(tmp_path: Path) -> None:
+    for seed in ("1", "2"):
+        assert export(tmp_path, "--model", _SMALL, "--seed", seed, "--formats", "torchscript") == 0
+    assert versions(tmp_path) == [1, 2]
+    first, second = spec_of(tmp_path, 1), spec_of(tmp_path, 2)
+    assert first.weights_sha256 != second.weights_sha256
+    ensemble = tmp_path / "clip_image" / "config.pbtxt"
+    assert second.weights_sha256 in ensemble.read_text()
+    assert main(["--activate", "1", "--repository", str(tmp_path)]) == 0
+    assert first.weights_sha256 in ensemble.read_text()
+    assert "specific" in (tmp_path / "clip_image_encoder" / "config.pbtxt").read_text()
+    assert main(["--activate", "7", "--repository", str(tmp_path)]) == 2
+
+
+def test_a_checkpoint_file_gives_the_same_weights(small: LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "mine.pt"
+    torch.save(small.model.state_dict(), path)
+    again = load(_SMALL, str(path))
+    assert again.spec.weights_sha256 == small.spec.weights_sha256
+    assert (again.spec.pretrained, again.spec.random_weights) == ("mine.pt", False)
+
+
+def test_a_checkpoint_with_missing_keys_is_refused(small: LoadedModel, tmp_path: Path) -> None:
+    state = small.model.state_dict()
+    del state["visual.conv1.weight"]
+    torch.save(state, tmp_path / "part.pt")
+    with pytest.raises(LoadError, match="cannot be loaded"):
+        load(_SMALL, str(tmp_path / "part.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "message"),
+    [
+        ("ViT-B-33", "none", "no model 'ViT-B-33'. Close to it: .*ViT-B-32"),
+        ("ViT-B-32", "laion9", "neither a file nor a pretrained tag .*laion2b_s34b_b79k"),
+    ],
+)
+def test_a_misspelt_name_gets_the_right_ones(name: str, pretrained: str, message: str) -> None:
+    with pytest.raises(LoadError, match=message):
+        load(name, pretrained)
+
+
+def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HubUnreachable, match="--pretrained none"):
+        load("ViT-B-32", "laion2b_s34b_b79k")
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; sys.argv=['clip-export','--help']; from clip_export.cli import main\n"
+    code += "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
