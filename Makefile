@@ -10,7 +10,7 @@ export CLIP_SERVE := $(CURDIR)/$(VENV)/bin/clip-serve
 export CLIP_TEST_REPOSITORY := $(CURDIR)/$(TEST_REPOSITORY)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-export demo test test-fast lint format configs clean
+.PHONY: help setup setup-export demo test test-fast lint format configs fuzz bench-preprocess clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,12 @@ format: setup ## Let ruff lay out the code
 
 configs: setup ## Render the committed model_repository again from its spec
 	$(RUN) -m tools.render_default
+
+fuzz: setup ## 20,000 mutated photos through decoding (FILES=n for another count)
+	$(RUN) -m tests.fuzz --files $(or $(FILES),20000)
+
+bench-preprocess: setup-export ## Decode and preprocess beside open_clip and the floor (PHOTOS=dir)
+	$(EXPORT_VENV)/bin/python -m benchmarks.preprocess $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 clean: ## Remove what was built, environments included
 	rm -rf build $(VENV) $(EXPORT_VENV)
