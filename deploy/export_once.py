@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,8 +60,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(command: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs clip-export; its messages go where ours go, its standard output comes back."""
-    return subprocess.run([command, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    """Runs clip-export; its messages go where ours go, its standard output comes back.
+
+    SIGTERM, which ends a container, reaches it as the SIGINT that it cleans up after; a terminal's
+    Ctrl-C reaches it by itself.
+    """
+    with subprocess.Popen([command, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
+        signal.signal(signal.SIGINT, lambda *_: None)
+        output, _ = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
 def fingerprint(model_options: list[str]) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,9 +117,15 @@ def test_last_line_of_the_check_is_told(obedient: Container) -> None:
 # --- export_once.py ------------------------------------------------------------------------------
 
 _FAKE_EXPORT = """#!{python}
-import json, pathlib, sys
-with open({calls!r}, "a") as calls:
-    calls.write(json.dumps(sys.argv[1:]) + "\\n")
+import json, pathlib, sys, time
+try:
+    with open({calls!r}, "a") as calls:
+        calls.write(json.dumps(sys.argv[1:]) + "\\n")
+    if "--model=slow" in sys.argv:
+        time.sleep(60)
+except KeyboardInterrupt:
+    pathlib.Path({repository!r}, "cleaned").touch()
+    sys.exit(130)
 if "--model=broken" in sys.argv:
     sys.exit(2)
 if not any(argument.startswith("--activate") for argument in sys.argv):
@@ -142,12 +149,21 @@ class Exporter:
         )
         self._program.chmod(0o755)
 
-    def run(self, *model: str, instances: int = 4) -> int:
+    def start(self, *model: str, instances: int = 4) -> subprocess.Popen[bytes]:
         command = [
             *(sys.executable, str(DEPLOY / "export_once.py"), f"--repository={self.repository}"),
             *(f"--command={self._program}", f"--preprocess-instances={instances}", "--", *model),
         ]
-        return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def run(self, *model: str, instances: int = 4) -> int:
+        return self.start(*model, instances=instances).wait(30)
+
+    def wait_for_call(self) -> None:
+        deadline = time.monotonic() + 20
+        while not (self._calls.exists() and self._calls.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def last_call(self) -> list[str]:
         call: list[str] = json.loads(self._calls.read_text().splitlines()[-1])
@@ -190,3 +206,12 @@ def test_failed_export_fails_and_is_tried_again(tmp_path: Path) -> None:
     assert exporter.run("--model=broken") == 2
     assert exporter.run("--model=broken") == 2
     assert "--model=broken" in exporter.last_call()
+
+
+def test_stopped_export_cleans_up(tmp_path: Path) -> None:
+    exporter = Exporter(tmp_path)
+    running = exporter.start("--model=slow")
+    exporter.wait_for_call()
+    running.terminate()
+    assert running.wait(10) == 130
+    assert (exporter.repository / "cleaned").exists()

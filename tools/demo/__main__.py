@@ -45,12 +45,14 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, metavar="DIR", help="a folder of your own photos")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="      %(message)s")
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt = _Interrupt()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     console = Console(steps=6)
     try:
         run(console, options.photos)
     except KeyboardInterrupt:
-        console.line("\nstopped; nothing is left running", indent="")
+        console.line("stopped; nothing is left running", indent="")
         return 130
     except (DemoError, ClipServingError, OSError) as error:
         console.line("", indent="")
@@ -59,9 +61,17 @@ def main() -> int:
     return 0
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    raise KeyboardInterrupt
+class _Interrupt:
+    """Stops the demo, once: the stopping is bounded in time, and a second Ctrl-C must not cut it short."""
+
+    def __init__(self) -> None:
+        self._stopping = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        if not self._stopping:
+            self._stopping = True
+            raise KeyboardInterrupt
 
 
 def run(console: Console, own: Path | None) -> None:
