@@ -45,7 +45,9 @@ exit status:
 def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Python leaves Ctrl-C's signal ignored when a shell started it in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         if options.check:
             return _check(options)
