@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from clip_export.errors import ExportError, HubUnreachable
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError
-from clip_serving.settings import DeploymentSettings
+from clip_serving.settings import DeploymentSettings, Quality
 from clip_serving.spec import ModelSpec
 
 _DESCRIPTION = """\
@@ -99,6 +99,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="default: %(default)s",
     )
+    add(
+        "--quality",
+        choices=get_args(Quality),
+        default="exact",
+        help="pixels bit for bit as open_clip's, or from JPEGs read at a smaller scale, which costs less CPU "
+        "(default: %(default)s)",
+    )
+    add(
+        "--ignore-exif-orientation",
+        action="store_true",
+        help="embed photos as they are stored, as open_clip does, not as the camera was held",
+    )
     add("--activate", type=int, metavar="VERSION", help="serve an earlier version again; exports nothing")
     add("--json", action="store_true", help="print a summary as JSON on standard output")
     return parser
@@ -114,7 +126,10 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def _deployment(options: argparse.Namespace) -> DeploymentSettings:
     return DeploymentSettings(
-        preprocess_instances=options.preprocess_instances, encoder_instances=options.encoder_instances
+        preprocess_instances=options.preprocess_instances,
+        encoder_instances=options.encoder_instances,
+        quality=options.quality,
+        apply_exif_orientation=not options.ignore_exif_orientation,
     )
 
 

@@ -172,7 +172,9 @@ def _ensemble(
 
 
 def _preprocess(spec: ModelSpec, deployment: DeploymentSettings) -> pb.ModelConfig:
-    settings = PreprocessSettings.of(spec, apply_exif_orientation=deployment.apply_exif_orientation)
+    settings = PreprocessSettings.of(
+        spec, apply_exif_orientation=deployment.apply_exif_orientation, quality=deployment.quality
+    )
     return _model_config(
         {
             "name": defaults.PREPROCESS,

@@ -105,3 +105,4 @@ class DeploymentSettings:
     preferred_batch_sizes: tuple[int, ...] = defaults.PREFERRED_BATCH_SIZES
     max_queue_delay_us: int = defaults.MAX_QUEUE_DELAY_US
     apply_exif_orientation: bool = True
+    quality: Quality = "exact"
