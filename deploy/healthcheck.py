@@ -21,7 +21,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-_CHECK = "python3 -m clip_client.cli --check 127.0.0.1:8001 --wait 15"
+_CHECK = "python3 -m clip_client.cli --check 127.0.0.1:8001 --wait 10"
 
 
 @dataclass
