@@ -18,10 +18,10 @@ help: ## What there is to make
 setup: $(VENV)/.ready ## The environment of server, client and tests (no torch)
 setup-export: $(EXPORT_VENV)/.ready ## The environment of the export (torch, open_clip: some GB)
 
-$(VENV)/.ready: client/pyproject.toml serving/pyproject.toml constraints.txt tools/environment.py
+$(VENV)/.ready: client/pyproject.toml serving/pyproject.toml constraints.txt tools/environment.py tools/requirements-dev.txt
 	$(PYTHON) tools/environment.py $(VENV) serve
 
-$(EXPORT_VENV)/.ready: client/pyproject.toml serving/pyproject.toml export/pyproject.toml constraints.txt tools/environment.py
+$(EXPORT_VENV)/.ready: client/pyproject.toml serving/pyproject.toml export/pyproject.toml constraints.txt tools/environment.py tools/requirements-golden.txt
 	$(PYTHON) tools/environment.py $(EXPORT_VENV) export
 
 demo: setup setup-export ## Bucket to embeddings on a real server, with a page to look at (PHOTOS=dir for yours)
@@ -42,7 +42,7 @@ $(TEST_REPOSITORY)/.ready: $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard expor
 lint: setup ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy client/src serving/src export/src tools tests
+	$(VENV)/bin/mypy client/src serving/src export/src tools deploy benchmarks tests
 
 format: setup ## Let ruff lay out the code
 	$(VENV)/bin/ruff format .
