@@ -153,7 +153,7 @@ class ParquetSink:
         yield from rows.values()
 
     def _check_model(self, path: Path) -> None:
-        metadata = pq.read_schema(path).metadata or {}
+        metadata = self._open(path).schema_arrow.metadata or {}
         written = json.loads(metadata.get(METADATA_KEY, b"{}"))
         if written.get("weights_sha256") != self._model.get("weights_sha256"):
             raise SinkError(
@@ -162,8 +162,11 @@ class ParquetSink:
             )
 
     def _read(self, path: Path, columns: list[str] | None = None) -> Any:
+        return self._open(path).read(columns)
+
+    def _open(self, path: Path) -> Any:
         try:
-            return pq.ParquetFile(path).read(columns)
+            return pq.ParquetFile(path)
         except (OSError, pa.ArrowException) as error:
             raise SinkError(f"{path} cannot be read ({error}): remove it and run again") from error
 

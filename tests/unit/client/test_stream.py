@@ -1,0 +1,67 @@
+"""Many objects at once: in order, within the bytes allowed, and nothing lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from clip_client import ItemError, ServerUnavailable
+from clip_client.source import ObjectInfo
+from clip_client.stream import stream
+from clip_client.transport import Embedding
+
+
+class Memory:
+    """A source in memory that counts the bytes held at once, as a test's stand-in for a bucket."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+        self.held = self.most = 0
+        self.lock = threading.Lock()
+
+    def list(self) -> Iterator[ObjectInfo]:
+        for number, size in enumerate(self.sizes):
+            yield ObjectInfo(f"{number}", size)
+
+    def load(self, item: ObjectInfo) -> bytes:
+        if item.name == "3":
+            raise ItemError("not_found", "gone")
+        with self.lock:
+            self.held += item.size
+            self.most = max(self.most, self.held)
+        return bytes(item.size)
+
+    def embed(self, data: bytes) -> Embedding:
+        time.sleep(0.002 * (len(data) % 3))
+        with self.lock:
+            self.held -= len(data)
+        return np.array([len(data)], np.float32)
+
+
+def test_order_and_bytes_in_flight() -> None:
+    source = Memory([10 + number % 7 for number in range(60)])
+    results = list(stream(source, source.embed, concurrency=8, bytes_in_flight=40))
+    assert [item.name for item in results] == [str(number) for number in range(60)]
+    assert source.most <= 40
+    failed = [item for item in results if isinstance(item.outcome, ItemError)]
+    assert [item.name for item in failed] == ["3"]
+
+
+def test_an_object_larger_than_the_bound_goes_through_alone() -> None:
+    source = Memory([5, 500, 5])
+    assert len(list(stream(source, source.embed, concurrency=4, bytes_in_flight=40))) == 3
+
+
+def test_a_server_that_is_away_ends_the_stream() -> None:
+    source = Memory([1] * 100)
+
+    def away(data: bytes) -> Embedding:
+        del data
+        raise ServerUnavailable("away")
+
+    with pytest.raises(ServerUnavailable):
+        list(stream(source, away, concurrency=4, bytes_in_flight=40))
