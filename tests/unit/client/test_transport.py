@@ -75,12 +75,13 @@ def test_what_is_worth_another_try(message: str, status: str, expected: bool) ->
     assert transport.is_retryable(InferenceServerException(message, status)) is expected
 
 
-def config(change: Callable[[pb.ModelConfig], object] = lambda message: None) -> pb.ModelConfig:
+def config(change: Callable[[pb.ModelConfig], object] | None = None) -> pb.ModelConfig:
     message = pb.ModelConfig(name="clip_image", max_batch_size=64)
     message.input.add(name="image", data_type=pb.TYPE_STRING, dims=[1])
     message.output.add(name="embedding", data_type=pb.TYPE_FP32, dims=[512])
     message.output.add(name="error", data_type=pb.TYPE_STRING, dims=[1])
-    change(message)
+    if change is not None:
+        change(message)
     return message
 
 
