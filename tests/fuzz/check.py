@@ -58,7 +58,8 @@ def check_files(files: Iterable[bytes], *, threads: int = 1) -> Outcome:
 
 def _row(preprocessor: Preprocessor, data: bytes) -> npt.NDArray[np.uint8]:
     rows = np.empty((1, 64, 64, 3), np.uint8)
-    assert preprocessor.run([data], rows) == [None]
+    (outcome,) = preprocessor.run([data], rows)
+    assert outcome.error is None
     row: npt.NDArray[np.uint8] = rows[0]
     return row
 
@@ -73,11 +74,13 @@ def _broken_rule(
     """The rule that this file broke; empty where all hold."""
     rows = np.full((3, 64, 64, 3), 7, np.uint8)
     try:
-        first, error, last = preprocessor.run([neighbour, data, neighbour], rows)
+        first, outcome, last = preprocessor.run([neighbour, data, neighbour], rows)
     except Exception as raised:
         return f"raised {raised!r}"
+    error = outcome.error
     codes[error.code.value if error else "ok"] += 1
-    if first or last or not (np.array_equal(rows[0], expected) and np.array_equal(rows[2], expected)):
+    same = np.array_equal(rows[0], expected) and np.array_equal(rows[2], expected)
+    if first.error or last.error or not same:
         return "changed a neighbour"
     if error is None:
         return ""

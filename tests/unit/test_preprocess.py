@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 
 import numpy as np
@@ -9,11 +10,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from clip_serving import preprocess
+from clip_serving import defaults, preprocess
 from clip_serving.errors import ErrorCode, ItemError
 from clip_serving.geometry import Plan, plan
 from clip_serving.preprocess import Preprocessor, preprocess_one
-from clip_serving.settings import PreprocessSettings
+from clip_serving.settings import DecodeLimits, PreprocessSettings
 from tests.pictures import (
     camera_photos,
     corrupt_pictures,
@@ -41,10 +42,11 @@ def test_a_batch_of_good_and_bad(threads: int) -> None:
         mixed += [(data, ""), bad[index % len(bad)]]
     rows = empty_rows(len(mixed))
     preprocessor = Preprocessor(SETTINGS, threads)
-    errors = preprocessor.run([data for data, _ in mixed], rows)
+    outcomes = preprocessor.run([data for data, _ in mixed], rows)
     preprocessor.close()
-    for (data, code), row, error in zip(mixed, rows, errors, strict=True):
-        assert (error.code.value if error else "") == code
+    for (data, code), row, outcome in zip(mixed, rows, outcomes, strict=True):
+        assert (outcome.error.code.value if outcome.error else "") == code
+        assert outcome.valid is not bool(code)
         expected = np.zeros_like(row) if code else preprocess_one(data, SETTINGS)
         np.testing.assert_array_equal(row, expected)
 
@@ -62,13 +64,47 @@ def test_an_unknown_failure_stays_with_its_photo(
     real_plan = preprocess._plan
     monkeypatch.setattr(preprocess, "_plan", plan_of)
     rows = empty_rows(3)
-    errors = Preprocessor(SETTINGS).run([good, poison, good], rows)
-    assert errors[0] is errors[2] is None
-    assert errors[1] is not None
-    assert errors[1].code is ErrorCode.INTERNAL
-    assert "cheese" not in errors[1].text
+    first, outcome, last = Preprocessor(SETTINGS).run([good, poison, good], rows)
+    assert first.error is last.error is None
+    assert outcome.error is not None
+    assert outcome.error.code is ErrorCode.INTERNAL
+    assert "cheese" not in outcome.error.text
     assert "cheese" in caplog.text
     assert not rows[1].any()
+
+
+def test_a_photo_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its neighbours are right, and what hangs is counted until it ends."""
+    good, poison = encoded(noise(30, 30), "PNG"), encoded(noise(31, 30), "PNG")
+    release = threading.Event()
+
+    def plan_of(source: tuple[int, int], settings: PreprocessSettings) -> Plan:
+        if source[0] == 31:
+            release.wait()
+        return real_plan(source, settings)
+
+    real_plan = preprocess._plan
+    monkeypatch.setattr(preprocess, "_plan", plan_of)
+    limits = DecodeLimits(decode_timeout_s=0.5)
+    preprocessor = Preprocessor(PreprocessSettings((224, 224), limits=limits))
+    rows = empty_rows(3)
+    first, outcome, last = preprocessor.run([good, poison, good], rows)
+    assert preprocessor.stuck == 1
+    release.set()
+    preprocessor.close()
+    assert first.error is last.error is None
+    np.testing.assert_array_equal(rows[2], preprocess_one(good, SETTINGS))
+    assert outcome.error is not None
+    assert outcome.error.code is ErrorCode.DECODE_TIMEOUT
+    assert "0.5 s" in outcome.error.text
+    assert not outcome.valid
+
+
+def test_an_outcome_says_what_the_photo_was_and_cost() -> None:
+    photo, high = encoded(noise(3000, 2000), "JPEG"), PreprocessSettings((224, 224), quality="high")
+    (outcome,) = Preprocessor(high).run([photo], empty_rows(1))
+    assert (outcome.format, outcome.pixels) == ("JPEG", 1500 * 1000)
+    assert outcome.decode_s > outcome.preprocess_s > 0
 
 
 def test_an_empty_batch() -> None:
@@ -99,7 +135,7 @@ def test_a_strip_costs_its_crop_and_no_more() -> None:
 def test_the_crop_alone_is_close_to_the_resized_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     photo = camera_photos(1, seed=2)[0]
     whole = preprocess_one(photo, SETTINGS).astype(int)
-    monkeypatch.setattr(preprocess, "MAX_RESIZED_PIXELS", 0)
+    monkeypatch.setattr(defaults, "MAX_RESIZED_PIXELS", 0)
     assert abs(preprocess_one(photo, SETTINGS) - whole).max() <= 2
 
 

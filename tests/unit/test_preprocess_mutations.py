@@ -15,6 +15,7 @@ from tests.pictures import encoded, noise, odd_pictures, other_formats
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 CORPUS = [data for data in (odd_pictures() | other_formats()).values() if len(data) < 60_000]
 SETTINGS = PreprocessSettings((64, 64), limits=DecodeLimits(max_pixels=4_000_000))
+PREPROCESSOR = Preprocessor(SETTINGS)
 NEIGHBOUR = encoded(noise(50, 40), "PNG")
 EXPECTED = preprocess_one(NEIGHBOUR, SETTINGS)
 
@@ -49,11 +50,11 @@ def mutated(draw: st.DrawFn) -> bytes:
 @given(mutated())
 def test_mutations(data: bytes) -> None:
     rows = np.full((3, 64, 64, 3), 7, np.uint8)
-    first, error, last = Preprocessor(SETTINGS).run([NEIGHBOUR, data, NEIGHBOUR], rows)
-    assert first is last is None
+    first, outcome, last = PREPROCESSOR.run([NEIGHBOUR, data, NEIGHBOUR], rows)
+    assert first.error is last.error is None
     np.testing.assert_array_equal(rows[0], EXPECTED)
     np.testing.assert_array_equal(rows[2], EXPECTED)
-    if error is not None:
+    if (error := outcome.error) is not None:
         assert error.code is not ErrorCode.INTERNAL, error.text
         assert error.text
         assert not rows[1].any()

@@ -95,12 +95,9 @@ def test_random_weights_are_said_in_every_config(spec: ModelSpec) -> None:
 
 
 def test_preprocess_settings_survive_the_config(spec: ModelSpec) -> None:
-    settings = PreprocessSettings.of(spec, apply_exif_orientation=False)
-    config = parsed(
-        render_all(spec, DeploymentSettings(apply_exif_orientation=False))[
-            "clip_image_preprocess/config.pbtxt"
-        ]
-    )
+    deployment = DeploymentSettings(apply_exif_orientation=False, quality="fast", allow_truncated=True)
+    settings = PreprocessSettings.of(spec, deployment)
+    config = parsed(render_all(spec, deployment)["clip_image_preprocess/config.pbtxt"])
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     assert PreprocessSettings.from_parameters(parameters) == settings
 
@@ -114,7 +111,8 @@ def test_preprocess_settings_survive_the_config(spec: ModelSpec) -> None:
     ],
 )
 def test_wrong_parameters_are_named(spec: ModelSpec, change: dict[str, str | None], message: str) -> None:
-    parameters: dict[str, str | None] = {**PreprocessSettings.of(spec).to_parameters(), **change}
+    sound = PreprocessSettings.of(spec, DeploymentSettings()).to_parameters()
+    parameters: dict[str, str | None] = {**sound, **change}
     with pytest.raises(ConfigurationError, match=message):
         PreprocessSettings.from_parameters({k: v for k, v in parameters.items() if v is not None})
 

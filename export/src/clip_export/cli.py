@@ -14,7 +14,7 @@ from typing import Any, get_args
 from clip_export.errors import ExportError, HubUnreachable
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError
-from clip_serving.settings import DeploymentSettings, Quality
+from clip_serving.settings import DecodeLimits, DeploymentSettings, Quality
 from clip_serving.spec import ModelSpec
 
 _DESCRIPTION = """\
@@ -102,15 +102,30 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--quality",
         choices=get_args(Quality),
-        default="exact",
-        help="pixels bit for bit as open_clip's, or from JPEGs read at a smaller scale, which costs less CPU "
-        "(default: %(default)s)",
+        default=defaults.QUALITY,
+        help="exact: pixels bit for bit as open_clip's; high, fast: from JPEGs read at a smaller scale, for "
+        "a third of the CPU (default: %(default)s)",
     )
     add(
         "--ignore-exif-orientation",
         action="store_true",
         help="embed photos as they are stored, as open_clip does, not as the camera was held",
     )
+    add(
+        "--allow-truncated",
+        action="store_true",
+        help="embed photos whose data ends early all the same; their error says so beside the embedding",
+    )
+    add("--max-bytes", type=int, default=defaults.MAX_BYTES, metavar="N",
+        help="largest encoded photo (default: %(default)s)")  # fmt: skip
+    add("--max-pixels", type=int, default=defaults.MAX_PIXELS, metavar="N",
+        help="most pixels decoded for one photo (default: %(default)s)")  # fmt: skip
+    add("--decode-timeout", type=float, default=defaults.DECODE_TIMEOUT_S, metavar="SECONDS",
+        help="longest time for one photo (default: %(default)g)")  # fmt: skip
+    add("--max-queue-size", type=int, default=defaults.MAX_QUEUE_SIZE, metavar="N",
+        help="requests that may wait; one more is refused and retried (default: %(default)s)")  # fmt: skip
+    add("--encoder-threads", type=int, default=defaults.ENCODER_THREADS, metavar="N",
+        help="of each CPU encoder instance (default: %(default)s)")  # fmt: skip
     add("--activate", type=int, metavar="VERSION", help="serve an earlier version again; exports nothing")
     add("--json", action="store_true", help="print a summary as JSON on standard output")
     return parser
@@ -130,6 +145,10 @@ def _deployment(options: argparse.Namespace) -> DeploymentSettings:
         encoder_instances=options.encoder_instances,
         quality=options.quality,
         apply_exif_orientation=not options.ignore_exif_orientation,
+        allow_truncated=options.allow_truncated,
+        limits=DecodeLimits(options.max_bytes, options.max_pixels, options.decode_timeout),
+        max_queue_size=options.max_queue_size,
+        encoder_threads=options.encoder_threads,
     )
 
 

@@ -23,7 +23,7 @@ from clip_export.errors import ParityError
 from clip_export.load import LoadedModel
 from clip_export.pictures import reference_jpeg, sample_pictures
 from clip_serving.preprocess import preprocess_one
-from clip_serving.settings import PreprocessSettings
+from clip_serving.settings import DeploymentSettings, PreprocessSettings
 from clip_serving.spec import ModelSpec
 
 BATCHES = (1, 3, 8)
@@ -95,7 +95,7 @@ def verify(
     """Runs `encode` at each of BATCHES; raises ParityError past the tolerance or for a wrong mask."""
     pictures = sample_pictures(max(BATCHES))
     wanted = reference_embeddings(loaded, pictures)
-    settings = PreprocessSettings.of(loaded.spec)
+    settings = PreprocessSettings.of(loaded.spec, DeploymentSettings(quality="exact"))
     pixels = np.stack([preprocess_one(_png(picture), settings) for picture in pictures])
     results = []
     for batch in BATCHES:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import get_args
 
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError
@@ -103,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
             help="default: %(default)s, from this machine's cores",
         )
     add(
+        "--quality",
+        choices=get_args(defaults.Quality),
+        help="of the pixels, in place of the repository's: exact is open_clip's bit for bit, the others cost "
+        "a third of its CPU",
+    )
+    add(
         "--model-config-name",
         default="cpu",
         metavar="NAME",
@@ -129,6 +136,7 @@ def _server_options(options: argparse.Namespace) -> ServerOptions:
         layout=InstanceLayout(
             **{f.name: getattr(options, f.name) for f in dataclasses.fields(InstanceLayout)}
         ),
+        quality=options.quality,
         supervise=not options.no_supervise,
         ready_timeout_s=options.ready_timeout,
         on_progress=_progress() if sys.stderr.isatty() else None,

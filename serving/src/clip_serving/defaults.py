@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Quality = Literal["exact", "high", "fast"]
+"""How near pixels are to open_clip's: bit for bit, or read at a scale that keeps 3 or 2 times the target."""
+
 ENSEMBLE = "clip_image"
 PREPROCESS = "clip_image_preprocess"
 ENCODER = "clip_image_encoder"
@@ -28,10 +33,22 @@ ENCODER_THREADS = 1
 TENSORRT_CACHE = "/var/cache/clip-triton/tensorrt"
 """Where the TensorRT variant keeps its engines: a writable volume of the container."""
 
+QUALITY: Quality = "high"
+"""Pixels within a fifth of a level of open_clip's on average, for a third of its CPU."""
 MAX_BYTES = 32 * 1024 * 1024
 """Largest encoded file, in bytes."""
 MAX_PIXELS = 100_000_000
 """Most pixels decoded for one photo (after the decoder's choice of scale)."""
+
+DECODE_TIMEOUT_S = 30.0
+"""Longest time for one photo from its first byte to its pixels; 100 megapixels take 2 on an idle core."""
+MAX_STUCK_DECODES = 2
+"""Threads lost to photos that never end, after which a preprocess process asks to be renewed."""
+PREPROCESS_NICENESS = 10
+"""Preprocess yields to a CPU encoder on the same cores: photos that are decoded already come first, so
+that load piles up at the first step, where it can be refused for nothing."""
+MAX_QUEUE_SIZE = 256
+"""Requests waiting at preprocess; one more is refused at once (UNAVAILABLE), and the client retries."""
 
 REFERENCE_MIN_COSINE = 0.999
 """A server whose reference embedding is further off than this is not ready."""
@@ -46,6 +63,10 @@ STABLE_AFTER_S = 60.0
 MAX_CPU_ENCODER_INSTANCES = 4
 """Each holds its own copy of the weights; beyond this, cores go into threads of an instance."""
 
-MAX_RESIZED_PIXELS = 64_000_000
-"""Largest resized whole that is made for the sake of bit-exactness. Beyond it (a strip of 5000 x 3
-would become 373,333 x 224) only the crop is resized, at most some grey levels away."""
+MAX_RESIZED_PIXELS = 16_000_000
+"""Largest resized whole that is made before its crop is taken, for the sake of bit-exactness.
+
+open_clip resizes all of a 5000 x 3 strip to 373,333 x 224 to keep 224 x 224 of it. Beyond this size
+(an aspect ratio of 318 at 224 pixels) only the crop is resized, which bounds time and memory and may
+differ from open_clip by some levels: Pillow's filter windows start elsewhere.
+"""

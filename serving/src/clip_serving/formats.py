@@ -61,6 +61,12 @@ def sniff(data: Data) -> Format | None:
     return None
 
 
+def format_name(data: Data) -> str:
+    """What people call the format of `data`; empty where it is none that we know."""
+    found = sniff(data)
+    return found.value if found else ""
+
+
 def _sniff_iso_media(start: bytes) -> Format | None:
     """AVIF before HEIC: both may list the neutral brand `mif1`."""
     size = min(int.from_bytes(start[:4], "big"), len(start))

@@ -26,6 +26,7 @@ import psutil
 
 from clip_serving import defaults, runtime, server_log
 from clip_serving.arguments import server_arguments
+from clip_serving.defaults import Quality
 from clip_serving.errors import ServerError
 from clip_serving.staging import InstanceLayout, available_cores, stage
 
@@ -37,13 +38,17 @@ _STUB = "triton_python_backend_stub"
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """How to start the server. Port 0 takes a free one; `layout` None is chosen from the cores."""
+    """How to start the server. Port 0 takes a free one; `layout` None is chosen from the cores.
+
+    `quality` None leaves the repository's.
+    """
 
     grpc_port: int = 0
     http_port: int = 0
     metrics_port: int = 0
     model_config_name: str = "cpu"
     layout: InstanceLayout | None = None
+    quality: Quality | None = None
     supervise: bool = True
     check_reference: bool = True
     ready_timeout_s: float = defaults.READY_TIMEOUT_S
@@ -106,7 +111,7 @@ class TritonServer:
         try:
             staged = self._folder / "model_repository"
             staged.mkdir()
-            stage(self._repository, staged, self.layout)
+            stage(self._repository, staged, self.layout, self._options.quality)
             self._ports = _ports(self._options)
             self._start()
         except BaseException:

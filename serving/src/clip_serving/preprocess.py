@@ -7,30 +7,25 @@ thus resized as indices, and converting first would be off by many levels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from clip_serving import exif, geometry, resample, turbo
+from clip_serving import defaults, exif, geometry, resample, turbo
+from clip_serving.deadline import DeadlinePool
 from clip_serving.decode import check, check_sides, decode
 from clip_serving.errors import ErrorCode, ItemError
+from clip_serving.formats import format_name
 from clip_serving.header import Data
 from clip_serving.jpeg import JpegHeader
 from clip_serving.settings import PreprocessSettings
 
 Pixels = npt.NDArray[np.uint8]
-
-MAX_RESIZED_PIXELS = 16_000_000
-"""Largest resized whole that is made before its crop is taken.
-
-open_clip resizes all of a 5000 x 3 strip to 373,333 x 224 to keep 224 x 224 of it. Beyond this size
-(an aspect ratio of 318 at 224 pixels) only the crop is resized, which bounds time and memory and may
-differ from open_clip by some levels: Pillow's filter windows start elsewhere.
-"""
 
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -42,97 +37,148 @@ _MARGINS = {"high": 3, "fast": 2}
 _log = logging.getLogger(__name__)
 
 
+@dataclass
+class Outcome:
+    """What became of one photo, and what it cost."""
+
+    error: ItemError | None = None
+    """None for a sound photo; one marked `partial` stands beside pixels, any other instead of them."""
+    format: str = ""
+    """Its format by content; empty where it was refused before that was known."""
+    pixels: int = 0
+    """Pixels that were decoded: fewer than the photo has where it was read at a smaller scale."""
+    decode_s: float = 0.0
+    preprocess_s: float = 0.0
+    """Seconds for orientation, resize and crop."""
+
+    @property
+    def valid(self) -> bool:
+        return self.error is None or self.error.partial
+
+
 class Preprocessor:
     """Turns batches of encoded photos into pixels, `threads` of them side by side."""
 
-    def __init__(self, settings: PreprocessSettings, threads: int = 1) -> None:
+    def __init__(
+        self, settings: PreprocessSettings, threads: int = 1, on_photo: Callable[[], None] | None = None
+    ) -> None:
+        """`on_photo` is called as each photo begins: whoever guards this process sees it alive."""
         self._settings = settings
-        self._pool = ThreadPoolExecutor(threads, "preprocess") if threads > 1 else None
+        self._timeout_s = settings.limits.decode_timeout_s
+        self._pool = DeadlinePool(threads, self._timeout_s)
+        self._on_photo = on_photo
 
-    def run(self, images: Sequence[Data], out: Pixels) -> list[ItemError | None]:
-        """Writes row i of `out`, uint8 [N,H,W,3], from photo i; zeros where it fails.
+    @property
+    def stuck(self) -> int:
+        """Threads still busy with photos that were given up as `decode_timeout`."""
+        return self._pool.stuck
+
+    def run(self, images: Sequence[Data], out: Pixels) -> list[Outcome]:
+        """Writes row i of `out`, uint8 [N,H,W,3], from photo i; a failed photo's row means nothing.
 
         Never raises for a photo: what is wrong with it stands in its place of the result.
         """
-        rows = partial(_fill_row, settings=self._settings)
-        if self._pool is None or len(images) < 2:
-            return [rows(data, row) for data, row in zip(images, out, strict=True)]
-        # Threads take photo after photo: a slow one occupies its own thread and no other.
-        return list(self._pool.map(rows, images, out))
+        outcomes = [Outcome() for _ in images]
+
+        def fill(index: int) -> None:
+            if self._on_photo is not None:
+                self._on_photo()
+            _fill_row(images[index], out[index], self._settings, outcomes[index])
+
+        for index in self._pool.run(fill, len(images)):
+            text = f"{len(images[index]):,} bytes took longer than {self._timeout_s:g} s"
+            # A new object: the thread that is stuck may yet write into the old one.
+            outcomes[index] = Outcome(
+                ItemError(ErrorCode.DECODE_TIMEOUT, text), outcomes[index].format, decode_s=self._timeout_s
+            )
+        return outcomes
 
     def close(self) -> None:
         """Ends the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._pool.close()
 
 
-def _fill_row(data: Data, row: Pixels, settings: PreprocessSettings) -> ItemError | None:
+def _fill_row(data: Data, row: Pixels, settings: PreprocessSettings, outcome: Outcome) -> None:
     try:
-        pixels, notice = _pixels(data, settings)
-        row[:] = pixels
-        return notice
+        begin = time.perf_counter()
+        try:
+            finish = _decode(data, settings, outcome)
+        finally:
+            decoded = time.perf_counter()
+            outcome.decode_s = decoded - begin
+        row[:] = finish()
+        outcome.preprocess_s = time.perf_counter() - decoded
+        return
     except ItemError as error:
-        failure = error
+        outcome.error = error
     except Exception:
         _log.exception("a photo of %d bytes could not be preprocessed", len(data))
-        failure = ItemError(ErrorCode.INTERNAL, "the server failed on this image; its log says where")
+        outcome.error = ItemError(ErrorCode.INTERNAL, "the server failed on this image; its log says where")
     row[:] = 0
-    return failure
 
 
 def preprocess_one(data: Data, settings: PreprocessSettings) -> Pixels:
     """One encoded photo to uint8 [H,W,3], RGB. Raises ItemError."""
     pixels = np.empty((*settings.image_size, 3), np.uint8)
-    pixels[:] = _pixels(data, settings)[0]
+    pixels[:] = _decode(data, settings, Outcome())()
     return pixels
 
 
-def _pixels(data: Data, settings: PreprocessSettings) -> tuple[Pixels, ItemError | None]:
-    """Pixels that fill [H,W,3] (a grey photo's are [H,W,1]), and what is amiss with a kept photo.
+def _decode(data: Data, settings: PreprocessSettings, outcome: Outcome) -> Callable[[], Pixels]:
+    """Decodes; what it returns makes pixels that fill [H,W,3] (a grey photo's are [H,W,1]).
 
     The one place that chooses a decoder: libjpeg-turbo for JPEG in grey and colour, Pillow for all else.
     """
+    outcome.format = format_name(data)
     sniffed = check(data, settings)
     if isinstance(sniffed.header, JpegHeader) and sniffed.header.components in (1, 3):
         try:
-            return _jpeg_pixels(data, sniffed.header, settings)
+            return _decode_jpeg(data, sniffed.header, settings, outcome)
         except turbo.NotForTurboError:
             check_sides(sniffed.header.format, sniffed.header.size, settings.limits.max_pixels)
-    picture, notice = decode(data, sniffed, settings)
-    plan = _plan(picture.size, settings)
-    return np.asarray(_fit(picture, plan, settings)), notice
+    picture, outcome.error = decode(data, sniffed, settings)
+    outcome.pixels = picture.width * picture.height
+    return partial(_fit, picture, settings)
 
 
-def _jpeg_pixels(
-    data: Data, header: JpegHeader, settings: PreprocessSettings
-) -> tuple[Pixels, ItemError | None]:
+def _decode_jpeg(
+    data: Data, header: JpegHeader, settings: PreprocessSettings, outcome: Outcome
+) -> Callable[[], Pixels]:
     orientation = exif.of_metadata(header.exif, header.xmp) if settings.apply_exif_orientation else 1
     source = exif.seen_size(header.size, orientation)
     plan = _plan(source, settings)
     if settings.quality == "exact" or not resample.supports(plan.interpolation):
-        stored, notice = _decode_jpeg(data, header, 1, settings, padded=True)
+        stored = _read_jpeg(data, header, 1, settings, outcome, padded=True)
         picture = _as_picture(stored)
         if orientation != 1:
             picture = picture.transpose(exif.TRANSPOSITIONS[orientation])
-        return np.asarray(_fit(picture, plan, settings)), notice
+        return partial(_fit, picture, settings)
     scale = geometry.scale_for(source, plan, _MARGINS[settings.quality], turbo.SCALES)
-    stored, notice = _decode_jpeg(data, header, scale, settings)
-    return _resampled(stored, header, plan, orientation, scale, settings), notice
+    stored = _read_jpeg(data, header, scale, settings, outcome)
+    return partial(_resampled, stored, header, plan, orientation, scale, settings)
 
 
-def _decode_jpeg(
-    data: Data, header: JpegHeader, scale: int, settings: PreprocessSettings, *, padded: bool = False
-) -> tuple[Pixels, ItemError | None]:
+def _read_jpeg(
+    data: Data,
+    header: JpegHeader,
+    scale: int,
+    settings: PreprocessSettings,
+    outcome: Outcome,
+    *,
+    padded: bool = False,
+) -> Pixels:
     """turbo.decode, and once more without its strictness where truncated photos are wanted."""
     scaled = (-(-header.width // scale), -(-header.height // scale))
     check_sides(header.format, scaled, settings.limits.max_pixels)
     try:
-        return turbo.decode(data, header, scale, padded=padded), None
+        stored = turbo.decode(data, header, scale, padded=padded)
     except ItemError as error:
         if not settings.allow_truncated or error.code is not ErrorCode.TRUNCATED:
             raise
         stored = turbo.decode(data, header, scale, padded=padded, allow_truncated=True)
-        return stored, ItemError(error.code, error.text, partial=True)
+        outcome.error = ItemError(error.code, error.text, partial=True)
+    outcome.pixels = stored.shape[0] * stored.shape[1]
+    return stored
 
 
 def _as_picture(stored: Pixels) -> Image.Image:
@@ -172,10 +218,11 @@ def _plan(source: tuple[int, int], settings: PreprocessSettings) -> geometry.Pla
     return geometry.plan(source, settings.image_size, settings.resize_mode, settings.interpolation)
 
 
-def _fit(picture: Image.Image, plan: geometry.Plan, settings: PreprocessSettings) -> Image.Image:
+def _fit(picture: Image.Image, settings: PreprocessSettings) -> Pixels:
     """Resizes, pads and crops in the picture's own mode, then converts to RGB."""
+    plan = _plan(picture.size, settings)
     filter_ = _FILTERS[plan.interpolation]
-    whole = settings.quality == "exact" and plan.resized[0] * plan.resized[1] <= MAX_RESIZED_PIXELS
+    whole = settings.quality == "exact" and plan.resized[0] * plan.resized[1] <= defaults.MAX_RESIZED_PIXELS
     if not whole and not plan.pads:
         picture = picture.resize(plan.target, filter_, box=plan.source_box(picture.size))
     else:
@@ -186,7 +233,7 @@ def _fit(picture: Image.Image, plan: geometry.Plan, settings: PreprocessSettings
         left, top = plan.corner
         if picture.size != plan.target:
             picture = picture.crop((left, top, left + plan.target[0], top + plan.target[1]))
-    return picture.convert("RGB")
+    return np.asarray(picture.convert("RGB"))
 
 
 def _pad(picture: Image.Image, padding: tuple[int, int, int, int], fill: int) -> Image.Image:

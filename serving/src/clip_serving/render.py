@@ -114,6 +114,8 @@ _TORCHSCRIPT_OUTPUT = "embedding__0"
 _VALID = _tensor("valid", "TYPE_BOOL", [1])
 _IMAGE = _tensor("image", "TYPE_STRING", [1])
 _ERROR = _tensor("error", "TYPE_STRING", [1])
+# FP64, so that a client tells it from the embedding by its type.
+_STAGE_SECONDS = _tensor("stage_seconds", "TYPE_FP64", [2])
 
 
 def _embedding(spec: ModelSpec) -> dict[str, Any]:
@@ -137,14 +139,14 @@ def _ensemble(
             "platform": "ensemble",
             "max_batch_size": deployment.max_batch_size,
             "input": [_IMAGE],
-            "output": [_embedding(spec), _ERROR],
+            "output": [_embedding(spec), _ERROR, _STAGE_SECONDS],
             "ensemble_scheduling": {
                 "step": [
                     {
                         "model_name": defaults.PREPROCESS,
                         "model_version": -1,
                         "input_map": {"image": "image"},
-                        "output_map": {"pixels": "pixels", "valid": "valid", "error": "error"},
+                        "output_map": {name: name for name in ("pixels", "valid", "error", "stage_seconds")},
                     },
                     {
                         "model_name": defaults.ENCODER,
@@ -172,20 +174,25 @@ def _ensemble(
 
 
 def _preprocess(spec: ModelSpec, deployment: DeploymentSettings) -> pb.ModelConfig:
-    settings = PreprocessSettings.of(
-        spec, apply_exif_orientation=deployment.apply_exif_orientation, quality=deployment.quality
-    )
+    settings = PreprocessSettings.of(spec, deployment)
     return _model_config(
         {
             "name": defaults.PREPROCESS,
             "backend": "python",
             "max_batch_size": deployment.max_batch_size,
             "input": [_IMAGE],
-            "output": [_pixels(spec), _VALID, _ERROR],
-            # No queue delay: waiting for a fuller batch buys nothing before the decoder.
-            "dynamic_batching": {},
+            "output": [_pixels(spec), _VALID, _ERROR, _STAGE_SECONDS],
+            # No queue delay: waiting for a fuller batch buys nothing before the decoder. The bound on the
+            # queue refuses what a server behind its load could not answer in time, before it costs a decode.
+            "dynamic_batching": {"default_queue_policy": {"max_queue_size": deployment.max_queue_size}},
             "instance_group": [{"kind": "KIND_CPU", "count": deployment.preprocess_instances}],
-            "parameters": _parameters({**settings.to_parameters(), "threads": deployment.preprocess_threads}),
+            "parameters": _parameters(
+                {
+                    **settings.to_parameters(),
+                    "threads": deployment.preprocess_threads,
+                    "niceness": defaults.PREPROCESS_NICENESS,
+                }
+            ),
         }
     )
 

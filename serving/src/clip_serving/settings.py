@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from clip_serving import defaults
+from clip_serving.defaults import Quality as Quality
 from clip_serving.errors import ConfigurationError
 from clip_serving.spec import Interpolation, ModelSpec, ResizeMode
-
-Quality = Literal["exact", "high", "fast"]
-"""How near pixels are to open_clip's: bit for bit, or read at a scale that keeps 3 or 2 times the target."""
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What is refused from the header, before any pixel is decoded."""
+    """What is refused from the header, before any pixel is decoded, and what is given up for its time."""
 
     max_bytes: int = defaults.MAX_BYTES
     max_pixels: int = defaults.MAX_PIXELS
+    decode_timeout_s: float = defaults.DECODE_TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,16 @@ class PreprocessSettings:
     """Whether a photo whose data ends early gives pixels, with an ItemError marked `partial`."""
 
     @classmethod
-    def of(
-        cls, spec: ModelSpec, *, apply_exif_orientation: bool = True, quality: Quality = "exact"
-    ) -> PreprocessSettings:
+    def of(cls, spec: ModelSpec, deployment: DeploymentSettings) -> PreprocessSettings:
         return cls(
             image_size=spec.image_size,
             interpolation=spec.interpolation,
             resize_mode=spec.resize_mode,
             fill_color=spec.fill_color,
-            apply_exif_orientation=apply_exif_orientation,
-            quality=quality,
+            apply_exif_orientation=deployment.apply_exif_orientation,
+            quality=deployment.quality,
+            allow_truncated=deployment.allow_truncated,
+            limits=deployment.limits,
         )
 
     def to_parameters(self) -> dict[str, str]:
@@ -61,6 +60,7 @@ class PreprocessSettings:
             "apply_exif_orientation": str(self.apply_exif_orientation).lower(),
             "max_bytes": str(self.limits.max_bytes),
             "max_pixels": str(self.limits.max_pixels),
+            "decode_timeout_s": str(self.limits.decode_timeout_s),
             "quality": self.quality,
             "allow_truncated": str(self.allow_truncated).lower(),
         }
@@ -75,10 +75,13 @@ class PreprocessSettings:
                 resize_mode=one_of(ResizeMode, values["resize_mode"]),
                 fill_color=int(values["fill_color"]),
                 apply_exif_orientation=values["apply_exif_orientation"] == "true",
-                limits=DecodeLimits(max_bytes=int(values["max_bytes"]), max_pixels=int(values["max_pixels"])),
-                # Repositories rendered before these two existed lack them.
-                quality=one_of(Quality, values.get("quality", "exact")),
-                allow_truncated=values.get("allow_truncated", "false") == "true",
+                limits=DecodeLimits(
+                    max_bytes=int(values["max_bytes"]),
+                    max_pixels=int(values["max_pixels"]),
+                    decode_timeout_s=float(values["decode_timeout_s"]),
+                ),
+                quality=one_of(Quality, values["quality"]),
+                allow_truncated=values["allow_truncated"] == "true",
             )
         except KeyError as error:
             raise ConfigurationError(f"the model's config lacks the parameter {error}") from error
@@ -105,4 +108,7 @@ class DeploymentSettings:
     preferred_batch_sizes: tuple[int, ...] = defaults.PREFERRED_BATCH_SIZES
     max_queue_delay_us: int = defaults.MAX_QUEUE_DELAY_US
     apply_exif_orientation: bool = True
-    quality: Quality = "exact"
+    quality: Quality = defaults.QUALITY
+    allow_truncated: bool = False
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    max_queue_size: int = defaults.MAX_QUEUE_SIZE

@@ -13,6 +13,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving import defaults
+from clip_serving.defaults import Quality
 from clip_serving.errors import ConfigurationError
 
 
@@ -51,8 +52,8 @@ def available_cores() -> int:
         return cores
 
 
-def stage(source: Path, target: Path, layout: InstanceLayout) -> None:
-    """Fills the empty folder `target` from the repository `source`.
+def stage(source: Path, target: Path, layout: InstanceLayout, quality: Quality | None = None) -> None:
+    """Fills the empty folder `target` from the repository `source`; `quality` None leaves it as it is.
 
     Raises ConfigurationError that names what `source` lacks.
     """
@@ -68,10 +69,10 @@ def stage(source: Path, target: Path, layout: InstanceLayout) -> None:
             f"{source} holds no exported encoder. Run: clip-export --repository {source}"
         )
     for model in models:
-        _stage_model(source / model, target / model, layout)
+        _stage_model(source / model, target / model, layout, quality)
 
 
-def _stage_model(source: Path, target: Path, layout: InstanceLayout) -> None:
+def _stage_model(source: Path, target: Path, layout: InstanceLayout, quality: Quality | None) -> None:
     target.mkdir()
     for entry in source.iterdir():
         if entry.name.isdigit() or entry.name == "warmup":
@@ -79,10 +80,10 @@ def _stage_model(source: Path, target: Path, layout: InstanceLayout) -> None:
     for path in [source / "config.pbtxt", *sorted((source / "configs").glob("*.pbtxt"))]:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
-        copy.write_text(_fitted(path, layout), encoding="utf-8")
+        copy.write_text(_fitted(path, layout, quality), encoding="utf-8")
 
 
-def _fitted(path: Path, layout: InstanceLayout) -> str:
+def _fitted(path: Path, layout: InstanceLayout, quality: Quality | None) -> str:
     config = read_config(path)
     if config.backend != "python":
         return path.read_text(encoding="utf-8")
@@ -90,6 +91,8 @@ def _fitted(path: Path, layout: InstanceLayout) -> str:
     config.instance_group[0].count = layout.encoder_instances if encoder else layout.preprocess_instances
     threads = layout.encoder_threads if encoder else layout.preprocess_threads
     config.parameters["threads"].string_value = str(threads)
+    if not encoder and quality is not None:
+        config.parameters["quality"].string_value = quality
     text: str = text_format.MessageToString(config, as_utf8=True)
     return text
 

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from clip_serving.errors import ConfigurationError
 
-def parameters_of(model_config: Mapping[str, Any]) -> dict[str, str]:
+
+class Parameters(dict[str, str]):
+    """The config's `parameters`; one that is missing raises ConfigurationError."""
+
+    def __missing__(self, name: str) -> str:
+        raise ConfigurationError(
+            f"the model's config lacks the parameter {name!r}: another release rendered it. "
+            "`clip-export --activate VERSION --repository DIR` renders it again"
+        )
+
+
+def parameters_of(model_config: Mapping[str, Any]) -> Parameters:
     """The config's `parameters` as plain strings."""
-    return {key: value["string_value"] for key, value in model_config.get("parameters", {}).items()}
+    return Parameters(
+        {key: value["string_value"] for key, value in model_config.get("parameters", {}).items()}
+    )
