@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,17 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def grpc_url(repository: Path) -> Iterator[str]:
+    """A server at the exact quality."""
+    with served(repository, "exact") as url:
+        yield url
+
+
+@contextmanager
+def served(repository: Path, quality: str) -> Iterator[str]:
     """`clip-serve` runs in the environment that has tritonserver; this one has open_clip."""
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
-    command = [os.environ.get("CLIP_SERVE", "clip-serve"), "--repository", str(repository), "--json", *ports]
+    program = os.environ.get("CLIP_SERVE", "clip-serve")
+    command = [program, "--repository", str(repository), "--quality", quality, "--json", *ports]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from clip_client import ClipClient
 from clip_export.load import LoadedModel, load
 from clip_serving.spec import SPEC_FILE, ModelSpec
+from tests.golden.conftest import served
 from tests.pictures import camera_photos
 
 Floats = npt.NDArray[np.float32]
@@ -86,6 +87,15 @@ def test_64_concurrent_single_requests(client: ClipClient, photos: list[bytes], 
         answers = pool.map(lambda index: client.embed([photos[index % 32]])[0], range(64))
         rows = np.stack(list(answers))
     assert min_cosine(rows, np.concatenate([wanted, wanted])) >= _MIN_COSINE
+
+
+@pytest.mark.parametrize(("quality", "least"), [("high", 0.999), ("fast", 0.995)])
+def test_the_faster_qualities_are_near(
+    repository: Path, photos: list[bytes], wanted: Floats, quality: str, least: float
+) -> None:
+    with served(repository, quality) as url, ClipClient(url) as client:
+        cosine = min_cosine(client.embed(photos), wanted)
+    assert least <= cosine < 1.0 - 1e-7, "at least near, and not secretly exact"
 
 
 def bgr(picture: Image.Image) -> Image.Image:
