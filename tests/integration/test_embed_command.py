@@ -71,6 +71,26 @@ def test_a_bucket_becomes_a_file(server: TritonServer, bucket: str, tmp_path: Pa
     assert not out.with_name("embeddings.parquet.parts").exists()
 
 
+def test_timings_add_up(server: TritonServer, bucket: str, tmp_path: Path) -> None:
+    done = clip_embed(
+        f"gs://{bucket}/",
+        "--out",
+        str(tmp_path / "out.parquet"),
+        "--url",
+        server.grpc_url,
+        "--timings",
+        "--json",
+    )
+    assert done.returncode == 1, done.stderr
+    stages = json.loads(done.stdout)["stages"]
+    assert list(stages) == ["load", "transport", "queue", "decode", "preprocess", "embed"]
+    for name in ("load", "decode", "preprocess"):
+        assert 0 <= stages[name]["min_s"] <= stages[name]["mean_s"] <= stages[name]["max_s"]
+    assert stages["load"]["mean_s"] > 0
+    assert stages["embed"]["mean_s"] > 0
+    assert all(name in done.stderr for name in stages), "the table for people"
+
+
 def test_a_folder_becomes_a_file(server: TritonServer, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     (photos / "deep").mkdir(parents=True)

@@ -17,6 +17,7 @@ from clip_client.errors import (
     SinkError,
     SourceError,
 )
+from clip_client.timings import Stage, Timings
 from clip_client.transport import ConnectionOptions, ModelInfo
 
 __all__ = [
@@ -31,5 +32,7 @@ __all__ = [
     "ServerUnavailable",
     "SinkError",
     "SourceError",
+    "Stage",
+    "Timings",
     "check",
 ]

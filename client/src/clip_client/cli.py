@@ -7,6 +7,7 @@ import dataclasses
 import json
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +20,7 @@ from clip_client.client import ClipClient
 from clip_client.errors import ClipClientError
 from clip_client.source import open_source
 from clip_client.stream import EmbeddedObject
+from clip_client.timings import Stage, table
 from clip_client.transport import ConnectionOptions
 
 _DESCRIPTION = """\
@@ -89,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="complete an OUT that exists")
     existing.add_argument("--overwrite", action="store_true", help="replace OUT and forget earlier runs")
+    add("--timings", action="store_true", help="show what each stage cost: load, transport, queue, decode, "
+        "preprocess, embed")  # fmt: skip
     add("--json", action="store_true", help="print the summary as one line of JSON on standard output")
     add("--quiet", action="store_true", help="no progress bar")
     tls = parser.add_argument_group("TLS and headers")
@@ -135,7 +139,8 @@ def _embed(options: argparse.Namespace) -> int:
         concurrency=options.concurrency,
     ) as client:
         client.wait(options.wait)
-        with _Progress(quiet=options.quiet) as progress:
+        timing = client.timed() if options.timings else nullcontext()
+        with timing as timings, _Progress(quiet=options.quiet) as progress:
             summary = embed_to_parquet(
                 client,
                 source,
@@ -144,7 +149,7 @@ def _embed(options: argparse.Namespace) -> int:
                 resume=options.resume,
                 on_item=progress.show,
             )
-    _report(summary, as_json=options.json)
+    _report(summary, timings.stages() if timings else {}, as_json=options.json)
     if summary.interrupted:
         return 130
     return 1 if summary.failed else 0
@@ -170,9 +175,11 @@ class _Progress:
             self._bar.set_postfix(errors=self._errors, refresh=False)
 
 
-def _report(summary: Summary, *, as_json: bool) -> None:
+def _report(summary: Summary, stages: dict[str, Stage], *, as_json: bool) -> None:
     if as_json:
         values = {**dataclasses.asdict(summary), "photos_per_second": summary.photos_per_second}
+        if stages:
+            values["stages"] = {name: dataclasses.asdict(stage) for name, stage in stages.items()}
         print(json.dumps(values))
     failures = ", ".join(f"{count} {code}" for code, count in sorted(summary.failed.items()))
     skipped = f", {summary.skipped} were already there" if summary.skipped else ""
@@ -185,6 +192,8 @@ def _report(summary: Summary, *, as_json: bool) -> None:
         f"{summary.out}: {total} rows, {summary.embedded} embedded"
         + (f"; failed: {failures}" * bool(failures))
     )
+    if stages:
+        print(table(stages), file=sys.stderr)
 
 
 def _say(text: str) -> None:

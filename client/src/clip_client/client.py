@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
@@ -17,6 +18,7 @@ from clip_client._google import Retry, RetryError
 from clip_client.errors import ItemError, ServerMismatch, ServerUnavailable
 from clip_client.source import Source, open_source
 from clip_client.stream import EmbeddedObject, stream
+from clip_client.timings import ServerTimes, Timings
 from clip_client.transport import ConnectionOptions, Embedding, ModelInfo
 
 T = TypeVar("T")
@@ -50,6 +52,7 @@ class ClipClient:
         self._triton = InferenceServerClient(url, **self._connection.arguments())
         self._pool = ThreadPoolExecutor(concurrency, "clip-client")
         self._info: ModelInfo | None = None
+        self._timings: Timings | None = None
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -139,12 +142,46 @@ class ClipClient:
         """As embed_objects, with each object's generation, size and CRC32C."""
         self.info  # noqa: B018 - a wrong server is refused before anything is downloaded
         source = open_source(uri, self._concurrency) if isinstance(uri, str) else uri
-        return stream(source, lambda data: self.request([data])[0], self._concurrency, bytes_in_flight)
+        on_load = self._timings.add_load if self._timings is not None else None
+        return stream(
+            source, lambda data: self.request([data])[0], self._concurrency, bytes_in_flight, on_load
+        )
+
+    @contextmanager
+    def timed(self) -> Iterator[Timings]:
+        """Measures the stages of all that this client does within the block.
+
+        with client.timed() as timings:
+            client.embed(photos)
+        print(table(timings.stages()))
+        """
+        timings, before = Timings(), self._server_times()
+        self._timings = timings
+        try:
+            yield timings
+        finally:
+            self._timings = None
+            timings.set_server(before, self._server_times() if before else {})
+
+    def _server_times(self) -> dict[str, ServerTimes]:
+        """Of each composing model; empty where the server keeps its statistics to itself."""
+        headers, timeout = self._connection.headers, self._deadline_s
+        try:
+            answers = [
+                self._triton.get_inference_statistics(step, headers=headers, client_timeout=timeout)
+                for step in self.info.steps
+            ]
+        except InferenceServerException:
+            return {}
+        return {
+            each.name: ServerTimes.of(each) for answer in answers for each in answer.model_stats if each.name
+        }
 
     def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
         """One request, with retries: one entry a photo. Raises ServerUnavailable."""
         info = self.info
-        inputs, outputs = transport.build_request(info, photos)
+        timings = self._timings
+        inputs, outputs = transport.build_request(info, photos, timed=timings is not None)
         end = time.monotonic() + self._deadline_s
 
         def infer() -> Any:
@@ -156,8 +193,12 @@ class ClipClient:
                 client_timeout=max(0.001, end - time.monotonic()),
             )
 
+        begin = time.perf_counter()
         try:
-            return transport.read_answer(info, self._retrying(infer, self._deadline_s))
+            answer = self._retrying(infer, self._deadline_s)
+            if timings is not None and info.seconds_output:
+                timings.add_request(time.perf_counter() - begin, answer.as_numpy(info.seconds_output))
+            return transport.read_answer(info, answer)
         except InferenceServerException as error:
             return transport.refused(error, len(photos))
 

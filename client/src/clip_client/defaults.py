@@ -16,6 +16,8 @@ DEADLINE_S = 60.0
 """For one request with all its retries."""
 RETRY_INITIAL_S = 0.1
 RETRY_MAXIMUM_S = 5.0
+MAX_DEATHS = 5
+"""Deaths of a server's Python process that one request may meet; then it is held to be their cause."""
 WAIT_FOR_SERVER_S = 10.0
 
 MIN_REFERENCE_COSINE = 0.999

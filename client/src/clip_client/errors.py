@@ -10,6 +10,9 @@ ClipClientError
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 
 class ClipClientError(Exception):
     """Base of all errors that this distribution raises on purpose."""
@@ -21,18 +24,22 @@ class ItemError(ClipClientError):
     `code` is the server's (`empty`, `unsupported_format`, `corrupt`, `truncated`, `too_many_bytes`,
     `too_many_pixels`, `too_complex`, `decode_timeout`, `internal`) or the client's (`not_found`,
     `forbidden`, `checksum_mismatch`, `load_failed`, `bad_embedding`, `request_failed`).
+
+    `embedding` is None, or the float32 vector [D] of what could be read of the photo, where the server
+    was told to keep truncated ones.
     """
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str, embedding: npt.NDArray[np.float32] | None = None) -> None:
         super().__init__(f"{code}: {text}")
         self.code = code
         self.text = text
+        self.embedding = embedding
 
     @classmethod
-    def from_wire(cls, message: str) -> ItemError:
+    def from_wire(cls, message: str, embedding: npt.NDArray[np.float32] | None = None) -> ItemError:
         """Reads the server's "code: text"."""
         code, _, text = message.partition(": ")
-        return cls(code, text or code)
+        return cls(code, text or code, embedding)
 
 
 class ServerUnavailable(ClipClientError):  # noqa: N818 - reads as the state that it names

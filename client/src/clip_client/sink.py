@@ -188,8 +188,10 @@ class ParquetSink:
         """float32 [rows, D]; NaN where a photo failed: pyarrow writes no null fixed-size lists."""
         vectors = np.full((len(self._rows), self._dimension), np.nan, np.float32)
         for row, item in enumerate(self._rows):
-            if not isinstance(item.outcome, ItemError):
-                vectors[row] = item.outcome
+            outcome = item.outcome
+            vector = outcome.embedding if isinstance(outcome, ItemError) else outcome
+            if vector is not None:
+                vectors[row] = vector
         return vectors
 
     def _write(self, path: Path, tables: Iterator[Any]) -> None:

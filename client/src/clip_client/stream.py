@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,14 +52,21 @@ def stream(
     embed: Callable[[bytes], Embedding | ItemError],
     concurrency: int,
     bytes_in_flight: int,
+    on_load: Callable[[float], None] | None = None,
 ) -> Iterator[EmbeddedObject]:
-    """Every listed object, in the listing's order. What `embed` raises ends the stream."""
+    """Every listed object, in the listing's order. What `embed` raises ends the stream.
+
+    `on_load` is told the seconds that each object took to load.
+    """
     budget = _ByteBudget(bytes_in_flight)
 
     def work(item: ObjectInfo) -> EmbeddedObject:
         budget.take(item.size)
         try:
+            begin = time.perf_counter()
             data = source.load(item)
+            if on_load is not None:
+                on_load(time.perf_counter() - begin)
             known = item if item.crc32c else ObjectInfo(item.name, len(data), item.generation, crc32c(data))
             return EmbeddedObject(known, embed(data))
         except ItemError as error:

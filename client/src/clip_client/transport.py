@@ -58,12 +58,17 @@ class ModelInfo:
     dimension: int
     max_batch_size: int
     parameters: dict[str, str]
+    steps: tuple[str, ...] = ()
+    """The composing models of the ensemble, in their order."""
+    seconds_output: str | None = None
+    """FP64 [2], decode and preprocess; None where the server does not measure them."""
 
     @classmethod
     def from_config(cls, config: Any) -> ModelInfo:
         """From Triton's ModelConfig message; raises ServerMismatch that names what does not fit."""
         strings = [i.name for i in config.input if i.data_type == _type(config, "TYPE_STRING")]
         vectors = [o for o in config.output if o.data_type == _type(config, "TYPE_FP32") and len(o.dims) == 1]
+        seconds = [o.name for o in config.output if o.data_type == _type(config, "TYPE_FP64")]
         texts = [o.name for o in config.output if o.data_type == _type(config, "TYPE_STRING")]
         for found, what in (
             (strings, "one BYTES input for the photo"),
@@ -80,9 +85,11 @@ class ModelInfo:
             image_input=strings[0],
             embedding_output=vectors[0].name,
             error_output=texts[0],
+            seconds_output=seconds[0] if seconds else None,
             dimension=int(vectors[0].dims[0]),
             max_batch_size=int(config.max_batch_size),
             parameters={key: value.string_value for key, value in config.parameters.items()},
+            steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
         )
 
 
@@ -111,6 +118,18 @@ def is_retryable(error: Exception) -> bool:
     return error.status() == "StatusCode.UNAVAILABLE" or any(text in message for text in _PASSING)
 
 
+class Retryable:
+    """is_retryable() for one request, which gives up on photos that Python processes keep dying of."""
+
+    def __init__(self) -> None:
+        self._deaths = 0
+
+    def __call__(self, error: Exception) -> bool:
+        if isinstance(error, InferenceServerException) and "Stub process" in str(error.message()):
+            self._deaths += 1
+        return is_retryable(error) and self._deaths < defaults.MAX_DEATHS
+
+
 def is_away(error: Exception) -> bool:
     """No server, or none in time: other photos would fare no better."""
     return isinstance(error, InferenceServerException) and error.status() in (
@@ -122,7 +141,7 @@ def is_away(error: Exception) -> bool:
 def retry_arguments(deadline_s: float) -> dict[str, Any]:
     """Jittered exponential back-off, for google.api_core's Retry and AsyncRetry alike."""
     return {
-        "predicate": is_retryable,
+        "predicate": Retryable(),
         "initial": defaults.RETRY_INITIAL_S,
         "maximum": defaults.RETRY_MAXIMUM_S,
         "timeout": deadline_s,
@@ -150,15 +169,17 @@ def collect(
 
 
 def build_request(
-    info: ModelInfo, photos: Sequence[bytes]
+    info: ModelInfo, photos: Sequence[bytes], *, timed: bool = False
 ) -> tuple[list[InferInput], list[InferRequestedOutput]]:
     """Inputs and outputs of one infer call for `photos` (at most the model's batch)."""
     array = np.empty((len(photos), 1), np.object_)
     array[:, 0] = photos
     image = InferInput(info.image_input, list(array.shape), "BYTES")
     image.set_data_from_numpy(array)
-    outputs = [InferRequestedOutput(name) for name in (info.embedding_output, info.error_output)]
-    return [image], outputs
+    wanted = [info.embedding_output, info.error_output]
+    if timed and info.seconds_output:
+        wanted.append(info.seconds_output)
+    return [image], [InferRequestedOutput(name) for name in wanted]
 
 
 def read_answer(info: ModelInfo, result: Any) -> list[Embedding | ItemError]:
@@ -169,11 +190,12 @@ def read_answer(info: ModelInfo, result: Any) -> list[Embedding | ItemError]:
 
 
 def _read_row(row: Embedding, message: str) -> Embedding | ItemError:
-    if message:
-        return ItemError.from_wire(message)
     norm = float(np.linalg.norm(row))
-    # A comparison with NaN is false, so that a NaN row without a message is refused here too.
-    if not abs(norm - 1.0) <= defaults.NORM_TOLERANCE:
+    # A comparison with NaN is false, so that a NaN row is never taken for an embedding.
+    sound = abs(norm - 1.0) <= defaults.NORM_TOLERANCE
+    if message:
+        return ItemError.from_wire(message, embedding=row if sound else None)
+    if not sound:
         return ItemError("bad_embedding", f"the server's vector has the norm {norm:.4g}, not 1")
     return row
 

@@ -33,7 +33,8 @@ class Answer:
 def test_the_public_names() -> None:
     assert sorted(clip_client.__all__) == [
         "AsyncClipClient", "CheckResult", "ClipClient", "ClipClientError", "ConnectionOptions", "ItemError",
-        "ModelInfo", "ServerMismatch", "ServerUnavailable", "SinkError", "SourceError", "check",
+        "ModelInfo", "ServerMismatch", "ServerUnavailable", "SinkError", "SourceError",
+        "Stage", "Timings", "check",
     ]  # fmt: skip
 
 
@@ -105,3 +106,22 @@ def test_a_model_that_is_not_ours_is_refused(
 ) -> None:
     with pytest.raises(ServerMismatch, match=message):
         ModelInfo.from_config(config(change))
+
+
+def test_a_photo_that_processes_die_of_is_given_up() -> None:
+    death = InferenceServerException("Stub process 'clip_image_preprocess_0_0' is not healthy.")
+    away = InferenceServerException("connection refused", "StatusCode.UNAVAILABLE")
+    retryable = transport.Retryable()
+    tries = [retryable(error) for error in (death, away, death, away, death, death, death)]
+    assert tries == [True] * 6 + [False]
+
+
+def test_what_could_be_read_of_a_truncated_photo_comes_with_its_error() -> None:
+    row = np.array([0.6, 0.8], np.float32)
+    kept = transport._read_row(row, "truncated: JPEG: the picture data ends too early")
+    lost = transport._read_row(row * np.nan, "truncated: JPEG: the picture data ends too early")
+    assert isinstance(kept, ItemError)
+    assert isinstance(lost, ItemError)
+    assert kept.code == lost.code == "truncated"
+    assert kept.embedding is row
+    assert lost.embedding is None

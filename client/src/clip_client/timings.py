@@ -1,0 +1,136 @@
+"""What each stage of the road cost: load, transport, queue, decode, preprocess, embed.
+
+Three clocks meet here. Load and the whole request are this client's; decode and preprocess come with
+each photo's answer; queue and embed are means of Triton's own statistics over the time measured, as
+Triton keeps no times of a single request that a client could ask for (other clients' requests of that
+time are in them too). Transport is what remains of the request.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+STAGES = ("load", "transport", "queue", "decode", "preprocess", "embed")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Seconds a photo (load, decode, preprocess) or a request (transport, queue, embed).
+
+    `min_s` and `max_s` are None where only the mean is known, all three where nothing is.
+    """
+
+    name: str
+    count: int
+    mean_s: float | None
+    min_s: float | None = None
+    max_s: float | None = None
+
+    @classmethod
+    def of(cls, name: str, seconds: Sequence[float]) -> Stage:
+        """From one value a photo."""
+        if not seconds:
+            return cls(name, 0, None)
+        return cls(name, len(seconds), float(np.mean(seconds)), min(seconds), max(seconds))
+
+
+@dataclass
+class ServerTimes:
+    """One model's cumulative statistics: requests, and nanoseconds in its queue and in its computation."""
+
+    requests: int = 0
+    queue_ns: int = 0
+    compute_ns: int = 0
+
+    @classmethod
+    def of(cls, statistics: Any) -> ServerTimes:
+        """From Triton's ModelStatistics message."""
+        found = statistics.inference_stats
+        compute = found.compute_input.ns + found.compute_infer.ns + found.compute_output.ns
+        return cls(found.success.count, found.queue.ns, compute)
+
+    def since(self, before: ServerTimes) -> ServerTimes:
+        return ServerTimes(
+            self.requests - before.requests,
+            self.queue_ns - before.queue_ns,
+            self.compute_ns - before.compute_ns,
+        )
+
+    def mean_s(self, nanoseconds: int) -> float:
+        return nanoseconds / self.requests / 1e9 if self.requests else 0.0
+
+
+@dataclass
+class Timings:
+    """Collects times while ClipClient.timed() is open; `stages()` is complete after it."""
+
+    load_s: list[float] = field(default_factory=list)
+    decode_s: list[float] = field(default_factory=list)
+    preprocess_s: list[float] = field(default_factory=list)
+    request_s: list[float] = field(default_factory=list)
+    server: dict[str, ServerTimes] = field(default_factory=dict)
+    """By composing model, in their order; empty where the server does not tell."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add_load(self, seconds: float) -> None:
+        with self._lock:
+            self.load_s.append(seconds)
+
+    def add_request(self, seconds: float, stages: Any) -> None:
+        """`stages` is float64 [N,2]: decode and preprocess seconds of each photo."""
+        with self._lock:
+            self.request_s.append(seconds)
+            self.decode_s.extend(float(row[0]) for row in stages)
+            self.preprocess_s.extend(float(row[1]) for row in stages)
+
+    def set_server(self, before: Mapping[str, ServerTimes], after: Mapping[str, ServerTimes]) -> None:
+        self.server = {name: times.since(before[name]) for name, times in after.items()}
+
+    def stages(self) -> dict[str, Stage]:
+        """The six stages by name, in the order of the road."""
+        queue, embed = self._queue_and_embed()
+        return {
+            "load": Stage.of("load", self.load_s),
+            "transport": Stage("transport", len(self.request_s), self._transport(queue, embed)),
+            "queue": Stage("queue", len(self.request_s), queue),
+            "decode": Stage.of("decode", self.decode_s),
+            "preprocess": Stage.of("preprocess", self.preprocess_s),
+            "embed": Stage("embed", len(self.request_s), embed),
+        }
+
+    def _own_s(self) -> float:
+        """Mean seconds of decode and preprocess in a request."""
+        return (sum(self.decode_s) + sum(self.preprocess_s)) / len(self.request_s)
+
+    def _queue_and_embed(self) -> tuple[float | None, float | None]:
+        """Waiting for the other photos of one's batch counts as queue."""
+        if not self.server or not self.request_s:
+            return None, None
+        *before, encoder = self.server.values()
+        queue = encoder.mean_s(encoder.queue_ns) + sum(
+            each.mean_s(each.queue_ns + each.compute_ns) for each in before
+        )
+        return max(0.0, queue - self._own_s()), encoder.mean_s(encoder.compute_ns)
+
+    def _transport(self, queue: float | None, embed: float | None) -> float | None:
+        if queue is None or embed is None:
+            return None
+        return max(0.0, float(np.mean(self.request_s)) - queue - embed - self._own_s())
+
+
+def table(stages: Mapping[str, Stage]) -> str:
+    """The stages for people, in milliseconds."""
+
+    def cell(seconds: float | None) -> str:
+        return f"{'-':>9}" if seconds is None else f"{seconds * 1000:9.2f}"
+
+    lines = [f"{'ms':<12}{'min':>9}{'mean':>9}{'max':>9}{'count':>9}"]
+    for name, stage in stages.items():
+        cells = "".join(map(cell, (stage.min_s, stage.mean_s, stage.max_s)))
+        lines.append(f"{name:<12}{cells}{stage.count:>9}")
+    return "\n".join(lines)

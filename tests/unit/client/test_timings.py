@@ -1,0 +1,51 @@
+"""The arithmetic of stages: what is measured, what is a mean of the server's, and what remains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clip_client.timings import STAGES, ServerTimes, Timings, table
+
+
+def measured() -> Timings:
+    """Two requests of 100 and 140 ms; the first carried two photos."""
+    timings = Timings()
+    timings.add_load(0.2)
+    timings.add_load(0.4)
+    timings.add_request(0.100, np.array([[0.010, 0.004], [0.014, 0.004]]))
+    timings.add_request(0.140, np.array([[0.022, 0.006]]))
+    before = {"preprocess": ServerTimes(5, 0, 0), "encoder": ServerTimes(5, 7_000, 0)}
+    after = {
+        "preprocess": ServerTimes(7, 10_000_000, 80_000_000),
+        "encoder": ServerTimes(7, 20_007_000, 60_000_000),
+    }
+    timings.set_server(before, after)
+    return timings
+
+
+def test_each_stage_has_its_share_of_a_request() -> None:
+    stages = measured().stages()
+    assert tuple(stages) == STAGES
+    load, decode = stages["load"], stages["decode"]
+    assert (load.min_s, load.max_s) == (0.2, 0.4)
+    assert load.mean_s == pytest.approx(0.3)
+    assert (decode.min_s, decode.count, decode.max_s) == (0.010, 3, 0.022)
+    # A request spends 30 ms on its own photos; 45 ms in preprocess and its queue, 10 in the encoder's.
+    assert stages["queue"].mean_s == pytest.approx(0.045 + 0.010 - 0.030)
+    assert stages["embed"].mean_s == pytest.approx(0.030)
+    assert stages["transport"].mean_s == pytest.approx(0.120 - 0.025 - 0.030 - 0.030)
+    assert stages["embed"].min_s is None
+
+
+def test_a_server_that_keeps_its_statistics_to_itself() -> None:
+    timings = measured()
+    timings.set_server({}, {})
+    stages = timings.stages()
+    assert stages["queue"].mean_s is stages["embed"].mean_s is stages["transport"].mean_s is None
+    assert stages["preprocess"].max_s == 0.006
+    assert "-" in table(stages)
+
+
+def test_nothing_measured() -> None:
+    assert all(stage.mean_s is None for stage in Timings().stages().values())
