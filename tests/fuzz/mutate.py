@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 
@@ -20,7 +21,8 @@ _HEADER = 400
 """Half of all changes fall into so many first bytes, where sides, tables and lengths are."""
 
 
-def corpus() -> list[bytes]:
+@cache
+def corpus() -> tuple[bytes, ...]:
     """Sound files of every format and mode, and broken ones to be broken further."""
     cat = source_picture("chelsea.png").resize((225, 150))
     extra = [
@@ -31,13 +33,13 @@ def corpus() -> list[bytes]:
         encoded(cat.quantize(8), "GIF", interlace=1),
     ]
     broken = [data for data, _ in corrupt_pictures().values()]
-    return [
+    return (
         *odd_pictures().values(),
         *other_formats().values(),
         *extra,
         *(data for data in broken if len(data) < 1_000_000),
         *camera_photos(2, seed=11),
-    ]
+    )
 
 
 def mutations(count: int, seed: int) -> Iterator[bytes]:
