@@ -21,6 +21,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+_BUSY = 3
+"""The check's exit status for a server that sheds load: it is alive, and ending it would help nobody."""
 _CHECK = "python3 -m clip_client.cli --check 127.0.0.1:8001 --wait 10"
 
 
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def check(command: list[str], timeout_s: float) -> str | None:
-    """None when the server is right; otherwise the last line of what the check had to say."""
+    """None when the server is right, or busy; otherwise the last line of what the check had to say."""
     try:
         done = subprocess.run(
             command,
@@ -88,7 +90,7 @@ def check(command: list[str], timeout_s: float) -> str | None:
         return f"no answer within {timeout_s:.0f} s"
     except OSError as error:
         return f"{command[0]} cannot be run: {error.strerror}"
-    if done.returncode == 0:
+    if done.returncode in (0, _BUSY):
         return None
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"{command[0]} ended with exit status {done.returncode}"

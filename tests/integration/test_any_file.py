@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_client import ClipClient, ItemError
+from clip_client import ClipClient, ItemError, ServerUnavailable
 from clip_client.transport import Embedding
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.render import write_repository
@@ -82,6 +82,30 @@ def test_a_full_queue_refuses_at_the_first_step_and_the_client_comes_again(
         if name.startswith('nv_inference_request_failure{model="clip_image",')
     ]
     assert sum(refused) > 0
+
+
+def test_a_client_that_cannot_wait_is_told_that_the_server_is_busy(strict: TritonServer, slow: bytes) -> None:
+    small = encoded(noise(64, 48), "PNG")
+
+    def impatient(_: int) -> str:
+        try:
+            hurried.request([small])
+        except ServerUnavailable as error:
+            return type(error).__name__
+        return ""
+
+    with (
+        ClipClient(strict.grpc_url) as client,
+        ClipClient(strict.grpc_url, deadline_s=0.15) as hurried,
+        ThreadPoolExecutor(13) as pool,
+    ):
+        client.embed([small])
+        assert hurried.info.max_batch_size
+        hanging = pool.submit(client.request, [slow])
+        time.sleep(0.1)
+        ends = set(pool.map(impatient, range(12)))
+        hanging.result()
+    assert "ServerBusy" in ends
 
 
 def test_mutated_files_reach_the_right_end(server: TritonServer) -> None:

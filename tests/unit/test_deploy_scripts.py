@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from clip_client import cli
+
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 
 # An init that passes SIGTERM on to its one child, waits, and ends as it ended.
@@ -87,6 +89,12 @@ def test_server_is_ended_after_three_failures_in_a_row(obedient: Container) -> N
 def test_one_success_forgets_the_failures(obedient: Container) -> None:
     for command in ("true", "false", "false", "true", "false", "false"):
         obedient.check(command)
+    assert obedient.init.poll() is None
+
+
+def test_a_busy_server_is_not_ended(obedient: Container) -> None:
+    for _ in range(4):
+        assert obedient.check(f"sh -c 'exit {cli.BUSY}'")[0] == 0
     assert obedient.init.poll() is None
 
 

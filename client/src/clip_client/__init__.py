@@ -12,6 +12,7 @@ from clip_client.client import ClipClient
 from clip_client.errors import (
     ClipClientError,
     ItemError,
+    ServerBusy,
     ServerMismatch,
     ServerUnavailable,
     SinkError,
@@ -28,6 +29,7 @@ __all__ = [
     "ConnectionOptions",
     "ItemError",
     "ModelInfo",
+    "ServerBusy",
     "ServerMismatch",
     "ServerUnavailable",
     "SinkError",

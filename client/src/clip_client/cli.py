@@ -17,7 +17,7 @@ from clip_client import defaults
 from clip_client.bulk import Summary, embed_to_parquet, is_failed
 from clip_client.check import check
 from clip_client.client import ClipClient
-from clip_client.errors import ClipClientError
+from clip_client.errors import ClipClientError, ServerBusy
 from clip_client.source import open_source
 from clip_client.stream import EmbeddedObject
 from clip_client.timings import Stage, table
@@ -39,9 +39,13 @@ examples:
 exit status:
   0    every object is embedded; with --check: the server embeds rightly
   1    some objects failed, and are in the file with their error; --check: it embeds wrongly
+  3    with --check: the server is alive, and too busy to tell
   2    nothing could be done, or not go on: no server, no bucket, no room on the disk
   130  stopped by Ctrl-C; the file holds what was finished
 """
+
+BUSY = 3
+"""The exit status of --check for a server that sheds load."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,7 +126,13 @@ def _connection(options: argparse.Namespace) -> ConnectionOptions:
 
 
 def _check(options: argparse.Namespace) -> int:
-    result = check(options.check, model=options.model, connection=_connection(options), wait_s=options.wait)
+    try:
+        result = check(
+            options.check, model=options.model, connection=_connection(options), wait_s=options.wait
+        )
+    except ServerBusy as error:
+        _say(f"busy: {error}")
+        return BUSY
     if options.json:
         print(json.dumps(dataclasses.asdict(result)))
     _say(f"{'right' if result.ok else 'WRONG'}: {result.message}")

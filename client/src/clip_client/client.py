@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from clip_client import defaults, transport
 from clip_client._google import Retry, RetryError
-from clip_client.errors import ItemError, ServerMismatch, ServerUnavailable
+from clip_client.errors import ItemError, ServerBusy, ServerMismatch, ServerUnavailable
 from clip_client.source import Source, open_source
 from clip_client.stream import EmbeddedObject, stream
 from clip_client.timings import ServerTimes, Timings
@@ -215,6 +215,12 @@ class ClipClient:
 
 
 def unavailable(url: str, deadline_s: float, cause: object) -> ServerUnavailable:
+    """The error for a server that has not answered, `cause` being the last try's."""
+    if transport.QUEUE_IS_FULL in str(cause):
+        return ServerBusy(
+            f"the server at {url} was too busy for {deadline_s:.0f} s: its queue stayed full. Send fewer "
+            "photos at once, or give it more instances"
+        )
     return ServerUnavailable(
         f"no answer from the server at {url} within {deadline_s:.0f} s ({cause}). "
         "Is it running? Start one with: clip-serve --repository DIR"

@@ -3,6 +3,7 @@
 ClipClientError
 ├── ItemError          one photo: a stable `code` and a text; its neighbours are not concerned
 ├── ServerUnavailable  no answer within the deadline, in spite of retries
+│   └── ServerBusy     it answers, but has refused load until the deadline
 ├── ServerMismatch     a server answers, but it is not one of ours, or it embeds wrongly
 ├── SourceError        a bucket or folder cannot be listed at all
 └── SinkError          the output cannot be written
@@ -44,6 +45,10 @@ class ItemError(ClipClientError):
 
 class ServerUnavailable(ClipClientError):  # noqa: N818 - reads as the state that it names
     """The server did not answer within the deadline."""
+
+
+class ServerBusy(ServerUnavailable):
+    """The server is alive and sheds load: its queue was full until the deadline."""
 
 
 class ServerMismatch(ClipClientError):  # noqa: N818 - reads as the state that it names

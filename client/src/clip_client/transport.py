@@ -98,6 +98,8 @@ def _type(config: Any, name: str) -> int:
     return value
 
 
+QUEUE_IS_FULL = "Exceeds maximum queue size"
+"""Triton's words for a request that it refused because of its load."""
 _PASSING = (
     "Stub process",  # a Python-backend process died; whoever watches the server renews it
     "is not healthy",

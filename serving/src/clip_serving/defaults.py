@@ -47,8 +47,11 @@ MAX_STUCK_DECODES = 2
 PREPROCESS_NICENESS = 10
 """Preprocess yields to a CPU encoder on the same cores: photos that are decoded already come first, so
 that load piles up at the first step, where it can be refused for nothing."""
-MAX_QUEUE_SIZE = 256
+MAX_QUEUE_SIZE = 64
 """Requests waiting at preprocess; one more is refused at once (UNAVAILABLE), and the client retries."""
+PREPROCESS_PREFERRED_BATCH_SIZE = 4
+"""So many waiting requests go to one instance at once. All, which is Triton's own way, would load one
+instance and leave the others idle, and keep every photo until the slowest is done."""
 
 REFERENCE_MIN_COSINE = 0.999
 """A server whose reference embedding is further off than this is not ready."""

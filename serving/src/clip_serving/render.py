@@ -184,7 +184,12 @@ def _preprocess(spec: ModelSpec, deployment: DeploymentSettings) -> pb.ModelConf
             "output": [_pixels(spec), _VALID, _ERROR, _STAGE_SECONDS],
             # No queue delay: waiting for a fuller batch buys nothing before the decoder. The bound on the
             # queue refuses what a server behind its load could not answer in time, before it costs a decode.
-            "dynamic_batching": {"default_queue_policy": {"max_queue_size": deployment.max_queue_size}},
+            "dynamic_batching": {
+                "preferred_batch_size": [
+                    min(defaults.PREPROCESS_PREFERRED_BATCH_SIZE, deployment.max_batch_size)
+                ],
+                "default_queue_policy": {"max_queue_size": deployment.max_queue_size},
+            },
             "instance_group": [{"kind": "KIND_CPU", "count": deployment.preprocess_instances}],
             "parameters": _parameters(
                 {

@@ -33,7 +33,7 @@ class Answer:
 def test_the_public_names() -> None:
     assert sorted(clip_client.__all__) == [
         "AsyncClipClient", "CheckResult", "ClipClient", "ClipClientError", "ConnectionOptions", "ItemError",
-        "ModelInfo", "ServerMismatch", "ServerUnavailable", "SinkError", "SourceError",
+        "ModelInfo", "ServerBusy", "ServerMismatch", "ServerUnavailable", "SinkError", "SourceError",
         "Stage", "Timings", "check",
     ]  # fmt: skip
 
