@@ -40,6 +40,8 @@ class Sample:
     seconds: float
     photos: int
     rss_mb: float
+    shared_mb: float
+    """Of it: libraries, and the memory in which photos come from Triton."""
     threads: int
 
 
@@ -101,8 +103,14 @@ def preprocess_processes(server: TritonServer) -> list[psutil.Process]:
 
 
 def sample(begin: float, photos: int, processes: list[psutil.Process]) -> Sample:
-    rss = sum(process.memory_info().rss for process in processes) / 1e6
-    return Sample(time.monotonic() - begin, photos, rss, sum(each.num_threads() for each in processes))
+    memory = [process.memory_info() for process in processes]
+    return Sample(
+        seconds=time.monotonic() - begin,
+        photos=photos,
+        rss_mb=sum(each.rss for each in memory) / 1e6,
+        shared_mb=sum(each.shared for each in memory) / 1e6,
+        threads=sum(process.num_threads() for process in processes),
+    )
 
 
 def soak(repository: Path, minutes: float) -> tuple[list[Sample], Load, int]:
@@ -162,6 +170,7 @@ def main() -> int:
     seconds = [each.seconds for each in samples]
     lines = [
         Line("MB of memory", seconds, [each.rss_mb for each in samples]),
+        Line("MB of it shared with Triton and libraries", seconds, [each.shared_mb for each in samples]),
         Line("threads", seconds, [float(each.threads) for each in samples]),
     ]
     (options.out / "soak.svg").write_text(chart("Preprocess processes under mixed load", "seconds", lines))

@@ -1,6 +1,6 @@
 """Pictures for tests: camera-like photos, odd but sound files, and broken ones with their error codes.
 
-All are made from scikit-image's pictures (clear licences, in the wheel) or from seeded noise.
+All are made from the pictures in scikit-image's wheel, or from seeded noise.
 """
 
 from __future__ import annotations
