@@ -14,12 +14,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {
-    "serve": ["-e", "client[parquet]", "-e", "serving[local]", "-r", "tools/requirements-dev.txt"],
+    "serve": ["-e", "client[parquet]", "-e", "serving[local,heic]", "-r", "tools/requirements-dev.txt"],
     "export": [
         "-e",
         "client",
         "-e",
-        "serving[render]",
+        "serving[render,heic]",
         "-e",
         "export",
         "-r",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pillow_heif
 import pytest
 from PIL import Image, ImageOps
 
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 torch = pytest.importorskip("torch")
 open_clip_transform = pytest.importorskip("open_clip.transform")
 
+pillow_heif.register_heif_opener()  # for the reference; ours knows the format by itself
 PICTURES = odd_pictures() | other_formats()
 PICTURES |= {f"camera_{index}.jpg": photo for index, photo in enumerate(camera_photos(6, seed=3))}
 

@@ -8,9 +8,11 @@ complaint is turned into `too_many_pixels`). Most JPEGs never come here: clip_se
 
 from __future__ import annotations
 
+import ctypes
 import io
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from PIL import (
     AvifImagePlugin,
@@ -50,6 +52,24 @@ _OPENERS: dict[Format, Callable[..., ImageFile.ImageFile]] = {
     Format.TIFF: TiffImagePlugin.TiffImageFile,
     Format.AVIF: AvifImagePlugin.AvifImageFile,
 }
+
+
+def _silence_libtiff() -> None:
+    """libtiff writes a line to standard error for each bad row: one broken file would fill a log.
+
+    Pillow raises an error for the file besides; the handlers are libtiff's global ones.
+    """
+    try:
+        mapped = Path("/proc/self/maps").read_text().split()
+        for path in {part for part in mapped if "/libtiff" in part}:
+            library = ctypes.CDLL(path)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
+    except (OSError, AttributeError):
+        return  # its remarks are a nuisance and no more
+
+
+_silence_libtiff()
 
 
 def _add_heic() -> None:

@@ -6,6 +6,7 @@ in clip_serving.preprocess.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import json
 import os
@@ -24,6 +25,10 @@ from clip_serving.settings import PreprocessSettings
 from clip_serving.triton_config import parameters_of
 from clip_serving.triton_metrics import PhotoMetrics
 
+_TRIM_EVERY = 128
+"""Photos; trimming takes some milliseconds."""
+_libc = ctypes.CDLL(None)
+
 
 class TritonPythonModel:
     """Input `image` BYTES [N,1].
@@ -40,6 +45,7 @@ class TritonPythonModel:
             self._settings, threads=int(parameters["threads"]), on_photo=self._guard
         )
         self._metrics = PhotoMetrics()
+        self._since_trim = 0
         self._renewal: threading.Timer | None = None
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -53,6 +59,7 @@ class TritonPythonModel:
         outcomes = self._preprocessor.run(images, pixels)
         faulthandler.cancel_dump_traceback_later()
         self._metrics.record(images, outcomes)
+        self._return_memory(len(images))
         responses, start = [], 0
         for batch in photos:
             rows = slice(start, start + len(batch))
@@ -66,6 +73,13 @@ class TritonPythonModel:
         if self._preprocessor.stuck:
             os._exit(0)
         self._preprocessor.close()
+
+    def _return_memory(self, photos: int) -> None:
+        """Photos of all sizes leave holes in the heap; now and then they go back to the system."""
+        self._since_trim += photos
+        if self._since_trim >= _TRIM_EVERY:
+            self._since_trim = 0
+            _libc.malloc_trim(0)
 
     def _guard(self) -> None:
         """Ends this process if a decoder keeps even Python's lock, so that no deadline could pass."""
