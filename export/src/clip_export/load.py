@@ -79,6 +79,22 @@ def _check_name(name: str, pretrained: str) -> None:
             f"{pretrained!r} is neither a file nor a pretrained tag of {name}, which has: "
             f"{', '.join(tags) or 'no tags'} (or `none` for random weights)"
         )
+    if pretrained in tags:
+        _check_activation(name, pretrained)
+
+
+def _check_activation(name: str, tag: str) -> None:
+    """open_clip only warns of weights trained with QuickGELU in a tower without it.
+
+    The other way round is no fault: a model of open_clip's with QuickGELU of its own, whose tag does not
+    repeat it (roberta-ViT-B-32).
+    """
+    wants = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
+    if wants and not (open_clip.get_model_config(name) or {}).get("quick_gelu", False):
+        raise LoadError(
+            f"the weights {tag!r} were trained with QuickGELU, which {name} does not have: "
+            f"use --model {name}-quickgelu"
+        )
 
 
 def _explain(name: str, pretrained: str, error: Exception) -> LoadError:
@@ -95,7 +111,7 @@ def _explain(name: str, pretrained: str, error: Exception) -> LoadError:
 class _Complaints(logging.Handler):
     """What open_clip only warns of while it loads, where going on would give a wrong model."""
 
-    _words = ("quickgelu mismatch", "missing keys", "unexpected keys", "incompatible keys")
+    _words = ("missing keys", "unexpected keys", "incompatible keys")
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -119,8 +135,7 @@ class _Complaints(logging.Handler):
 
     def refuse(self, name: str, pretrained: str, *, random: bool) -> None:
         if self.found and not random:
-            hint = " Use the -quickgelu variant of the model." if "quickgelu" in self.found[0].lower() else ""
-            raise LoadError(f"{name} does not fit the weights {pretrained!r}: {self.found[0]}{hint}")
+            raise LoadError(f"{name} does not fit the weights {pretrained!r}: {self.found[0]}")
 
 
 def _spec(model: Any, name: str, label: str, *, random: bool, preprocess_from: str | None) -> ModelSpec:

@@ -1,0 +1,52 @@
+"""Weights and the tower that they were trained in: what open_clip only warns of is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import pytest
+
+from clip_export.cli import main
+from clip_export.errors import HubUnreachable, LoadError
+from clip_export.load import load
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def quick_gelu_pairs() -> list[tuple[str, str]]:
+    """Every (model, tag) of open_clip's own table where the weights want QuickGELU and the model has none."""
+    return [
+        (name, tag)
+        for name, tag in open_clip.list_pretrained()
+        if open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
+        and not open_clip.get_model_config(name).get("quick_gelu", False)
+    ]
+
+
+def test_openai_weights_in_a_tower_without_quick_gelu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", "ViT-B-32", "--pretrained", "openai", "--fallback-random"]
+    assert main([*arguments, "--repository", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "'openai' were trained with QuickGELU, which ViT-B-32 does not have" in said
+    assert "use --model ViT-B-32-quickgelu" in said
+    assert "RANDOM WEIGHTS" not in said
+
+
+def test_each_pair_that_open_clip_warns_of_is_refused_and_the_way_out_is_open() -> None:
+    pairs = quick_gelu_pairs()
+    assert ("ViT-B-32", "openai") in pairs
+    for name, tag in pairs:
+        with pytest.raises(LoadError, match=f"use --model {name}-quickgelu"):
+            load(name, tag)
+        assert tag in open_clip.list_pretrained_tags_by_model(f"{name}-quickgelu")
+
+
+def test_the_variant_with_quick_gelu_gets_as_far_as_the_hub() -> None:
+    with pytest.raises(HubUnreachable):
+        load("ViT-B-32-quickgelu", "openai")
