@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from clip_client import defaults, transport
 from clip_client._google import AsyncRetry, RetryError
-from clip_client.client import read_photo, unavailable
+from clip_client.client import denied, read_photo, unavailable
 from clip_client.errors import ItemError, ServerMismatch
 from clip_client.source import ObjectInfo, Source, open_source
 from clip_client.transport import ConnectionOptions, Embedding, ModelInfo
@@ -169,6 +169,8 @@ class AsyncClipClient:
         except RetryError as error:
             raise unavailable(self.url, self._deadline_s, error.cause) from error
         except InferenceServerException as error:
+            if transport.is_denied(error):
+                raise denied(self.url, error) from error
             if transport.is_away(error):
                 raise unavailable(self.url, self._deadline_s, error) from error
             raise

@@ -209,6 +209,8 @@ class ClipClient:
         except RetryError as error:
             raise unavailable(self.url, deadline_s, error.cause) from error
         except InferenceServerException as error:
+            if transport.is_denied(error):
+                raise denied(self.url, error) from error
             if transport.is_away(error):
                 raise unavailable(self.url, deadline_s, error) from error
             raise
@@ -224,6 +226,13 @@ def unavailable(url: str, deadline_s: float, cause: object) -> ServerUnavailable
     return ServerUnavailable(
         f"no answer from the server at {url} within {deadline_s:.0f} s ({cause}). "
         "Is it running? Start one with: clip-serve --repository DIR"
+    )
+
+
+def denied(url: str, cause: InferenceServerException) -> ServerUnavailable:
+    return ServerUnavailable(
+        f"the server at {url} turns this client away ({cause}). Does it want a header? "
+        "Give one with ConnectionOptions(headers=...), or clip-embed --header NAME:VALUE"
     )
 
 

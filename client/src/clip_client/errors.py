@@ -2,7 +2,7 @@
 
 ClipClientError
 ├── ItemError          one photo: a stable `code` and a text; its neighbours are not concerned
-├── ServerUnavailable  no answer within the deadline, in spite of retries
+├── ServerUnavailable  no answer within the deadline, in spite of retries; or this client is turned away
 │   └── ServerBusy     it answers, but has refused load until the deadline
 ├── ServerMismatch     a server answers, but it is not one of ours, or it embeds wrongly
 ├── SourceError        a bucket or folder cannot be listed at all
@@ -44,7 +44,7 @@ class ItemError(ClipClientError):
 
 
 class ServerUnavailable(ClipClientError):  # noqa: N818 - reads as the state that it names
-    """The server did not answer within the deadline."""
+    """The server did not answer within the deadline, or it does not let this client in."""
 
 
 class ServerBusy(ServerUnavailable):

@@ -114,7 +114,7 @@ def is_retryable(error: Exception) -> bool:
 
     Triton answers only the first two with UNAVAILABLE; the others are known by their text.
     """
-    if not isinstance(error, InferenceServerException):
+    if not isinstance(error, InferenceServerException) or is_denied(error):
         return False
     message = str(error.message())
     return error.status() == "StatusCode.UNAVAILABLE" or any(text in message for text in _PASSING)
@@ -137,6 +137,17 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, InferenceServerException) and error.status() in (
         "StatusCode.UNAVAILABLE",
         "StatusCode.DEADLINE_EXCEEDED",
+    )
+
+
+def is_denied(error: Exception) -> bool:
+    """A server, or a gateway before it, that answers and turns this client away: no retry mends that.
+
+    Triton says UNAVAILABLE of a restricted protocol whose header is missing or wrong.
+    """
+    return isinstance(error, InferenceServerException) and (
+        error.status() in ("StatusCode.UNAUTHENTICATED", "StatusCode.PERMISSION_DENIED")
+        or "protocol is restricted" in str(error.message())
     )
 
 

@@ -70,6 +70,8 @@ def test_an_answer_is_read_row_by_row() -> None:
         ("Request for unknown model: 'clip_imag' is not found", "StatusCode.NOT_FOUND", False),
         ("unexpected shape for input", "StatusCode.INVALID_ARGUMENT", False),
         ("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED", False),
+        ("This protocol is restricted, expecting header 'x'", "StatusCode.UNAVAILABLE", False),
+        ("token expired", "StatusCode.UNAUTHENTICATED", False),
     ],
 )
 def test_what_is_worth_another_try(message: str, status: str, expected: bool) -> None:
