@@ -224,9 +224,16 @@ def unavailable(url: str, deadline_s: float, cause: object) -> ServerUnavailable
             "photos at once, or give it more instances"
         )
     return ServerUnavailable(
-        f"no answer from the server at {url} within {deadline_s:.0f} s ({cause}). "
-        "Is it running? Start one with: clip-serve --repository DIR"
+        f"no answer from the server at {url} within {deadline_s:.0f} s ({cause}). {_advice(str(cause))}"
     )
+
+
+def _advice(cause: str) -> str:
+    if "handshake" in cause:
+        return "Do the certificates fit? Give the server's with --root-certificates (ConnectionOptions)"
+    if "Socket closed" in cause or "reset by peer" in cause:
+        return "It hangs up: has it ended, or does it want TLS (--ssl) or a certificate of yours?"
+    return "Is it running? Start one with: clip-serve --repository DIR"
 
 
 def denied(url: str, cause: InferenceServerException) -> ServerUnavailable:
