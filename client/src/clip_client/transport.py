@@ -28,13 +28,18 @@ CHANNEL_ARGUMENTS: list[tuple[str, Any]] = [
 
 @dataclass(frozen=True)
 class ConnectionOptions:
-    """How to reach a server. `headers` go with every call; the file paths are PEM."""
+    """How to reach a server. `headers` go with every call, in any case; the file paths are PEM."""
 
     ssl: bool = False
     root_certificates: Path | None = None
     private_key: Path | None = None
     certificate_chain: Path | None = None
     headers: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # gRPC refuses a header with a capital letter, whatever HTTP says of them.
+        lowered = {name.lower(): value for name, value in self.headers.items()}
+        object.__setattr__(self, "headers", lowered)
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of tritonclient's InferenceServerClient."""
