@@ -13,7 +13,7 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
 from clip_client import defaults
-from clip_client.errors import ItemError, ServerMismatch
+from clip_client.errors import ItemError, ServerMismatch, ServerUnavailable
 
 Embedding = npt.NDArray[np.float32]
 
@@ -42,14 +42,27 @@ class ConnectionOptions:
         object.__setattr__(self, "headers", lowered)
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of tritonclient's InferenceServerClient."""
+        """Keyword arguments of tritonclient's InferenceServerClient.
+
+        Raises ServerUnavailable for a file that cannot be read: there is no connection without it.
+        """
         files = {
             "root_certificates": self.root_certificates,
             "private_key": self.private_key,
             "certificate_chain": self.certificate_chain,
         }
         paths = {name: str(path) for name, path in files.items() if path is not None}
+        for name, path in paths.items():
+            _must_be_readable(name, path)
         return {"ssl": self.ssl, "channel_args": CHANNEL_ARGUMENTS, **paths}
+
+
+def _must_be_readable(name: str, path: str) -> None:
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise ServerUnavailable(f"{name.replace('_', ' ')} {path}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
