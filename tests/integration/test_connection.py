@@ -1,0 +1,209 @@
+"""TLS and headers to a server that insists on them, and servers that are not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trustme
+
+from clip_client import (
+    AsyncClipClient,
+    ClipClient,
+    ConnectionOptions,
+    ServerMismatch,
+    ServerUnavailable,
+    check,
+)
+from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.staging import InstanceLayout
+from tests.pictures import encoded, source_picture
+
+_HEADER = "triton-grpc-protocol-clip-key"
+_SOON = 3.0
+"""A deadline in seconds for connections that never come to be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Guarded:
+    """A server that wants TLS, a client certificate and a header; `options` are all that it wants."""
+
+    url: str
+    options: ConnectionOptions
+    other_authority: Path
+
+
+def written(path: Path, *blobs: trustme.Blob) -> Path:
+    path.write_bytes(b"".join(blob.bytes() for blob in blobs))
+    return path
+
+
+@pytest.fixture(scope="module")
+def guarded(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    root = written(folder / "root.pem", authority.cert_pem)
+    server, client = authority.issue_cert("127.0.0.1"), authority.issue_cert("photos@example.org")
+    ours = ConnectionOptions(
+        ssl=True,
+        root_certificates=root,
+        private_key=written(folder / "client.key", client.private_key_pem),
+        certificate_chain=written(folder / "client.pem", *client.cert_chain_pems),
+        headers={_HEADER: "secret"},
+    )
+    arguments = (
+        "--grpc-use-ssl=1",
+        "--grpc-use-ssl-mutual=1",
+        f"--grpc-root-cert={root}",
+        f"--grpc-server-cert={written(folder / 'server.pem', *server.cert_chain_pems)}",
+        f"--grpc-server-key={written(folder / 'server.key', server.private_key_pem)}",
+        "--grpc-restricted-protocol=inference:clip-key=secret",
+    )
+    options = ServerOptions(
+        layout=InstanceLayout(1, 1, 1, 1),
+        supervise=False,
+        check_reference=False,
+        extra_arguments=arguments,
+    )
+    with TritonServer(repository, options) as running:
+        yield Guarded(running.grpc_url, ours, written(folder / "other.pem", trustme.CA().cert_pem))
+
+
+@pytest.fixture(scope="module")
+def photo() -> bytes:
+    return encoded(source_picture("chelsea.png"), "JPEG")
+
+
+def embed(url: str, photo: bytes, connection: ConnectionOptions | None = None, **options: Any) -> Any:
+    with ClipClient(url, connection=connection, **options) as client:
+        return client.embed([photo])
+
+
+def embed_async(url: str, photo: bytes, connection: ConnectionOptions | None = None, **options: Any) -> Any:
+    async def run() -> Any:
+        async with AsyncClipClient(url, connection=connection, **options) as client:
+            return await client.embed([photo])
+
+    return asyncio.run(run())
+
+
+def clip_embed(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "clip_client.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def switches(options: ConnectionOptions) -> list[str]:
+    """clip-embed's, for the same connection."""
+    return [
+        "--ssl",
+        f"--root-certificates={options.root_certificates}",
+        f"--private-key={options.private_key}",
+        f"--certificate-chain={options.certificate_chain}",
+        *(f"--header={name.title()}: {value}" for name, value in options.headers.items()),
+    ]
+
+
+def test_tls_and_headers_pass_through(guarded: Guarded, server: TritonServer, photo: bytes) -> None:
+    wanted = embed(server.grpc_url, photo)
+    for rows in (
+        embed(guarded.url, photo, guarded.options),
+        embed_async(guarded.url, photo, guarded.options),
+    ):
+        np.testing.assert_allclose(rows, wanted, atol=1e-5)
+
+
+def test_a_header_may_be_written_with_capitals(guarded: Guarded, photo: bytes) -> None:
+    capitals = dataclasses.replace(guarded.options, headers={_HEADER.title(): "secret"})
+    assert embed(guarded.url, photo, capitals).shape == (1, 512)
+
+
+def test_the_check_passes_them_too(guarded: Guarded) -> None:
+    result = check(guarded.url, connection=guarded.options, wait_s=60)
+    assert result.ok, result.message
+
+
+def test_the_commands_switches(guarded: Guarded, photo: bytes, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(photo)
+    out = tmp_path / "out.parquet"
+    arguments = [str(tmp_path / "photos"), "--out", str(out), "--url", guarded.url, "--quiet"]
+    done = clip_embed(*arguments, *switches(guarded.options))
+    assert done.returncode == 0, done.stderr
+    assert out.exists()
+    checked = clip_embed("--check", guarded.url, *switches(guarded.options))
+    assert checked.returncode == 0, checked.stderr
+    keyless = clip_embed(*arguments, "--overwrite", *switches(guarded.options)[:-1])
+    assert keyless.returncode == 2, keyless.stderr
+    assert f"expecting header '{_HEADER}'" in keyless.stderr
+    assert "--header" in keyless.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param({"ssl": False}, "--ssl", id="no TLS"),
+        pytest.param({"root_certificates": None}, "CERTIFICATE_VERIFY_FAILED", id="no root"),
+        pytest.param({"root_certificates": "other"}, "CERTIFICATE_VERIFY_FAILED", id="wrong root"),
+        pytest.param({"private_key": None, "certificate_chain": None}, "certificate", id="no certificate"),
+    ],
+)
+@pytest.mark.parametrize("how", [embed, embed_async])
+def test_a_connection_that_does_not_fit(
+    guarded: Guarded, photo: bytes, how: Any, change: dict[str, Any], said: str
+) -> None:
+    if change.get("root_certificates"):
+        change = {"root_certificates": guarded.other_authority}
+    with pytest.raises(ServerUnavailable, match=f"no answer from the server at {guarded.url}.*{said}"):
+        how(guarded.url, photo, dataclasses.replace(guarded.options, **change), deadline_s=_SOON)
+
+
+@pytest.mark.parametrize("headers", [{}, {_HEADER: "wrong"}], ids=["none", "wrong"])
+@pytest.mark.parametrize("how", [embed, embed_async])
+def test_a_missing_header_is_named_and_not_tried_again(
+    guarded: Guarded, photo: bytes, headers: dict[str, str], how: Any
+) -> None:
+    """Who tries until the deadline says "no answer" in the end."""
+    options = dataclasses.replace(guarded.options, headers=headers)
+    with pytest.raises(ServerUnavailable, match=f"turns this client away.*expecting header '{_HEADER}'"):
+        how(guarded.url, photo, options, deadline_s=_SOON)
+
+
+def test_a_certificate_that_is_not_there_is_named(guarded: Guarded, tmp_path: Path, photo: bytes) -> None:
+    gone = dataclasses.replace(guarded.options, root_certificates=tmp_path / "gone.pem")
+    for how in (embed, embed_async):
+        with pytest.raises(ServerUnavailable, match=r"root certificates .*gone\.pem: No such file"):
+            how(guarded.url, photo, gone)
+    done = clip_embed("--check", guarded.url, *switches(gone))
+    assert done.returncode == 2
+    assert "clip-embed: error: root certificates" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("clip_imag", "does not serve clip_imag: .*unknown model"),
+        ("clip_image_encoder", "'clip_image_encoder' is not clip-triton's: .* one BYTES input"),
+        ("clip_image_preprocess", "'clip_image_preprocess' is not clip-triton's: .* one FP32 output"),
+    ],
+)
+def test_a_model_that_is_not_the_ensemble(
+    server: TritonServer, photo: bytes, tmp_path: Path, model: str, said: str
+) -> None:
+    for how in (embed, embed_async):
+        with pytest.raises(ServerMismatch, match=said):
+            how(server.grpc_url, photo, model=model)
+    (tmp_path / "cat.jpg").write_bytes(photo)
+    out = tmp_path / "out.parquet"
+    done = clip_embed(str(tmp_path), "--out", str(out), "--url", server.grpc_url, "--model", model)
+    assert done.returncode == 2
+    assert re.search(f"clip-embed: error: the .*{said}", done.stderr)
+    assert not out.exists()
