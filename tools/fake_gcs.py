@@ -21,7 +21,13 @@ _START_TIMEOUT_S = 20.0
 
 
 class FakeGcs:
-    """A context manager; `url` is what STORAGE_EMULATOR_HOST wants. Objects live in memory."""
+    """A context manager; `url` is what STORAGE_EMULATOR_HOST wants.
+
+    Objects live in memory, or as files `folder/bucket/name`, which needs extended attributes there.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
 
     def __enter__(self) -> FakeGcs:
         with socket.socket() as probe:
@@ -31,8 +37,7 @@ class FakeGcs:
         self._log = tempfile.TemporaryFile()
         command = [
             str(_binary()),
-            "-backend",
-            "memory",
+            *_backend(self._folder),
             "-scheme",
             "http",
             "-host",
@@ -104,6 +109,12 @@ class FakeGcs:
                     said = self._log.read().decode(errors="replace").strip()
                     raise RuntimeError(f"fake-gcs-server did not start: {said}") from None
                 time.sleep(0.05)
+
+
+def _backend(folder: Path | None) -> tuple[str, ...]:
+    if folder is None:
+        return ("-backend", "memory")
+    return ("-backend", "filesystem", "-filesystem-root", str(folder))
 
 
 def _binary() -> Path:
