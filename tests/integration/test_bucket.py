@@ -1,0 +1,277 @@
+"""Objects of a real bucket to vectors: in order, in bounds, and never out of bytes that went bad."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient
+
+from clip_client import AsyncClipClient, ClipClient, ItemError, SourceError
+from clip_client.source import GcsSource, ObjectInfo, Source
+from clip_client.transport import Embedding
+from clip_serving.launcher import TritonServer
+from tests.pictures import corrupt_pictures, encoded, source_picture
+from tools.fake_gcs import FakeGcs
+
+Results = list[tuple[str, Embedding | ItemError]]
+Collect = Callable[..., Results]
+
+
+def photo(index: int) -> bytes:
+    """One of many small photos that embed differently."""
+    picture = source_picture(("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png")[index % 4])
+    left = 7 * (index // 4)
+    return encoded(picture.crop((left, 0, left + 300, 260)), "JPEG", quality=90)
+
+
+def album() -> dict[str, bytes]:
+    """Eight objects in the bucket's order: photos, and two that are none."""
+    objects = {f"{index:02d}.jpg": photo(index) for index in range(8)}
+    objects["03.jpg"] = corrupt_pictures()["jpeg_half"][0]
+    objects["06.jpg"] = b""
+    return objects
+
+
+@pytest.fixture(scope="module")
+def bucket(fake_gcs: FakeGcs) -> str:
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    for object_name, data in album().items():
+        fake_gcs.upload(name, f"2024/{object_name}", data)
+    fake_gcs.upload(name, "2025/other.jpg", photo(0))
+    return name
+
+
+def with_client(url: str, source: str | Source, *, bytes_in_flight: int = 1 << 28, **options: Any) -> Results:
+    kind = options.pop("sync", ClipClient)
+    with kind(url, **options) as client:
+        return list(client.embed_objects(source, bytes_in_flight=bytes_in_flight))
+
+
+def with_async_client(
+    url: str, source: str | Source, *, bytes_in_flight: int = 1 << 28, **options: Any
+) -> Results:
+    kind = options.pop("asynchronous", AsyncClipClient)
+
+    async def run() -> Results:
+        async with kind(url, **options) as client:
+            return [pair async for pair in client.embed_objects(source, bytes_in_flight=bytes_in_flight)]
+
+    return asyncio.run(run())
+
+
+both = pytest.mark.parametrize("collect", [with_client, with_async_client])
+
+
+@pytest.fixture(scope="module")
+def wanted(server: TritonServer) -> list[Embedding | ItemError]:
+    """What embed() makes of the album."""
+    with ClipClient(server.grpc_url) as client:
+        return client.embed(list(album().values()), on_error="return")
+
+
+@both
+def test_a_bucket_streams_in_order_with_errors_in_place(
+    server: TritonServer, bucket: str, wanted: list[Embedding | ItemError], collect: Collect
+) -> None:
+    results = collect(server.grpc_url, f"gs://{bucket}/2024/")
+    assert [name for name, _ in results] == [f"2024/{name}" for name in album()]
+    for (name, outcome), expected in zip(results, wanted, strict=True):
+        if isinstance(expected, ItemError):
+            assert isinstance(outcome, ItemError)
+            assert (outcome.code, outcome.text) == (expected.code, expected.text)
+        else:
+            assert not isinstance(outcome, ItemError), (name, outcome)
+            np.testing.assert_allclose(outcome, expected, atol=1e-5)
+    codes = [outcome.code for _, outcome in results if isinstance(outcome, ItemError)]
+    assert codes == ["truncated", "empty"]
+
+
+@both
+def test_a_bucket_that_does_not_exist(server: TritonServer, fake_gcs: FakeGcs, collect: Collect) -> None:
+    del fake_gcs
+    with pytest.raises(SourceError, match="gs://no-such-bucket does not exist"):
+        collect(server.grpc_url, "gs://no-such-bucket/")
+
+
+class Gauge:
+    """Bytes of objects between the begin of their loading and the end of their request."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held = self.most = 0
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._held += count
+            self.most = max(self.most, self._held)
+
+
+class Measured(GcsSource):
+    """A bucket that says how much of it is being loaded."""
+
+    def __init__(self, bucket: str, gauge: Gauge) -> None:
+        super().__init__(bucket, "2024/", 8)
+        self._gauge = gauge
+
+    def load(self, item: ObjectInfo) -> bytes:
+        self._gauge.add(item.size)
+        return super().load(item)
+
+
+@both
+def test_bytes_in_flight_stay_within_the_bound(server: TritonServer, bucket: str, collect: Collect) -> None:
+    gauge = Gauge()
+
+    class Sync(ClipClient):
+        def request(self, photos: Any) -> Any:
+            answer = super().request(photos)
+            gauge.add(-sum(map(len, photos)))
+            return answer
+
+    class Async(AsyncClipClient):
+        async def request(self, photos: Any) -> Any:
+            answer = await super().request(photos)
+            gauge.add(-sum(map(len, photos)))
+            return answer
+
+    sizes = [len(data) for data in album().values()]
+    bound = sorted(sizes)[-1] + sorted(sizes)[-2]
+    assert sum(sizes) > 2 * bound
+    options = {"sync": Sync} if collect is with_client else {"asynchronous": Async}
+    results = collect(server.grpc_url, Measured(bucket, gauge), bytes_in_flight=bound, **options)
+    assert len(results) == len(sizes)
+    assert max(sizes) < gauge.most <= bound
+
+
+class Spoilt(GcsSource):
+    """A bucket whose listing has a wrong checksum for one object."""
+
+    def list(self) -> Iterator[ObjectInfo]:
+        for item in super().list():
+            wrong = item.name == "2024/05.jpg"
+            yield dataclasses.replace(item, crc32c="ZZZZZZ==") if wrong else item
+
+
+@both
+def test_what_arrives_is_held_against_the_listing(
+    server: TritonServer, bucket: str, collect: Collect
+) -> None:
+    source = Spoilt(bucket, "2024/", 4)
+    (item,) = [item for item in source.list() if item.crc32c == "ZZZZZZ=="]
+    with pytest.raises(ItemError, match=r"checksum_mismatch: 2024/05\.jpg"):
+        source.load(item)
+    results = dict(collect(server.grpc_url, source))
+    outcome = results.pop("2024/05.jpg")
+    assert isinstance(outcome, ItemError)
+    assert outcome.code == "checksum_mismatch"
+    assert sum(not isinstance(other, ItemError) for other in results.values()) == 5
+
+
+@both
+def test_an_object_that_rots_on_the_servers_disk(
+    server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collect: Collect
+) -> None:
+    """The server goes on sending the checksum of what was uploaded."""
+    try:
+        os.setxattr(tmp_path, b"user.probe", b"1")
+    except OSError:
+        pytest.skip(f"{tmp_path} keeps no extended attributes, which the server's disk backend needs")
+    with FakeGcs(tmp_path) as disk:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", disk.url)
+        for index in range(3):
+            disk.upload("album", f"{index}.jpg", photo(index))
+        path = tmp_path / "album" / "1.jpg"
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        with path.open("r+b") as stored:  # written in place: its attributes stay
+            stored.write(data)
+        (_, first), (_, rotten), (_, last) = collect(server.grpc_url, "gs://album")
+    assert isinstance(rotten, ItemError)
+    assert rotten.code == "checksum_mismatch"
+    assert not isinstance(first, ItemError), first
+    assert not isinstance(last, ItemError), last
+
+
+class Statistics:
+    """Requests that the ensemble answers from here on, and the photos in them."""
+
+    def __init__(self, server: TritonServer) -> None:
+        self._url = server.grpc_url
+        self._before = self._read()
+        # The server counts a request just after it was answered: let those of earlier tests come in.
+        while self._before != (now := self._later()):
+            self._before = now
+
+    def after(self, photos: int) -> int:
+        """The requests that `photos` photos came in, as soon as all of them are counted."""
+        requests, counted = np.subtract(self._read(), self._before)
+        end = time.monotonic() + 30
+        while counted < photos and time.monotonic() < end:
+            requests, counted = np.subtract(self._later(), self._before)
+        assert counted == photos
+        return int(requests)
+
+    def _later(self) -> tuple[int, int]:
+        time.sleep(0.2)
+        return self._read()
+
+    def _read(self) -> tuple[int, int]:
+        with InferenceServerClient(self._url) as triton:
+            (stats,) = triton.get_inference_statistics("clip_image").model_stats
+        return int(stats.inference_stats.success.count), int(stats.inference_count)
+
+
+def embed_with_client(url: str, photos: list[bytes], **options: Any) -> Embedding:
+    with ClipClient(url, **options) as client:
+        return client.embed(photos)
+
+
+def embed_with_async_client(url: str, photos: list[bytes], **options: Any) -> Embedding:
+    async def run() -> Embedding:
+        async with AsyncClipClient(url, **options) as client:
+            return await client.embed(photos)
+
+    return asyncio.run(run())
+
+
+_TWO = len(photo(0)) + len(photo(1))
+
+
+@pytest.mark.parametrize("embed", [embed_with_client, embed_with_async_client])
+@pytest.mark.parametrize(
+    ("options", "requests"),
+    [
+        pytest.param({"images_per_request": 1000}, 1, id="whole"),
+        pytest.param({"images_per_request": 2}, 3, id="by count"),
+        pytest.param({"images_per_request": 1000, "bytes_per_request": _TWO}, 3, id="by bytes"),
+        pytest.param(
+            {"images_per_request": 1000, "bytes_per_request": 1}, 5, id="each larger than the bound"
+        ),
+    ],
+)
+def test_one_call_is_split_into_requests(
+    server: TritonServer, embed: Any, options: dict[str, int], requests: int
+) -> None:
+    photos = [photo(index % 2) for index in range(5)]
+    statistics = Statistics(server)
+    rows = embed(server.grpc_url, photos, **options)
+    assert statistics.after(photos=5) == requests
+    np.testing.assert_allclose(rows[2:], rows[:-2], atol=1e-5)
+
+
+def test_more_photos_than_the_models_largest_batch(server: TritonServer) -> None:
+    photos = [photo(index % 2) for index in range(66)]
+    statistics = Statistics(server)
+    rows = embed_with_client(server.grpc_url, photos, images_per_request=1000)
+    assert statistics.after(photos=66) == 2
+    np.testing.assert_allclose(rows[2:], rows[:-2], atol=1e-5)
