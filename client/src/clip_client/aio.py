@@ -14,8 +14,9 @@ from tritonclient.utils import InferenceServerException
 
 from clip_client import defaults, transport
 from clip_client._google import AsyncRetry, RetryError
-from clip_client.client import denied, read_photo, unavailable
+from clip_client.client import busy, denied, read_photo, unavailable
 from clip_client.errors import ItemError, ServerMismatch
+from clip_client.pace import Pace
 from clip_client.source import ObjectInfo, Source, open_source
 from clip_client.transport import ConnectionOptions, Embedding, ModelInfo
 
@@ -44,7 +45,8 @@ class AsyncClipClient:
         self._images_per_request = images_per_request
         self._bytes_per_request = bytes_per_request
         self._triton = InferenceServerClient(url, **self._connection.arguments())
-        self._slots = asyncio.Semaphore(concurrency)
+        self._pace = Pace(concurrency)
+        self._turn = asyncio.Condition()
         self._info: ModelInfo | None = None
 
     async def close(self) -> None:
@@ -145,22 +147,44 @@ class AsyncClipClient:
         """One request, with retries: one entry a photo. Raises ServerUnavailable."""
         info = await self.info()
         inputs, outputs = transport.build_request(info, photos)
-        async with self._slots:
-            end = time.monotonic() + self._deadline_s
+        end = time.monotonic() + self._deadline_s
 
-            async def infer() -> Any:
-                return await self._triton.infer(
-                    info.name,
-                    inputs,
-                    outputs=outputs,
-                    headers=self._connection.headers,
-                    client_timeout=max(0.001, end - time.monotonic()),
-                )
+        async def infer() -> Any:
+            return await self._triton.infer(
+                info.name,
+                inputs,
+                outputs=outputs,
+                headers=self._connection.headers,
+                client_timeout=max(0.001, end - time.monotonic()),
+            )
 
+        async def in_turn() -> Any:
+            return await self._in_turn(infer, end)
+
+        try:
+            return transport.read_answer(info, await self._retrying(in_turn))
+        except InferenceServerException as error:
+            return transport.refused(error, len(photos))
+
+    async def _in_turn(self, call: Callable[[], Awaitable[T]], end: float) -> T:
+        """`call` once the pace allows it; raises ServerBusy where that is not before `end`."""
+        async with self._turn:
             try:
-                return transport.read_answer(info, await self._retrying(infer))
-            except InferenceServerException as error:
-                return transport.refused(error, len(photos))
+                waiting = self._turn.wait_for(lambda: self._pace.is_open)
+                await asyncio.wait_for(waiting, max(0.0, end - time.monotonic()))
+            except (asyncio.TimeoutError, TimeoutError) as error:
+                raise busy(self.url, self._deadline_s) from error
+            self._pace.begin()
+        refused = False
+        try:
+            return await call()
+        except InferenceServerException as error:
+            refused = transport.is_refusal(error)
+            raise
+        finally:
+            self._pace.end(refused=refused)
+            async with self._turn:
+                self._turn.notify(2)  # one for the place, one should the limit have grown
 
     async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
         retry = AsyncRetry(**transport.retry_arguments(self._deadline_s))

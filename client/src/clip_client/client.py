@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from clip_client import defaults, transport
 from clip_client._google import Retry, RetryError
 from clip_client.errors import ItemError, ServerBusy, ServerMismatch, ServerUnavailable
+from clip_client.pace import Pace
 from clip_client.source import Source, open_source
 from clip_client.stream import EmbeddedObject, stream
 from clip_client.timings import ServerTimes, Timings
@@ -53,6 +55,8 @@ class ClipClient:
         self._pool = ThreadPoolExecutor(concurrency, "clip-client")
         self._info: ModelInfo | None = None
         self._timings: Timings | None = None
+        self._pace = Pace(concurrency)
+        self._turn = threading.Condition()
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -193,14 +197,34 @@ class ClipClient:
                 client_timeout=max(0.001, end - time.monotonic()),
             )
 
+        def in_turn() -> Any:
+            return self._in_turn(infer, end)
+
         begin = time.perf_counter()
         try:
-            answer = self._retrying(infer, self._deadline_s)
+            answer = self._retrying(in_turn, self._deadline_s)
             if timings is not None and info.seconds_output:
                 timings.add_request(time.perf_counter() - begin, answer.as_numpy(info.seconds_output))
             return transport.read_answer(info, answer)
         except InferenceServerException as error:
             return transport.refused(error, len(photos))
+
+    def _in_turn(self, call: Callable[[], T], end: float) -> T:
+        """`call` once the pace allows it; raises ServerBusy where that is not before `end`."""
+        with self._turn:
+            if not self._turn.wait_for(lambda: self._pace.is_open, max(0.0, end - time.monotonic())):
+                raise busy(self.url, self._deadline_s)
+            self._pace.begin()
+        refused = False
+        try:
+            return call()
+        except InferenceServerException as error:
+            refused = transport.is_refusal(error)
+            raise
+        finally:
+            with self._turn:
+                self._pace.end(refused=refused)
+                self._turn.notify(2)  # one for the place, one should the limit have grown
 
     def _retrying(self, call: Callable[[], T], deadline_s: float) -> T:
         retry = Retry(**transport.retry_arguments(deadline_s))
@@ -218,11 +242,8 @@ class ClipClient:
 
 def unavailable(url: str, deadline_s: float, cause: object) -> ServerUnavailable:
     """The error for a server that has not answered, `cause` being the last try's."""
-    if transport.QUEUE_IS_FULL in str(cause):
-        return ServerBusy(
-            f"the server at {url} was too busy for {deadline_s:.0f} s: its queue stayed full. Send fewer "
-            "photos at once, or give it more instances"
-        )
+    if isinstance(cause, Exception) and transport.is_refusal(cause):
+        return busy(url, deadline_s)
     return ServerUnavailable(
         f"no answer from the server at {url} within {deadline_s:.0f} s ({cause}). {_advice(str(cause))}"
     )
@@ -240,6 +261,13 @@ def denied(url: str, cause: InferenceServerException) -> ServerUnavailable:
     return ServerUnavailable(
         f"the server at {url} turns this client away ({cause}). Does it want a header? "
         "Give one with ConnectionOptions(headers=...), or clip-embed --header NAME:VALUE"
+    )
+
+
+def busy(url: str, deadline_s: float) -> ServerBusy:
+    return ServerBusy(
+        f"the server at {url} was too busy for {deadline_s:.0f} s: its queue stayed full. Send fewer photos "
+        "at once, or give it more instances"
     )
 
 

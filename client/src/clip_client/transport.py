@@ -116,8 +116,6 @@ def _type(config: Any, name: str) -> int:
     return value
 
 
-QUEUE_IS_FULL = "Exceeds maximum queue size"
-"""Triton's words for a request that it refused because of its load."""
 _PASSING = (
     "Stub process",  # a Python-backend process died; whoever watches the server renews it
     "is not healthy",
@@ -148,6 +146,11 @@ class Retryable:
         if isinstance(error, InferenceServerException) and "Stub process" in str(error.message()):
             self._deaths += 1
         return is_retryable(error) and self._deaths < defaults.MAX_DEATHS
+
+
+def is_refusal(error: Exception) -> bool:
+    """A server behind its load: these are Triton's words for a full queue."""
+    return "Exceeds maximum queue size" in str(error)
 
 
 def is_away(error: Exception) -> bool:

@@ -1,0 +1,50 @@
+"""The number in flight falls where load is refused, and recovers."""
+
+from __future__ import annotations
+
+from clip_client.pace import Pace
+
+
+def test_all_are_let_through_while_nothing_is_refused() -> None:
+    pace = Pace(16)
+    for _ in range(16):
+        assert pace.is_open
+        pace.begin()
+    assert not pace.is_open
+    pace.end(refused=False)
+    assert pace.is_open
+
+
+def test_refusals_of_one_round_count_once() -> None:
+    pace = Pace(100)
+    for _ in range(100):
+        pace.begin()
+    for _ in range(30):
+        pace.end(refused=True, now=1.0)
+    assert 60 <= pace.limit <= 70
+    pace.end(refused=True, now=2.0)
+    assert 40 <= pace.limit <= 50
+
+
+def test_at_least_one_goes_through() -> None:
+    pace = Pace(2)
+    for moment in range(20):
+        pace.begin()
+        pace.end(refused=True, now=float(moment))
+    assert pace.is_open
+    assert pace.limit == 1
+
+
+def test_a_server_that_takes_a_certain_load_is_held_near_it() -> None:
+    """Rounds of as many as allowed, of which the server takes 40."""
+    pace, limits = Pace(256), []
+    for second in range(200):
+        sent = pace.limit
+        for _ in range(sent):
+            pace.begin()
+        for number in range(sent):
+            pace.end(refused=number >= 40, now=float(second))
+        limits.append(sent)
+    settled = limits[100:]
+    assert 25 <= sum(settled) / len(settled) <= 45
+    assert max(settled) <= 50
