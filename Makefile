@@ -18,7 +18,7 @@ help: ## What there is to make
 setup: $(VENV)/.ready ## The environment of server, client and tests (no torch)
 setup-export: $(EXPORT_VENV)/.ready ## The environment of the export (torch, open_clip: some GB)
 
-$(VENV)/.ready: client/pyproject.toml serving/pyproject.toml constraints.txt tools/environment.py tools/requirements-dev.txt
+$(VENV)/.ready: client/pyproject.toml serving/pyproject.toml constraints.txt tools/environment.py tools/old_numpy.py tools/requirements-dev.txt
 	$(PYTHON) tools/environment.py $(VENV) serve
 
 $(EXPORT_VENV)/.ready: client/pyproject.toml serving/pyproject.toml export/pyproject.toml constraints.txt tools/environment.py tools/requirements-golden.txt

@@ -27,6 +27,7 @@ PACKAGES = {
     ],
 }
 SUPPORTED = ((3, 10), (3, 13))
+NO_OLD_NUMPY = (3, 13)  # from here on PyPI has no wheel of numpy 1
 
 
 def main() -> int:
@@ -55,27 +56,28 @@ def _make(folder: Path, kind: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         print(f"set-up: making {folder.name}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    packages = list(PACKAGES[kind])
+    if kind == "serve" and sys.version_info >= NO_OLD_NUMPY:
+        packages.append(_old_numpy(python))
     note = ", torch among it: some GB, once" if kind == "export" else ""
     print(f"set-up: installing the packages of {folder.name}{note} ...", flush=True)
-    subprocess.run(
-        [
-            str(python),
-            "-m",
-            "pip",
-            "install",
-            "-qq",
-            "--disable-pip-version-check",
-            "-c",
-            "constraints.txt",
-            *PACKAGES[kind],
-        ],
-        check=True,
-        cwd=ROOT,
-    )
+    _pip_install(python, "-c", "constraints.txt", *packages)
     if kind == "serve":
         subprocess.run(
             [str(python), "-c", "from clip_serving import perf_analyzer; perf_analyzer.prepare()"], check=True
         )
+
+
+def _old_numpy(python: Path) -> str:
+    """The wheel of a numpy that the embedded server can use, built if need be."""
+    _pip_install(python, "--no-deps", "-e", "serving")
+    command = [str(python), "-m", "tools.old_numpy", "build/wheels"]
+    return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def _pip_install(python: Path, *arguments: str) -> None:
+    command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments]
+    subprocess.run(command, check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":

@@ -135,25 +135,31 @@ def _installed_libpython() -> Path | None:
 
 
 def _fetch_libpython(libraries: Path) -> None:
-    """Downloads Debian's or Ubuntu's package and takes the one file out of it: no root, no install."""
-    package = f"libpython{_MINOR}"
     with tempfile.TemporaryDirectory(prefix="clip-triton-") as name:
-        work = Path(name)
-        try:
-            _run(["apt-get", "download", "-q", package], work)
-        except subprocess.CalledProcessError:
-            # The machine's package lists are empty: fetch private ones, which needs no root.
-            state = [f"-oDir::State::Lists={work}/lists", f"-oDir::Cache={work}/cache"]
-            (work / "lists" / "partial").mkdir(parents=True)
-            (work / "cache" / "archives" / "partial").mkdir(parents=True)
-            _run(["apt-get", *state, "-q", "update"], work)
-            _run(["apt-get", *state, "-q", "download", package], work)
-        (archive,) = work.glob(f"{package}_*.deb")
-        _run(["dpkg-deb", "-x", archive.name, "tree"], work)
-        library = next((work / "tree").rglob(_LIBPYTHON))
+        tree = download_debian_package(f"libpython{_MINOR}", Path(name))
+        library = next(tree.rglob(_LIBPYTHON))
         temporary = libraries / f".{_LIBPYTHON}.{os.getpid()}"
         temporary.write_bytes(library.read_bytes())
         os.replace(temporary, libraries / _LIBPYTHON)
+
+
+def download_debian_package(package: str, work: Path) -> Path:
+    """Debian's or Ubuntu's `package`, unpacked below the empty folder `work`: no root, no install.
+
+    Raises OSError or subprocess.CalledProcessError where this is no such system or the package is not had.
+    """
+    try:
+        _run(["apt-get", "download", "-q", package], work)
+    except subprocess.CalledProcessError:
+        # The machine's package lists are empty: fetch private ones, which needs no root.
+        state = [f"-oDir::State::Lists={work}/lists", f"-oDir::Cache={work}/cache"]
+        (work / "lists" / "partial").mkdir(parents=True)
+        (work / "cache" / "archives" / "partial").mkdir(parents=True)
+        _run(["apt-get", *state, "-q", "update"], work)
+        _run(["apt-get", *state, "-q", "download", package], work)
+    (archive,) = work.glob(f"{package}_*.deb")
+    _run(["dpkg-deb", "-x", archive.name, "tree"], work)
+    return work / "tree"
 
 
 def _run(command: list[str], cwd: Path) -> None:
