@@ -23,7 +23,7 @@ _ZIG = "ziglang==0.17.1"
 _OPTIONS = (
     "blas=none",
     "lapack=none",
-    "disable-optimization=true",  # the hand-vectorised loops: most of the build, and no work of ours
+    "disable-optimization=true",  # no hand-vectorised loops: their checks and variants lengthen the build
     "optimization=2",
 )
 _TOOLS = {"CC": "cc", "CXX": "c++", "AR": "ar"}
