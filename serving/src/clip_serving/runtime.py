@@ -8,6 +8,7 @@ brought together, once, in a folder of the current environment.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -56,7 +57,7 @@ def prepare() -> Runtime:
     stub = server / "python_backend_stubs" / _MINOR / "triton_python_backend_stub"
     if not stub.is_file():
         raise ServerError(f"nvidia-pytriton has no Python-backend stub for Python {_MINOR}")
-    _link(backend / stub.name, stub)
+    _copy(backend / stub.name, stub)
     # perf_analyzer looks for these under the names they had before the wheel was repaired.
     for soname, pattern in (
         ("libcudart.so.12", "libcudart-*.so.12*"),
@@ -65,8 +66,12 @@ def prepare() -> Runtime:
         for library in bundled.glob(pattern):
             _link(libraries / soname, library)
     _provide_libpython(libraries)
+    # The wheel brings a libpython of its own for one version, under another name; but only this
+    # interpreter's fits its standard library (Debian's has modules built in that others load).
+    for library in bundled.glob(f"libpython3-*.{sys.version_info.minor}.so.1.0"):
+        _link(libraries / library.name, libraries / _LIBPYTHON)
     return Runtime(
-        server / "bin" / "tritonserver", home / "backends", server / "caches", (bundled, libraries)
+        server / "bin" / "tritonserver", home / "backends", server / "caches", (libraries, bundled)
     )
 
 
@@ -106,6 +111,13 @@ def _link(link: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     os.replace(temporary, link)
+
+
+def _copy(copy: Path, source: Path) -> None:
+    """As `_link`, with a copy: away from the wheel, whose libraries a link would find before ours."""
+    temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
+    shutil.copy2(source, temporary)
+    os.replace(temporary, copy)
 
 
 def _provide_libpython(libraries: Path) -> None:
