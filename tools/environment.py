@@ -1,4 +1,4 @@
-"""Makes one of the project's environments: `python3 tools/environment.py DIR serve|export`.
+"""Makes one of the project's environments: `python3 tools/environment.py DIR serve|export|bench`.
 
 Runs with the system's Python and nothing else. The stamp `.ready` is written last, so a broken
 set-up is begun again.
@@ -25,6 +25,8 @@ PACKAGES = {
         "-r",
         "tools/requirements-golden.txt",
     ],
+    # What we are compared with, apart from our own environment: none of ours is in it.
+    "bench": ["-r", "benchmarks/origin/requirements.txt", "-r", "benchmarks/litserve/requirements.txt"],
 }
 SUPPORTED = ((3, 10), (3, 13))
 NO_OLD_NUMPY = (3, 13)  # from here on PyPI has no wheel of numpy 1
@@ -59,7 +61,7 @@ def _make(folder: Path, kind: str) -> None:
     packages = list(PACKAGES[kind])
     if kind == "serve" and sys.version_info >= NO_OLD_NUMPY:
         packages.append(_old_numpy(python))
-    note = ", torch among it: some GB, once" if kind == "export" else ""
+    note = ", torch among it: some GB, once" if kind in ("export", "bench") else ""
     print(f"set-up: installing the packages of {folder.name}{note} ...", flush=True)
     _pip_install(python, "-c", "constraints.txt", *packages)
     if kind == "serve":

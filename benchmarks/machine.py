@@ -1,0 +1,48 @@
+"""The machine and the versions that a run's figures belong to; no host name and no path."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "avx_vnni")
+_OURS = ("clip-triton-serving", "nvidia-pytriton", "onnxruntime", "numpy", "pillow", "simplejpeg")
+_PEERS = (
+    *("fastapi", "uvicorn", "gcloud-aio-storage", "litserve", "open_clip_torch", "torch"),
+    *("opencv-python-headless", "pillow", "numpy"),
+)
+_ASK = (
+    "import json, sys; from importlib import metadata; "
+    "print(json.dumps({name: metadata.version(name) for name in sys.argv[1:]}))"
+)
+
+
+def describe(peers: Path, cores: int) -> dict[str, str]:
+    """What a reader needs in order to judge, or to repeat, the figures."""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
+    flags = re.search(r"^flags\s*:\s*(.+)$", info, re.MULTILINE)
+    present = set(flags.group(1).split()) if flags else set()
+    answer = subprocess.run([str(peers), "-c", _ASK, *_PEERS], check=True, capture_output=True, text=True)
+    return {
+        "CPU": model.group(1).strip() if model else platform.machine(),
+        "instructions": ", ".join(flag for flag in _FLAGS if flag in present) or "none of note",
+        "cores used": f"{cores} of {os.cpu_count()}",
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "GPU": "none used",
+        "Python": platform.python_version(),
+        "Triton": "2.51 (24.10), embedded",
+        "ours": _versions({name: metadata.version(name) for name in _OURS}),
+        "peers": _versions(json.loads(answer.stdout)),
+    }
+
+
+def _versions(found: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found.items())
