@@ -239,7 +239,8 @@ def photos(job: Job) -> list[bytes]:
 def closed_loop(job: Job, client: Callable[[], Callable[[], int]]) -> Log:
     """`in_flight` threads, each with a client of its own, whose call makes a request of so many photos."""
     clock = Clock(job)
-    log, errors = Log(clock.begin, clock.end), []
+    log = Log(clock.begin, clock.end)
+    errors: list[Exception] = []
 
     def work() -> None:
         try:

@@ -1,0 +1,93 @@
+"""RESULTS.md: every contender has its row, and an aim is called reached only where it is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from benchmarks.contenders import contenders
+from benchmarks.results import Results, Spread, Window
+from benchmarks.table import AIMS, render, verdict
+
+_FOUND = contenders(2)
+_DRIVES = [drive for contender in _FOUND for drive in contender.drives]
+
+
+def run(images_per_s: float = 10.0) -> Results:
+    windows = [
+        Window(drive.key, number, images_per_s + number, 90.0, 10.0, 10**9, 10**8, [5.0] * 40, 0.1)
+        for number in (1, 2, 3)
+        for drive in _DRIVES
+    ]
+    return Results({"CPU": "a fast one"}, {"photos": "40"}, windows)
+
+
+def cells(page: str, start: str) -> list[str]:
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {start} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_keys_are_unique() -> None:
+    assert len({drive.key for drive in _DRIVES}) == len(_DRIVES)
+
+
+def test_every_aim_names_contenders_that_are_measured_or_announced() -> None:
+    known = {drive.key for drive in _DRIVES}
+    for aim in AIMS:
+        assert set(aim.theirs) <= known
+        assert aim.ours in known or aim.ours.split("-")[1] in ("bf16", "int8")
+
+
+def test_every_contender_has_its_row_and_tables_are_whole() -> None:
+    page = render(run(), _FOUND)
+    for drive in _DRIVES:
+        if drive.share == 1.0:
+            assert f"| {drive.label} | 12.0 (11.0 to 13.0) |" in page
+    for block in page.split("\n\n"):
+        rows = [line.count("|") for line in block.splitlines() if line.startswith("|")]
+        assert len(set(rows)) <= 1, block
+
+
+def test_what_is_missing_is_said_to_be_not_measured() -> None:
+    page = render(Results({}, {}, []), _FOUND)
+    rows = sum(drive.share == 1.0 for drive in _DRIVES)
+    assert page.count("| not measured |") == rows + 2 * len(AIMS)
+    assert "reached" not in page
+
+
+def test_the_coming_precisions_are_not_measured() -> None:
+    page = render(run(), _FOUND)
+    assert cells(page, "ours, int8")[1].startswith("not measured")
+    assert cells(page, "int8, uploads / LitServe")[2] == "not measured"
+
+
+def test_an_aims_two_verdicts() -> None:
+    measured = run()
+    measured.windows = [
+        dataclasses.replace(window, images_per_s=window.images_per_s * 2, service_cpu_ms=190.0)
+        if window.key == "ours-fp32-bytes"
+        else window
+        for window in measured.windows
+    ]
+    row = cells(render(measured, _FOUND), "fp32, uploads / LitServe")
+    assert row[1:] == [">= 1.40", "2.00 (2.00 to 2.00)", "reached", "0.50 (0.50 to 0.50)", "missed"]
+
+
+@pytest.mark.parametrize(
+    ("spread", "text"),
+    [
+        (Spread(1.5, 1.4, 1.6), "reached"),
+        (Spread(1.3, 1.2, 1.39), "missed"),
+        (Spread(1.5, 1.3, 1.6), "within noise: reached"),
+        (Spread(1.3, 1.2, 1.5), "within noise: missed"),
+    ],
+)
+def test_passes_that_disagree_are_noise(spread: Spread, text: str) -> None:
+    assert verdict(spread, 1.4) == text
+
+
+def test_failures_are_told() -> None:
+    measured = run()
+    measured.failures.append(("litserve", 2, "it did not start"))
+    assert "| litserve | 2 | it did not start |" in render(measured, _FOUND)
