@@ -83,6 +83,10 @@ class Clock:
         for timer in self._timers:
             timer.join()
 
+    def cancel(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+
 
 def main() -> int:
     job = Job(**json.loads(sys.argv[1]))
@@ -258,6 +262,7 @@ def closed_loop(job: Job, client: Callable[[], Callable[[], int]]) -> Log:
     for thread in threads:
         thread.join()
     if errors:
+        clock.cancel()
         raise errors[0]
     clock.join()
     return log

@@ -27,7 +27,7 @@ time.sleep(600)
 
 def alive(pid: int) -> bool:
     with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False
 
 
@@ -64,7 +64,7 @@ def test_peak_memory_is_that_of_the_time_between() -> None:
     assert memory.peak["here"] > 1_000_000
 
 
-_JOB = Job("test", "", "", "", in_flight=3, warm_up_s=0.05, seconds=0.1, cool_down_s=0.05)
+_JOB = Job("test", "", "", "", in_flight=3, warm_up_s=0.2, seconds=0.1, cool_down_s=0.05)
 
 
 def test_a_closed_loop_keeps_its_clients_busy(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +85,6 @@ def test_a_closed_loop_keeps_its_clients_busy(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.split() == ["measuring", "measured"]
 
 
-@pytest.mark.usefixtures("capsys")
 def test_a_failing_client_fails_the_loop() -> None:
     def request() -> int:
         raise RuntimeError("refused")
