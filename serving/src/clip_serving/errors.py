@@ -3,7 +3,8 @@
 ClipServingError
 ├── ItemError            one photo; travels to the client as "code: text"
 ├── ConfigurationError   a spec, a setting or a repository that cannot work
-└── ServerError          the embedded tritonserver did not start, or died
+├── ServerError          the embedded tritonserver did not start, or died
+└── ProfileError         clip-profile cannot go on: photos, run folder, perf_analyzer or server
 """
 
 from __future__ import annotations
@@ -53,3 +54,7 @@ class ConfigurationError(ClipServingError):
 
 class ServerError(ClipServingError):
     """The embedded tritonserver did not start, or ended; the text holds the cause."""
+
+
+class ProfileError(ClipServingError):
+    """A measurement that cannot be made, kept or read; the text says the way out."""

@@ -1,0 +1,76 @@
+"""What was measured on, and with which versions: figures mean nothing without it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from clip_serving.profile import gpu
+from clip_serving.staging import available_cores
+
+_PACKAGES = (
+    "clip-triton-serving",
+    "clip-triton-client",
+    "nvidia-pytriton",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+    "pillow",
+    "simplejpeg",
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`cores` are those that this process may use; `gpus` is empty without NVIDIA's driver."""
+
+    system: str
+    cpu: str
+    cores: int
+    memory_gb: float
+    cpu_features: tuple[str, ...]
+    gpus: tuple[str, ...]
+
+    @classmethod
+    def here(cls) -> Machine:
+        cpu, flags = _cpu()
+        wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+        return cls(
+            system=f"{platform.system()} {platform.release()}",
+            cpu=cpu,
+            cores=available_cores(),
+            memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
+            cpu_features=tuple(name for name in wanted if name in flags),
+            gpus=gpu.names(),
+        )
+
+    def describe(self) -> str:
+        """One line."""
+        parts = [f"{self.cores} cores of {self.cpu}", f"{self.memory_gb:g} GiB", *self.gpus, self.system]
+        return ", ".join(parts)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every package that has a part in the figures, as far as installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> tuple[str, frozenset[str]]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = fields.get("model name") or platform.processor() or os.uname().machine
+    return name, frozenset(fields.get("flags", "").split())

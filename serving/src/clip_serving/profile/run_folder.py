@@ -1,0 +1,184 @@
+"""A sweep on disk: `run.json` says what it is, `measurements.jsonl` grows by a line a run.
+
+A line is written whole and synced before the next run starts, so whatever ends the sweep costs at most
+the run in flight. The folder is of one version of this format and of one sweep: another's is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clip_serving.errors import ProfileError
+from clip_serving.profile.machine import Machine
+from clip_serving.profile.measurement import Failure, Measurement
+from clip_serving.profile.setting import Space
+
+FORMAT = 1
+"""Of both files; a folder of another one is refused rather than misread."""
+_KEY = "clip_profile_format"
+_ABOUT = "run.json"
+_LINES = "measurements.jsonl"
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class About:
+    """What a sweep measures. A sweep goes on in a folder only where `identity` is the same."""
+
+    created: str
+    target: str
+    photos: dict[str, Any]
+    space: Space
+    model: str
+    machine: Machine
+    versions: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        names = ("target", "photos", "space", "model", "machine", "versions")
+        return {name: value for name, value in self.to_dict().items() if name in names}
+
+    def to_dict(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> About:
+        machine: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values["machine"].items()
+        }
+        return cls(
+            **{
+                **values,
+                "space": Space.from_dict(values["space"]),
+                "machine": Machine(**machine),
+                "command": tuple(values["command"]),
+            }
+        )
+
+
+class RunFolder:
+    """An open run; made by `create_or_resume` (to measure) or `load` (to read)."""
+
+    def __init__(self, path: Path, about: About) -> None:
+        self.path = path
+        self.about = about
+        self.measurements: list[Measurement] = []
+        self.failures: list[Failure] = []
+        for number, record in enumerate(_records(path / _LINES), 1):
+            try:
+                self._take(record)
+            except (TypeError, KeyError, ValueError) as error:
+                raise ProfileError(f"{path / _LINES}, line {number} was damaged: {error}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> RunFolder:
+        """Raises ProfileError that says what `path` is if it is no run of this version."""
+        return cls(path, _read_about(path))
+
+    @classmethod
+    @contextmanager
+    def create_or_resume(cls, path: Path, about: About) -> Iterator[RunFolder]:
+        """The folder, locked; a run that is there already goes on if it is the same sweep."""
+        path.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            if (path / _ABOUT).exists():
+                _refuse_another(path, _read_about(path), about)
+            elif any(entry.name != _LOCK for entry in path.iterdir()):
+                raise ProfileError(f"{path} is not empty and holds no run of clip-profile: choose another")
+            else:
+                text = json.dumps({_KEY: FORMAT, **about.to_dict()}, indent=1)
+                _write_whole(path / _ABOUT, text)
+            _drop_torn_line(path / _LINES)
+            yield cls.load(path)
+
+    def add(self, record: Measurement | Failure) -> None:
+        """Appends and syncs: what was measured stays measured."""
+        kind = "failure" if isinstance(record, Failure) else "measurement"
+        line = json.dumps({"kind": kind, **record.to_dict()}, separators=(",", ":"))
+        with (self.path / _LINES).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._take(json.loads(line))
+
+    def _take(self, record: dict[str, Any]) -> None:
+        kind = record.pop("kind")
+        if kind == "failure":
+            self.failures.append(Failure.from_dict(record))
+        else:
+            self.measurements.append(Measurement.from_dict(record))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with (path / _LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ProfileError(f"another clip-profile is at work in {path}") from None
+        yield
+
+
+def _read_about(path: Path) -> About:
+    try:
+        values = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
+    except OSError:
+        raise ProfileError(f"{path} holds no run of clip-profile ({_ABOUT} is missing)") from None
+    except ValueError as error:
+        raise ProfileError(f"{path / _ABOUT} is not JSON ({error}): it was damaged") from error
+    found = values.pop(_KEY, None) if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise ProfileError(
+            f"{path} is a run folder of format {found}, and this clip-profile reads and writes format "
+            f"{FORMAT}: use the version that made it, or sweep into a new folder"
+        )
+    try:
+        return About.from_dict(values)
+    except (TypeError, KeyError) as error:
+        raise ProfileError(f"{path / _ABOUT} is damaged: {error}") from error
+
+
+def _refuse_another(path: Path, there: About, wanted: About) -> None:
+    before, now = there.identity, wanted.identity
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed:
+        raise ProfileError(
+            f"{path} holds a sweep with other {', '.join(changed)}: its figures and new ones would not "
+            "compare. Choose another --out, or remove the folder"
+        )
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of the file; a last one that was cut off is passed over."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise ProfileError(f"{path}, line {number} is not JSON: the file was damaged") from error
+
+
+def _drop_torn_line(path: Path) -> None:
+    if path.exists():
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole != len(data):
+            os.truncate(path, whole)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,141 @@
+"""One point of the sweep: how the server is set up, and how hard it is pressed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clip_serving import defaults
+from clip_serving.errors import ProfileError
+from clip_serving.staging import InstanceLayout
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """Counts are processes or requests, `queue_delay_us` microseconds.
+
+    `concurrency` requests are in flight at once, each with `request_batch` photos. `encoder_threads` is
+    a CPU encoder's; `model_config_name` (the encoder's format) is empty for each model's config.pbtxt.
+    """
+
+    model_config_name: str
+    preprocess_instances: int
+    encoder_instances: int
+    encoder_threads: int
+    max_batch: int
+    queue_delay_us: int
+    concurrency: int
+    request_batch: int
+
+    @property
+    def server(self) -> Setting:
+        """The part that needs a server of its own: two settings alike in it share one."""
+        return dataclasses.replace(self, concurrency=0, request_batch=0)
+
+    @property
+    def layout(self) -> InstanceLayout:
+        return InstanceLayout(
+            preprocess_instances=self.preprocess_instances,
+            preprocess_threads=1,
+            encoder_instances=self.encoder_instances,
+            encoder_threads=self.encoder_threads,
+        )
+
+    @property
+    def server_label(self) -> str:
+        """Short and unique, as in `cpu p2 e1x2 b64 d2000`."""
+        name = self.model_config_name or "default"
+        layout = f"p{self.preprocess_instances} e{self.encoder_instances}x{self.encoder_threads}"
+        return f"{name} {layout} b{self.max_batch} d{self.queue_delay_us}"
+
+    @property
+    def label(self) -> str:
+        """The server's label and the load's, as in `cpu p2 e1x2 b64 d2000 c8x1`."""
+        return f"{self.server_label} c{self.concurrency}x{self.request_batch}"
+
+    def explain(self) -> str:
+        """The label in words."""
+        return (
+            f"{self.preprocess_instances} preprocess instances, {self.encoder_instances} encoder instances "
+            f"with {self.encoder_threads} threads ({self.model_config_name or 'default'}), batches of up to "
+            f"{self.max_batch}, queue delay {self.queue_delay_us / 1000:g} ms; {self.concurrency} requests "
+            f"in flight with {self.request_batch} photo{'s' * (self.request_batch > 1)} each"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Setting:
+        return cls(**values)
+
+
+LEGEND = (
+    "pN: preprocess instances; eNxT: encoder instances x threads; bN: largest batch; "
+    "dN: queue delay in microseconds; cNxB: requests in flight x photos in each"
+)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The values to choose from, in rising order; one value each keeps an axis still."""
+
+    model_config_name: tuple[str, ...] = ("cpu",)
+    preprocess_instances: tuple[int, ...] = (1, 2, 4)
+    encoder_instances: tuple[int, ...] = (1, 2)
+    encoder_threads: tuple[int, ...] = (1, 2)
+    max_batch: tuple[int, ...] = (defaults.MAX_BATCH_SIZE,)
+    queue_delay_us: tuple[int, ...] = (defaults.MAX_QUEUE_DELAY_US,)
+    concurrency: tuple[int, ...] = (8,)
+    request_batch: tuple[int, ...] = (1,)
+    encoder_cores: int = 0
+    """Most encoder instances x threads; 0: any. More than the cores only fight for them."""
+
+    def __post_init__(self) -> None:
+        if not self.points():
+            raise ProfileError(
+                "no setting is left to measure: a request's photos must fit into the largest batch, and "
+                f"encoder instances x threads into {self.encoder_cores or 'the'} cores"
+            )
+
+    @classmethod
+    def for_cores(cls, cores: int, **chosen: tuple[Any, ...] | None) -> Space:
+        """The axes that matter on a CPU of so many cores; `chosen` ones are taken as they are."""
+        encoders = tuple(n for n in (1, 2, 4) if n <= min(cores, defaults.MAX_CPU_ENCODER_INSTANCES))
+        axes: dict[str, Any] = {
+            "preprocess_instances": tuple(sorted({max(1, cores // 2), cores, 2 * cores})),
+            "encoder_instances": encoders,
+            "encoder_threads": tuple(sorted({1, max(1, cores // 2), cores})),
+            "max_batch": (8, defaults.MAX_BATCH_SIZE),
+            "queue_delay_us": (0, defaults.MAX_QUEUE_DELAY_US, 10_000),
+            "concurrency": tuple(sorted({1, cores, 2 * cores, 4 * cores, 8 * cores, 16 * cores})),
+        }
+        axes |= {name: tuple(sorted(set(values))) for name, values in chosen.items() if values}
+        free = chosen.get("encoder_instances") and chosen.get("encoder_threads")
+        return cls(**axes, encoder_cores=0 if free else cores)
+
+    @property
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Setting)}
+
+    def points(self) -> list[Setting]:
+        """Every setting that can work, in a fixed order."""
+        return list(self._points())
+
+    def _points(self) -> Iterator[Setting]:
+        axes = self.axes
+        for values in itertools.product(*axes.values()):
+            setting = Setting(**dict(zip(axes, values, strict=True)))
+            cores = setting.encoder_instances * setting.encoder_threads
+            if setting.request_batch <= setting.max_batch and cores <= (self.encoder_cores or cores):
+                yield setting
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Space:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,62 @@
+"""Made-up measurements for tests of what is done with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from clip_serving.profile.machine import Machine
+from clip_serving.profile.measurement import EMBED, PREPROCESS, Arrival, Measurement, Resources, Sample, Stage
+from clip_serving.profile.run_folder import About
+from clip_serving.profile.setting import Setting, Space
+
+BASE = Setting("cpu", 2, 1, 2, 64, 2000, 8, 1)
+
+
+def setting(**changes: Any) -> Setting:
+    return dataclasses.replace(BASE, **changes)
+
+
+def about(**changes: Any) -> About:
+    made = About(
+        created="2026-01-01T00:00:00+00:00",
+        target="embedded",
+        photos={"count": 4, "mean_bytes": 100_000, "sha256": "0" * 64},
+        space=Space(concurrency=(4, 8)),
+        model="ViT-B-32 (none)",
+        machine=Machine("Linux", "A CPU", 2, 16.0, (), ()),
+        versions={"python": "3.11"},
+        command=("clip-profile", "sweep"),
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def measurement(
+    at: Setting = BASE,
+    *,
+    photos_per_s: float = 10.0,
+    p95_ms: float = 400.0,
+    round: int = 0,
+    arrival: Arrival = "closed",
+    busy: tuple[float, float] = (0.5, 0.9),
+    resources: dict[str, Any] | None = None,
+    stages: dict[str, Stage] | None = None,
+    transport_ms: float = 10.0,
+    latencies_ms: tuple[float, ...] = (),
+) -> Measurement:
+    used = Resources(
+        cpu_ms_per_photo=120.0, rss_mb=1500.0, server_busy=0.6, client_busy=0.02, machine_busy=0.65,
+        samples=(Sample(0.0, 0.0, 0.1, 0.2, 1400.0), Sample(1.0, 1.8, 0.1, 1.9, 1500.0)),
+    )  # fmt: skip
+    return Measurement(
+        setting=at, round=round, arrival=arrival, rate=7.0 if arrival == "poisson" else None, at=1.7e9,
+        seconds=6.0, requests=60, photos_per_s=photos_per_s, mean_ms=p95_ms * 0.7, p50_ms=p95_ms * 0.65,
+        p90_ms=p95_ms * 0.9, p95_ms=p95_ms, p99_ms=p95_ms * 1.1, transport_ms=transport_ms,
+        stages=stages or {
+            PREPROCESS: Stage(20.0, 60.0, at.preprocess_instances, busy[0], {1: 40, 2: 10}, 40.0),
+            EMBED: Stage(30.0, 150.0, at.encoder_instances, busy[1], {1: 10, 4: 10, 8: 2}, 80.0),
+        },
+        resources=dataclasses.replace(used, **(resources or {})),
+        command=("perf_analyzer", "-m", "clip_image"),
+        latencies_ms=latencies_ms,
+    )  # fmt: skip

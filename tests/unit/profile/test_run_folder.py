@@ -1,0 +1,107 @@
+"""A run survives being cut off, and no other sweep's or version's run is taken for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from clip_serving.errors import ProfileError
+from clip_serving.profile.measurement import Failure
+from clip_serving.profile.run_folder import FORMAT, RunFolder
+from clip_serving.profile.setting import Space
+from tests.unit.profile.records import BASE, about, measurement
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "run"
+    with RunFolder.create_or_resume(path, about()) as run:
+        run.add(measurement(latencies_ms=(1.0, 2.5)))
+        run.add(Failure(BASE, 0, "closed", 1.7e9, "the server died"))
+    return path
+
+
+def test_what_was_added_is_read_again(folder: Path) -> None:
+    run = RunFolder.load(folder)
+    assert run.about == about()
+    assert run.measurements == [measurement(latencies_ms=(1.0, 2.5))]
+    assert [failure.text for failure in run.failures] == ["the server died"]
+
+
+def test_the_same_sweep_goes_on(folder: Path) -> None:
+    later = about(created="2026-02-02T00:00:00+00:00", command=("clip-profile", "again"))
+    with RunFolder.create_or_resume(folder, later) as run:
+        assert len(run.measurements) == 1
+        run.add(measurement(round=1))
+    assert len(RunFolder.load(folder).measurements) == 2
+
+
+def test_a_line_cut_off_in_the_middle_costs_only_itself(folder: Path) -> None:
+    lines = folder / "measurements.jsonl"
+    lines.write_bytes(lines.read_bytes() + lines.read_bytes()[:100])
+    assert len(RunFolder.load(folder).measurements) == 1
+    with RunFolder.create_or_resume(folder, about()) as run:
+        run.add(measurement(round=2))
+    assert [one.round for one in RunFolder.load(folder).measurements] == [0, 2]
+
+
+def test_damage_in_the_middle_is_named(folder: Path) -> None:
+    lines = folder / "measurements.jsonl"
+    lines.write_bytes(b"{oops\n" + lines.read_bytes())
+    with pytest.raises(ProfileError, match=r"measurements\.jsonl, line 1 is not JSON"):
+        RunFolder.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (about(target="127.0.0.1:8001"), "target"),
+        (about(photos={"count": 1}), "photos"),
+        (about(space=Space(concurrency=(1,))), "space"),
+        (about(machine=dataclasses.replace(about().machine, cores=64)), "machine"),
+    ],
+)
+def test_another_sweep_is_refused(folder: Path, changed: object, named: str) -> None:
+    with (
+        pytest.raises(ProfileError, match=f"sweep with other {named}"),
+        RunFolder.create_or_resume(folder, changed),  # type: ignore[arg-type]
+    ):
+        pass
+
+
+def test_another_versions_folder_is_refused(folder: Path) -> None:
+    path = folder / "run.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "clip_profile_format": FORMAT + 1}))
+    with pytest.raises(ProfileError, match=rf"format {FORMAT + 1}, .* reads and writes format {FORMAT}"):
+        RunFolder.load(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"clip_profile_format": 1}', "not json"])
+def test_a_damaged_folder_is_refused_in_a_sentence(folder: Path, text: str) -> None:
+    (folder / "run.json").write_text(text)
+    with pytest.raises(ProfileError):
+        RunFolder.load(folder)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    with (
+        pytest.raises(ProfileError, match="not empty and holds no run"),
+        RunFolder.create_or_resume(tmp_path, about()),
+    ):
+        pass
+    with pytest.raises(ProfileError, match="holds no run"):
+        RunFolder.load(tmp_path / "nowhere")
+
+
+def test_two_sweeps_do_not_share_a_folder(folder: Path) -> None:
+    with (
+        RunFolder.create_or_resume(folder, about()),
+        pytest.raises(ProfileError, match="another clip-profile is at work"),
+        RunFolder.create_or_resume(folder, about()),
+    ):
+        pass

@@ -1,0 +1,49 @@
+"""Settings are values with a name; a space holds only those that can work."""
+
+from __future__ import annotations
+
+import pytest
+
+from clip_serving.errors import ProfileError
+from clip_serving.profile.setting import Setting, Space
+from tests.unit.profile.records import BASE, setting
+
+
+def test_a_setting_comes_back_from_its_dict() -> None:
+    assert Setting.from_dict(BASE.to_dict()) == BASE
+
+
+def test_labels_tell_all_points_apart() -> None:
+    points = Space.for_cores(2, request_batch=(1, 4)).points()
+    assert len({point.label for point in points}) == len(points) >= 24
+    assert {point.server_label for point in points} == {point.server.server_label for point in points}
+
+
+def test_the_load_is_no_part_of_the_server() -> None:
+    assert setting(concurrency=1).server == setting(concurrency=32, request_batch=4).server
+    assert setting(queue_delay_us=0).server != BASE.server
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8, 64])
+def test_the_encoder_gets_no_more_threads_than_there_are_cores(cores: int) -> None:
+    points = Space.for_cores(cores).points()
+    assert points
+    assert max(point.encoder_instances * point.encoder_threads for point in points) <= cores
+
+
+def test_who_names_both_counts_may_go_past_the_cores() -> None:
+    space = Space.for_cores(2, encoder_instances=(4,), encoder_threads=(2,))
+    assert {point.encoder_instances * point.encoder_threads for point in space.points()} == {8}
+
+
+def test_a_request_must_fit_into_the_largest_batch() -> None:
+    points = Space.for_cores(2, max_batch=(2, 8), request_batch=(1, 4)).points()
+    assert all(point.request_batch <= point.max_batch for point in points)
+    with pytest.raises(ProfileError, match="no setting is left"):
+        Space.for_cores(2, max_batch=(2,), request_batch=(4,))
+
+
+def test_a_space_comes_back_from_its_dict() -> None:
+    space = Space.for_cores(4, concurrency=(8, 2))
+    assert space.concurrency == (2, 8)
+    assert Space.from_dict(space.to_dict()) == space
