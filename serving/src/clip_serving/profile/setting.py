@@ -138,4 +138,5 @@ class Space:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Space:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        axes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**axes)
