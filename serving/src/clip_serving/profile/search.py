@@ -28,6 +28,8 @@ ENOUGH = 0.002
 _FLOOR = math.exp(-0.5)
 """Whatever is worse than this share of the best counts as that share, and so does a failure: how bad the
 bad ones are says nothing about the good ones, and would make the small differences between these vanish."""
+_POSSIBLE = 3.0
+"""Standard deviations: whatever would be farther off is not worth a last run."""
 _SCALES = (0.3, 0.6, 1.2, 2.5)
 _DOUBT = 1.25
 """Scales that were fitted to few points are too sure of themselves: deviations are taken larger."""
@@ -53,6 +55,9 @@ class Search:
         self.points = space.points()
         self._index = {point: i for i, point in enumerate(self.points)}
         self._places = _places(space, self.points)
+        axes = space.axes
+        self._ranks = np.array([[axes[name].index(getattr(p, name)) for name in axes] for p in self.points])
+        self._nominal = [name == "model_config_name" for name in axes]
         self._start = self._index[start]
         self._cost = cost
         self._values: dict[int, float | None] = {}
@@ -106,11 +111,23 @@ class Search:
         best = float(estimate.log_mean[measured].max())
         gain = _expected_improvement(estimate.log_mean[left], estimate.log_sd[left], best)
         if float(gain.max()) < ENOUGH:
-            return None
+            return self._last_doubt(left, estimate)
         costs = np.array([self._cost(self.points[i]) for i in left])
         # A setting that promises far less than the best is not run just because it is cheap.
         worthwhile = np.where(gain >= 0.3 * gain.max(), gain / costs, 0.0)
         return self.points[left[int(np.argmax(worthwhile))]]
+
+    def _last_doubt(self, left: Sequence[int], estimate: Estimate) -> Setting | None:
+        """A direct neighbour of the best that could just possibly be better, before the search ends."""
+        best = self._index[self.best(1)[0]]
+        near = [
+            i
+            for i in left
+            if np.count_nonzero(steps := np.abs(self._ranks[i] - self._ranks[best])) == 1
+            and (steps.max() == 1 or self._nominal[int(steps.argmax())])
+            and estimate.log_mean[i] + _POSSIBLE * estimate.log_sd[i] > estimate.log_mean[best]
+        ]
+        return self.points[max(near, key=lambda i: float(estimate.log_mean[i]))] if near else None
 
 
 def _places(space: Space, points: Sequence[Setting]) -> Floats:

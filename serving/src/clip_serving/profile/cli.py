@@ -1,0 +1,232 @@
+"""`clip-profile`: measure the service under your own photos, choose its settings, show why."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from clip_client.errors import ClipClientError
+from clip_serving import defaults, perf_analyzer
+from clip_serving.errors import ClipServingError, ProfileError
+from clip_serving.profile.console import Console
+from clip_serving.profile.load import PerfAnalyzer
+from clip_serving.profile.machine import Machine, versions
+from clip_serving.profile.measure import measure
+from clip_serving.profile.objective import Objective
+from clip_serving.profile.photos import Photos, read_photos
+from clip_serving.profile.run_folder import About, RunFolder
+from clip_serving.profile.setting import LEGEND, Setting, Space
+from clip_serving.profile.sweep import Sweep, SweepOptions
+from clip_serving.profile.target import EmbeddedTarget, RemoteTarget, Target
+from clip_serving.spec import SPEC_FILE, ModelSpec
+from clip_serving.staging import InstanceLayout, available_cores
+
+_EPILOG = """\
+examples:
+  clip-profile sweep --photos my_photos/ --repository model_repository --budget 15 --out run
+  clip-profile recommend run --p95-ms 500
+  clip-profile recommend run --p95-ms 500 --apply --repository model_repository
+  clip-profile compare run other_run
+  clip-profile report run --html report.html
+
+exit status:
+  0    done
+  1    measured, but no answer: no setting works, or none meets the objective
+  2    nothing could be done: no photos, no server, no perf_analyzer, another version's run
+  130  stopped by Ctrl-C; what was measured is kept, and the same command goes on
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    # Python leaves Ctrl-C's signal ignored when a shell started it in the background.
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        status: int = options.command(options)
+        return status
+    except (ClipServingError, ClipClientError) as error:
+        print(f"clip-profile: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"clip-profile: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nclip-profile: stopped; what was measured is kept", file=sys.stderr)
+        return 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "clip-profile",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_sweep(commands.add_parser("sweep", help="measure settings with perf_analyzer over your photos"))
+    return parser
+
+
+# --- sweep ---------------------------------------------------------------------------------------
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Finds the best settings for your photos on this machine. " + LEGEND
+    parser.set_defaults(command=_sweep)
+    add = parser.add_argument
+    add("--photos", type=Path, required=True, metavar="DIR", help="a folder of photos as yours are")
+    add("--out", type=Path, required=True, metavar="RUN", help="the run folder; one that is there goes on")
+    add("--repository", type=Path, default=Path("model_repository"), metavar="DIR",
+        help="what the embedded server serves; it is not changed (default: %(default)s)")  # fmt: skip
+    add("--url", help="a running server's gRPC address instead: only the load is varied there")
+    add("--metrics-url", help="its metrics, for the GPU's figures, as http://host:8002/metrics")
+    add("--budget", type=_positive, default=15.0, metavar="MIN", help="minutes (default: %(default)g)")
+    add("--seconds", type=_positive, metavar="S", help="of one run (default: a hundredth of the budget)")
+    add("--p95-ms", type=_positive, metavar="MS", help="look for the best under this bound on the latency")
+    add("--finalists", type=int, default=3, metavar="N", help="to repeat (default: %(default)s)")
+    add("--rounds", type=int, default=3, metavar="N", help="of interleaved repeats (default: %(default)s)")
+    add("--share", type=_positive, default=0.7, metavar="X",
+        help="of a finalist's throughput to offer as Poisson arrivals (default: %(default)s)")  # fmt: skip
+    add("--exhaustive", action="store_true", help="run every setting instead of searching")
+    axes = parser.add_argument_group("values to choose from, as N,N,... (default: from the cores)")
+    for field in dataclasses.fields(Setting):
+        kind = _names if field.name == "model_config_name" else _counts
+        axes.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar="V,V")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    values = tuple(int(part) for part in text.split(","))
+    if min(values) < 0:
+        raise argparse.ArgumentTypeError(f"{text}: counts cannot be below 0")
+    return values
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    console = Console()
+    photos = read_photos(options.photos)
+    if photos.left_out:
+        console.line(f"{photos.left_out} files cannot be decoded and are left out")
+    seconds = options.seconds or min(20.0, max(3.0, options.budget * 60 / 100))
+    with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder:
+        data = Path(folder) / "photos.json"
+        data.write_text(perf_analyzer.input_data(list(photos.data)), encoding="utf-8")
+        analyzer = PerfAnalyzer(data, photos.mean_bytes, options.metrics_url)
+        with _target(options, photos) as target:
+            space, start = _space(options, target)
+            about = _about(target, photos, space)
+            with RunFolder.create_or_resume(options.out, about) as run:
+                _announce(console, run, photos, options.budget)
+                sweep_options = SweepOptions(
+                    budget_s=options.budget * 60,
+                    seconds=seconds,
+                    objective=Objective(options.p95_ms),
+                    finalists=options.finalists,
+                    rounds=options.rounds,
+                    share=options.share,
+                    exhaustive=options.exhaustive,
+                    start=start,
+                )
+                done = Sweep(run, target, partial(measure, analyzer), sweep_options, console).run()
+    console.line(f"next: clip-profile recommend {options.out}; clip-profile report {options.out}")
+    return 0 if done else 1
+
+
+def _target(options: argparse.Namespace, photos: Photos) -> Target:
+    if options.url:
+        return RemoteTarget(options.url, photos.data)
+    return EmbeddedTarget(options.repository, photos.data, _model_of(options.repository))
+
+
+def _model_of(repository: Path) -> str:
+    """The exported model's name; raises ConfigurationError where there is none."""
+    encoder = repository / defaults.ENCODER
+    exported = [int(entry.name) for entry in encoder.glob("*") if entry.name.isdigit()]
+    if not exported:
+        raise ProfileError(
+            f"{repository} holds no exported encoder. Run: clip-export --repository {repository}"
+        )
+    spec = ModelSpec.load(encoder / str(max(exported)) / SPEC_FILE)
+    return f"{spec.model} ({spec.pretrained})"
+
+
+def _space(options: argparse.Namespace, target: Target) -> tuple[Space, Setting]:
+    """What is chosen from, and what the server would do without being told."""
+    chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(Setting)}
+    if isinstance(target, RemoteTarget):
+        fixed = [name for name in chosen if chosen[name] and name not in ("concurrency", "request_batch")]
+        if fixed:
+            raise ProfileError(f"{', '.join(fixed)} cannot be changed on a running server")
+        own = {name: (value,) for name, value in target.setting.to_dict().items()}
+        loads = {name: chosen[name] for name in ("concurrency", "request_batch") if chosen[name]}
+        return Space.for_cores(16, **{**own, "concurrency": None, **loads}), target.setting
+    cores = available_cores()
+    layout = InstanceLayout.for_cores(cores)
+    usual = Setting(
+        "cpu", layout.preprocess_instances, layout.encoder_instances, layout.encoder_threads,
+        defaults.MAX_BATCH_SIZE, defaults.MAX_QUEUE_DELAY_US, 4 * cores, 1,
+    )  # fmt: skip
+    space = Space.for_cores(cores, **chosen)
+    return space, _nearest(space.points(), usual)
+
+
+def _nearest(points: Sequence[Setting], wanted: Setting) -> Setting:
+    def distance(point: Setting) -> float:
+        pairs = zip(dataclasses.astuple(point)[1:], dataclasses.astuple(wanted)[1:], strict=True)
+        return float(sum(abs(a - b) / max(a, b, 1) for a, b in pairs))
+
+    return min(points, key=distance)
+
+
+def _about(target: Target, photos: Photos, space: Space) -> About:
+    return About(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        target=target.name,
+        photos=photos.identity(),
+        space=space,
+        model=target.model,
+        machine=Machine.here(),
+        versions=versions(),
+        command=("clip-profile", *sys.argv[1:]),
+    )
+
+
+def _announce(console: Console, run: RunFolder, photos: Photos, budget: float) -> None:
+    about, points = run.about, run.about.space.points()
+    console.line(f"{about.model} on {about.machine.describe()}")
+    console.line(f"{len(photos.data)} photos of {photos.mean_bytes / 1e6:.2f} MB on average")
+    done = f", {len(run.measurements)} runs are there already" if run.measurements else ""
+    end = time.strftime("%H:%M", time.localtime(time.time() + budget * 60))
+    console.line(f"{len(points)} settings to choose from, {budget:g} minutes (until {end}){done}")
+    console.line(LEGEND)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""What a sweep says while it works: a line a run, and below it what is going on and the time left."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+
+class Console:
+    """Writes to `stream` (standard error, where nothing else is given)."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._pending = False
+
+    def line(self, text: str) -> None:
+        self._clear()
+        print(text, file=self._stream, flush=True)
+
+    def doing(self, text: str) -> None:
+        """Replaced by whatever comes next; only on a terminal."""
+        if self._stream.isatty():
+            self._clear()
+            self._stream.write(text[:150])
+            self._stream.flush()
+            self._pending = True
+
+    def _clear(self) -> None:
+        if self._pending:
+            self._stream.write("\r\033[K")
+            self._pending = False
+
+
+def duration(seconds: float) -> str:
+    """`3 min 05 s`, or `42 s`."""
+    whole = max(0, round(seconds))
+    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"

@@ -1,0 +1,88 @@
+"""What Triton itself counted between two moments: executions, their batches, and the time they took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from clip_serving import defaults
+from clip_serving.errors import ServerError
+from clip_serving.profile.measurement import EMBED, PREPROCESS
+from clip_serving.profile.setting import Setting
+
+MODELS = {PREPROCESS: defaults.PREPROCESS, EMBED: defaults.ENCODER}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one model since its start: photos, executions by batch size, seconds in executions."""
+
+    photos: int = 0
+    batches: dict[int, int] = field(default_factory=dict)
+    busy_s: float = 0.0
+
+    def since(self, before: Counts) -> Counts:
+        batches = {size: n - before.batches.get(size, 0) for size, n in sorted(self.batches.items())}
+        return Counts(
+            photos=self.photos - before.photos,
+            batches={size: n for size, n in batches.items() if n > 0},
+            busy_s=self.busy_s - before.busy_s,
+        )
+
+
+def read_counts(client: InferenceServerClient) -> dict[str, Counts]:
+    """By stage, and the ensemble's under its own name. Raises ServerError when nobody answers."""
+    try:
+        answer = client.get_inference_statistics(client_timeout=10)
+    except InferenceServerException as error:
+        raise ServerError(f"the server tells no statistics: {error}") from error
+    found: dict[str, Counts] = {}
+    for stage, model in {**MODELS, defaults.ENSEMBLE: defaults.ENSEMBLE}.items():
+        # All versions together: only one serves, but which is not ours to guess.
+        for statistics in (s for s in answer.model_stats if s.name == model):
+            found[stage] = _add(found.get(stage, Counts()), statistics)
+    return found
+
+
+def _add(counts: Counts, statistics: Any) -> Counts:
+    batches = dict(counts.batches)
+    busy_ns = 0
+    for batch in statistics.batch_stats:
+        batches[batch.batch_size] = batches.get(batch.batch_size, 0) + batch.compute_infer.count
+        busy_ns += batch.compute_input.ns + batch.compute_infer.ns + batch.compute_output.ns
+    return Counts(counts.photos + statistics.inference_count, batches, counts.busy_s + busy_ns / 1e9)
+
+
+def read_setting(client: InferenceServerClient) -> Setting:
+    """How a running server is set up; concurrency and request batch are 1. Raises ServerError."""
+    try:
+        configs = {
+            name: client.get_model_config(name, client_timeout=10).config
+            for name in (defaults.PREPROCESS, defaults.ENCODER)
+        }
+    except InferenceServerException as error:
+        raise ServerError(f"the server does not tell how it is set up: {error}") from error
+    encoder = configs[defaults.ENCODER]
+    threads = encoder.parameters["threads"].string_value if "threads" in encoder.parameters else "1"
+    return Setting(
+        model_config_name=encoder.backend or encoder.platform,
+        preprocess_instances=_instances(configs[defaults.PREPROCESS]),
+        encoder_instances=_instances(encoder),
+        encoder_threads=int(threads),
+        max_batch=encoder.max_batch_size,
+        queue_delay_us=encoder.dynamic_batching.max_queue_delay_microseconds,
+        concurrency=1,
+        request_batch=1,
+    )
+
+
+def _instances(config: Any) -> int:
+    return max(1, sum(int(group.count) * max(1, len(group.gpus)) for group in config.instance_group))
+
+
+def photos_served(counts: Mapping[str, Counts]) -> int:
+    return counts[defaults.ENSEMBLE].photos if defaults.ENSEMBLE in counts else 0

@@ -1,0 +1,214 @@
+"""The server under test: one of our own for each setting, or somebody's that is running already."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import psutil
+from tritonclient.grpc import InferenceServerClient
+
+from clip_client import ClipClient
+from clip_client.errors import ClipClientError, ItemError
+from clip_serving import defaults, server_log
+from clip_serving.errors import ConfigurationError, ProfileError, ServerError
+from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.profile.measurement import EMBED, PREPROCESS
+from clip_serving.profile.server_stats import read_setting
+from clip_serving.profile.setting import Setting
+from clip_serving.profile.variant import make_variant
+
+SERVER = "server"
+"""The role of tritonserver itself, beside those of its stages' processes."""
+_WARM_UP_S = 1.5
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that answers. `photos_per_s` is a first guess, from warming it up.
+
+    `pids` are its processes by role; empty where they are not on this machine.
+    """
+
+    url: str
+    client: InferenceServerClient
+    photos_per_s: float
+    pids: dict[str, list[int]]
+
+
+class Target(Protocol):
+    name: str
+    model: str
+    restarts: bool
+    """Whether a server that died can be had again."""
+
+    @property
+    def running(self) -> Setting | None:
+        """What serves now (its server part), so that a setting that needs no restart can go first."""
+
+    def serve(self, setting: Setting) -> Served:
+        """The server as `setting` wants it. Raises ClipServingError."""
+
+    def explain_death(self) -> str | None:
+        """Why the server is gone, or None while it lives. After a death, `serve` starts afresh."""
+
+    def __enter__(self) -> Target: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class EmbeddedTarget:
+    """Starts a tritonserver for each setting's server part, on a private variant of `repository`."""
+
+    name = "embedded"
+    restarts = True
+
+    def __init__(self, repository: Path, photos: Sequence[bytes], model: str) -> None:
+        self._repository = repository
+        self._photos = photos
+        self.model = model
+        self._running: Setting | None = None
+        self._stack = ExitStack()
+        self._server: TritonServer | None = None
+        self._served: Served | None = None
+
+    @property
+    def running(self) -> Setting | None:
+        return self._running
+
+    def __enter__(self) -> EmbeddedTarget:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def serve(self, setting: Setting) -> Served:
+        if self._served is None or self._running != setting.server:
+            self._end()
+            try:
+                self._served = self._start(setting)
+            except BaseException:
+                self._end()
+                raise
+            self._running = setting.server
+        return self._served
+
+    def explain_death(self) -> str | None:
+        server = self._server
+        if server is None:
+            return "the server is not running"
+        dead = [pid for pid in [server.pid, *server.stub_pids] if not _alive(pid)]
+        if not dead:
+            return None
+        text = "tritonserver died" if dead[0] == server.pid else "a model's Python process died"
+        text = f"{text}: {server_log.explain(server.log_path)}"
+        self._end()
+        return text
+
+    def _start(self, setting: Setting) -> Served:
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="clip-profile-")))
+        make_variant(self._repository, folder / "variant", setting)
+        options = ServerOptions(
+            model_config_name=setting.model_config_name, layout=setting.layout, supervise=False
+        )
+        self._server = self._stack.enter_context(TritonServer(folder / "variant", options))
+        url = self._server.grpc_url
+        client = self._stack.enter_context(InferenceServerClient(url))
+        busiest = max(setting.preprocess_instances, setting.encoder_instances)
+        rate = warm_up(url, self._photos, busiest)
+        return Served(url, client, rate, _pids(self._server))
+
+    def _end(self) -> None:
+        self._running, self._served, self._server = None, None, None
+        stack, self._stack = self._stack, ExitStack()
+        stack.close()
+
+
+class RemoteTarget:
+    """A running server, whose own setting cannot be changed. Raises ProfileError if it is not ours."""
+
+    restarts = False
+
+    def __init__(self, url: str, photos: Sequence[bytes], model: str | None = None) -> None:
+        self.name = url
+        self._client = InferenceServerClient(url)
+        try:
+            with ClipClient(url, deadline_s=10) as client:
+                told = client.info.parameters
+            self.setting = read_setting(self._client)
+            rate = warm_up(url, photos, self.setting.preprocess_instances)
+        except (ClipClientError, ServerError) as error:
+            self._client.close()
+            raise ProfileError(str(error)) from error
+        self.model = model or f"{told.get('model', '?')} ({told.get('pretrained', '?')})"
+        self._served = Served(url, self._client, rate, {})
+
+    @property
+    def running(self) -> Setting | None:
+        return self.setting.server
+
+    def __enter__(self) -> RemoteTarget:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def serve(self, setting: Setting) -> Served:
+        if setting.server != self.setting.server:
+            raise ConfigurationError(f"{self.name} serves {self.setting.server_label}; it is not restarted")
+        return self._served
+
+    def explain_death(self) -> str | None:
+        try:
+            alive = self._client.is_server_live(client_timeout=5)
+        except Exception:  # whatever gRPC makes of a connection that is refused
+            alive = False
+        return None if alive else f"the server at {self.name} answers no more"
+
+
+def warm_up(url: str, photos: Sequence[bytes], width: int) -> float:
+    """Photos a second in a first short while, after every instance had some to do. Raises ServerError."""
+    ask = [photos[i % len(photos)] for i in range(2 * width)]
+    try:
+        with ClipClient(url, concurrency=2 * width, images_per_request=1, deadline_s=60) as client:
+            _refuse_errors(client.embed(ask, on_error="return"))
+            begin, done = time.monotonic(), 0
+            while time.monotonic() - begin < _WARM_UP_S:
+                done += len(client.embed(ask, on_error="return"))
+            return done / (time.monotonic() - begin)
+    except ClipClientError as error:
+        raise ServerError(f"the server does not embed the photos: {error}") from error
+
+
+def _refuse_errors(outcomes: Sequence[object]) -> None:
+    errors = [outcome for outcome in outcomes if isinstance(outcome, ItemError)]
+    if len(errors) == len(outcomes):
+        raise ServerError(f"the server embeds none of the photos: {errors[0]}")
+
+
+def _pids(server: TritonServer) -> dict[str, list[int]]:
+    """The stub's command line names its model's folder."""
+    roles: dict[str, list[int]] = {SERVER: [server.pid], PREPROCESS: [], EMBED: []}
+    for pid in server.stub_pids:
+        line = " ".join(psutil.Process(pid).cmdline())
+        roles[EMBED if f"/{defaults.ENCODER}/" in line else PREPROCESS].append(pid)
+    return {role: pids for role, pids in roles.items() if pids}
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,57 @@
+"""A repository as one setting wants it: configs changed, versions linked, the user's own untouched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from clip_serving import defaults
+from clip_serving.errors import ConfigurationError
+from clip_serving.profile.setting import Setting
+from clip_serving.staging import read_config
+
+
+def make_variant(source: Path, target: Path, setting: Setting) -> None:
+    """Fills the empty folder `target`; TritonServer then fits instances and threads in its own copy.
+
+    Raises ConfigurationError where `source` lacks a model, or the encoder of the setting's format.
+    """
+    wanted = source / defaults.ENCODER / "configs" / f"{setting.model_config_name}.pbtxt"
+    if setting.model_config_name and not wanted.is_file():
+        raise ConfigurationError(f"{source} has no encoder configuration {setting.model_config_name!r}")
+    for model in (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER):
+        if not (source / model / "config.pbtxt").is_file():
+            raise ConfigurationError(
+                f"{source} is not a clip-triton model repository: {model}/config.pbtxt is missing. "
+                f"Make one with: clip-export --repository {source}"
+            )
+        _vary_model(source / model, target / model, setting)
+
+
+def _vary_model(source: Path, target: Path, setting: Setting) -> None:
+    target.mkdir(parents=True)
+    for entry in source.iterdir():
+        if entry.name.isdigit() or entry.name == "warmup":
+            (target / entry.name).symlink_to(entry.resolve())
+    for path in [source / "config.pbtxt", *sorted((source / "configs").glob("*.pbtxt"))]:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        config = read_config(path)
+        _set_batching(config, setting)
+        copy.write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")
+
+
+def _set_batching(config: pb.ModelConfig, setting: Setting) -> None:
+    config.max_batch_size = setting.max_batch
+    if config.name != defaults.ENCODER:
+        return
+    batching = config.dynamic_batching
+    preferred = [size for size in batching.preferred_batch_size if size <= setting.max_batch]
+    del batching.preferred_batch_size[:]
+    batching.preferred_batch_size.extend(preferred)
+    batching.max_queue_delay_microseconds = setting.queue_delay_us
+    warmups = [warmup for warmup in config.model_warmup if warmup.batch_size <= setting.max_batch]
+    del config.model_warmup[:]
+    config.model_warmup.extend(warmups)

@@ -1,0 +1,104 @@
+"""Looks at processes and GPU while a load runs: four times a second, and once at each end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+import psutil
+
+from clip_serving.profile import gpu
+from clip_serving.profile.measurement import Sample
+
+PERIOD_S = 0.25
+MOST_SAMPLES = 60
+"""That are kept of one run; a longer one is thinned out."""
+
+
+class Watch:
+    """CPU and memory of the server's processes (by role; empty where it runs elsewhere) and of the client's.
+
+    `cpu_s` and `samples` are there after the block.
+    """
+
+    def __init__(self, server: Mapping[str, Sequence[int]]) -> None:
+        self._server = {role: [psutil.Process(pid) for pid in pids] for role, pids in server.items()}
+        self._client: psutil.Process | None = None
+        self._client_cpu_s = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="clip-profile-watch", daemon=True)
+        self._samples: list[Sample] = []
+        self.cpu_s: dict[str, float] = {}
+        """Seconds of CPU by role, over the whole block."""
+
+    @property
+    def client_cpu_s(self) -> float:
+        return self._client_cpu_s
+
+    def client(self, pid: int) -> None:
+        """Names the process that makes the load, once it is there."""
+        self._client = psutil.Process(pid)
+
+    def samples(self) -> tuple[Sample, ...]:
+        step = -(-len(self._samples) // MOST_SAMPLES) or 1
+        return tuple(self._samples[::step])
+
+    def __enter__(self) -> Watch:
+        self._before = {role: _cpu_s(processes) for role, processes in self._server.items()}
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        after = {role: _cpu_s(processes) for role, processes in self._server.items()}
+        self.cpu_s = {role: after[role] - self._before[role] for role in after}
+
+    def _look(self) -> None:
+        begin = last = time.monotonic()
+        psutil.cpu_percent()
+        server, client = sum(self._before.values()), 0.0
+        while not self._stop.wait(PERIOD_S):
+            now = time.monotonic()
+            processes = [process for group in self._server.values() for process in group]
+            server_now, client_now = _cpu_s(processes), _cpu_s([self._client] if self._client else [])
+            self._client_cpu_s = max(self._client_cpu_s, client_now)
+            device = gpu.sample()
+            self._samples.append(
+                Sample(
+                    at_s=round(now - begin, 2),
+                    server_cpu=round(max(0.0, server_now - server) / (now - last), 3) if processes else None,
+                    client_cpu=round(max(0.0, client_now - client) / (now - last), 3),
+                    machine_cpu=round(psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1), 3),
+                    server_rss_mb=round(_rss_mb(processes), 1) if processes else None,
+                    gpu=device[0] if device else None,
+                    gpu_memory_mb=device[1] if device else None,
+                )
+            )
+            server, client, last = server_now, client_now, now
+
+
+def _cpu_s(processes: Sequence[psutil.Process]) -> float:
+    """User and system time so far; a process that is gone counts nothing."""
+    total = 0.0
+    for process in processes:
+        try:
+            times = process.cpu_times()
+            total += times.user + times.system
+        except psutil.Error:
+            continue
+    return total
+
+
+def _rss_mb(processes: Sequence[psutil.Process]) -> float:
+    total = 0
+    for process in processes:
+        try:
+            total += process.memory_info().rss
+        except psutil.Error:
+            continue
+    return total / 2**20
