@@ -14,7 +14,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {
-    "serve": ["-e", "client[parquet]", "-e", "serving[local,heic,profile]", "-r", "tools/requirements-dev.txt"],
+    "serve": [
+        "-e",
+        "client[parquet]",
+        "-e",
+        "serving[local,heic,profile]",
+        "-r",
+        "tools/requirements-dev.txt",
+    ],
     "export": [
         "-e",
         "client",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import signal
 import sys
 import tempfile
@@ -17,12 +18,14 @@ from types import FrameType
 from clip_client.errors import ClipClientError
 from clip_serving import defaults, perf_analyzer
 from clip_serving.errors import ClipServingError, ProfileError
+from clip_serving.profile import apply, compare
 from clip_serving.profile.console import Console
 from clip_serving.profile.load import PerfAnalyzer
 from clip_serving.profile.machine import Machine, versions
 from clip_serving.profile.measure import measure
 from clip_serving.profile.objective import Objective
 from clip_serving.profile.photos import Photos, read_photos
+from clip_serving.profile.recommend import recommend
 from clip_serving.profile.run_folder import About, RunFolder
 from clip_serving.profile.setting import LEGEND, Setting, Space
 from clip_serving.profile.sweep import Sweep, SweepOptions
@@ -81,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_sweep(commands.add_parser("sweep", help="measure settings with perf_analyzer over your photos"))
+    _add_recommend(commands.add_parser("recommend", help="the best settings under an objective, and why"))
+    _add_compare(commands.add_parser("compare", help="runs or settings side by side"))
     return parser
 
 
@@ -161,7 +166,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _target(options: argparse.Namespace, photos: Photos) -> Target:
     if options.url:
-        return RemoteTarget(options.url, photos.data)
+        return RemoteTarget(options.url, photos.data, options.metrics_url)
     return EmbeddedTarget(options.repository, photos.data, _model_of(options.repository))
 
 
@@ -226,6 +231,88 @@ def _announce(console: Console, run: RunFolder, photos: Photos, budget: float) -
     end = time.strftime("%H:%M", time.localtime(time.time() + budget * 60))
     console.line(f"{len(points)} settings to choose from, {budget:g} minutes (until {end}){done}")
     console.line(LEGEND)
+
+
+# --- recommend and compare -----------------------------------------------------------------------
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder that sweep wrote")
+
+
+def _add_objective(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--p95-ms", type=_positive, metavar="MS", help="the 95th percentile of the latency may not exceed it")
+    add("--min-throughput", type=_positive, default=0.0, metavar="N", help="photos a second at least")
+
+
+def _objective(options: argparse.Namespace) -> Objective:
+    return Objective(options.p95_ms, options.min_throughput)
+
+
+def _add_recommend(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_recommend)
+    _add_run(parser)
+    _add_objective(parser)
+    add = parser.add_argument
+    change = parser.add_mutually_exclusive_group()
+    change.add_argument("--apply", action="store_true", help="write it into the repository's configs")
+    change.add_argument("--undo", action="store_true", help="take the last --apply of this RUN back")
+    add("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="of --apply, --undo")
+    add("--json", action="store_true", help="print JSON")
+
+
+def _recommend(options: argparse.Namespace) -> int:
+    if options.undo:
+        paths = apply.undo(options.repository, options.run)
+        print(f"restored in {options.repository}: {', '.join(paths)}")
+        return 0
+    found = recommend(RunFolder.load(options.run), _objective(options))
+    if found is None:
+        print(f"clip-profile: {options.run} holds no measurement yet", file=sys.stderr)
+        return 1
+    print(json.dumps(found.to_dict(), indent=2) if options.json else "\n".join(found.sentences()))
+    if found.best is None:
+        return 1
+    if options.apply:
+        _apply(found.best.setting, options)
+    return 0
+
+
+def _apply(setting: Setting, options: argparse.Namespace) -> None:
+    changed = apply.apply(setting, options.repository, options.run)
+    layout = setting.layout
+    say = partial(print, file=sys.stderr)
+    say(f"\napplied to {options.repository}: {', '.join(changed) or 'it was so already'}")
+    say("A running server takes it up at its next start. clip-serve fits instances to the cores by itself;")
+    say(f"to hold it to these: clip-serve --repository {options.repository} --model-config-name "
+        f"{setting.model_config_name} --preprocess-instances {layout.preprocess_instances} "
+        f"--preprocess-threads {layout.preprocess_threads} --encoder-instances {layout.encoder_instances} "
+        f"--encoder-threads {layout.encoder_threads}")  # fmt: skip
+    if changed:
+        say(f"undo: clip-profile recommend {options.run} --undo --repository {options.repository}")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_compare)
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN[:SETTING]",
+        help="a run (its best under the objective) or a setting of it; of a single RUN its best three",
+    )
+    _add_objective(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    columns = compare.columns_of(options.runs, _objective(options))
+    rows = compare.rows_of(columns)
+    if options.json:
+        print(json.dumps(compare.to_dict(columns, rows), indent=2))
+    else:
+        print(compare.to_table(columns, rows))
+    return 0
 
 
 if __name__ == "__main__":

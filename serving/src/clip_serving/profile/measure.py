@@ -10,7 +10,7 @@ from pathlib import Path
 from clip_serving.errors import ProfileError
 from clip_serving.profile.load import Load, Outcome, PerfAnalyzer, WindowTooShort
 from clip_serving.profile.measurement import Measurement, Resources, Stage
-from clip_serving.profile.server_stats import Counts, photos_served, read_counts
+from clip_serving.profile.server_stats import Counts, photos_served, read_counts, read_photo_seconds
 from clip_serving.profile.setting import Setting
 from clip_serving.profile.statistics import percentile
 from clip_serving.profile.target import Served
@@ -37,7 +37,7 @@ def measure(analyzer: PerfAnalyzer, served: Served, setting: Setting, load: Load
 
 def _measure(analyzer: PerfAnalyzer, served: Served, setting: Setting, load: Load, round: int) -> Measurement:
     at = time.time()
-    before = read_counts(served.client)
+    before, seconds = read_counts(served.client), read_photo_seconds(served.metrics_url)
     with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder, Watch(served.pids) as watch:
         outcome = analyzer.run(served.url, load, Path(folder), watch.client)
     after = read_counts(served.client)
@@ -45,7 +45,11 @@ def _measure(analyzer: PerfAnalyzer, served: Served, setting: Setting, load: Loa
     photos = photos_served(counts)
     if not photos or not outcome.report.photos_per_s:
         raise ProfileError("not one photo was embedded while perf_analyzer ran")
-    return _put_together(setting, load, round, at, outcome, counts, photos, watch)
+    one = _put_together(setting, load, round, at, outcome, counts, photos, watch)
+    split = read_photo_seconds(served.metrics_url).mean_ms_since(seconds)
+    if split is None:
+        return one
+    return dataclasses.replace(one, decode_ms=split[0], preprocess_ms=split[1])
 
 
 def closed(setting: Setting, photos_per_s: float, seconds: float) -> Load:

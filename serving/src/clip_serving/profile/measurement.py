@@ -104,6 +104,9 @@ class Measurement:
     stages: dict[str, Stage]
     resources: Resources
     command: tuple[str, ...] = ()
+    decode_ms: float | None = None
+    """Mean per photo; with `preprocess_ms` the most of the preprocess model's compute. None if not told."""
+    preprocess_ms: float | None = None
     latencies_ms: tuple[float, ...] = ()
     """Of each request, where perf_analyzer was asked for them (open loop)."""
 

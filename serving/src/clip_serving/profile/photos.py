@@ -58,12 +58,16 @@ def read_photos(folder: Path, most: int = MOST_PHOTOS) -> Photos:
     if not found:
         raise ProfileError(f"there is no file in {folder}")
     pixels = np.empty((len(found), *_SIZE, 3), np.uint8)
-    errors = Preprocessor(PreprocessSettings(_SIZE)).run(found, pixels)
-    good = tuple(photo for photo, error in zip(found, errors, strict=True) if error is None)
+    preprocessor = Preprocessor(PreprocessSettings(_SIZE))
+    try:
+        outcomes = preprocessor.run(found, pixels)
+    finally:
+        preprocessor.close()
+    good = tuple(photo for photo, outcome in zip(found, outcomes, strict=True) if outcome.error is None)
     if not good:
         raise ProfileError(
             f"none of the {len(found)} files looked at in {folder} can be decoded; "
-            f"{chosen[0].name}: {errors[0]}"
+            f"{chosen[0].name}: {outcomes[0].error}"
         )
     return Photos(good, left_out=len(found) - len(good))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,3 +88,46 @@ def _instances(config: Any) -> int:
 
 def photos_served(counts: Mapping[str, Counts]) -> int:
     return counts[defaults.ENSEMBLE].photos if defaults.ENSEMBLE in counts else 0
+
+
+@dataclass(frozen=True)
+class PhotoSeconds:
+    """Seconds in decode and in preprocess since the server's start, and the photos in each."""
+
+    decode_s: float = 0.0
+    decoded: float = 0.0
+    preprocess_s: float = 0.0
+    preprocessed: float = 0.0
+
+    def mean_ms_since(self, before: PhotoSeconds) -> tuple[float, float] | None:
+        """Decode and preprocess per photo; None where nothing was counted in between."""
+        decoded, preprocessed = self.decoded - before.decoded, self.preprocessed - before.preprocessed
+        if decoded <= 0 or preprocessed <= 0:
+            return None
+        return (
+            1000 * (self.decode_s - before.decode_s) / decoded,
+            1000 * (self.preprocess_s - before.preprocess_s) / preprocessed,
+        )
+
+
+_METRIC = re.compile(r"^clip_(decode|preprocess)_seconds_(sum|count)(?:\{[^}]*\})? (\S+)$", re.M)
+
+
+def read_photo_seconds(metrics_url: str | None) -> PhotoSeconds:
+    """From the server's Prometheus page; zeros where there is none to read, for nothing depends on it."""
+    if metrics_url is None:
+        return PhotoSeconds()
+    try:
+        with urllib.request.urlopen(metrics_url, timeout=5) as answer:
+            text = answer.read().decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return PhotoSeconds()
+    found: dict[tuple[str, str], float] = {}
+    for stage, kind, value in _METRIC.findall(text):
+        found[stage, kind] = found.get((stage, kind), 0.0) + float(value)
+    return PhotoSeconds(
+        decode_s=found.get(("decode", "sum"), 0.0),
+        decoded=found.get(("decode", "count"), 0.0),
+        preprocess_s=found.get(("preprocess", "sum"), 0.0),
+        preprocessed=found.get(("preprocess", "count"), 0.0),
+    )

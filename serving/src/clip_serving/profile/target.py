@@ -40,6 +40,7 @@ class Served:
     client: InferenceServerClient
     photos_per_s: float
     pids: dict[str, list[int]]
+    metrics_url: str | None = None
 
 
 class Target(Protocol):
@@ -126,7 +127,7 @@ class EmbeddedTarget:
         client = self._stack.enter_context(InferenceServerClient(url))
         busiest = max(setting.preprocess_instances, setting.encoder_instances)
         rate = warm_up(url, self._photos, busiest)
-        return Served(url, client, rate, _pids(self._server))
+        return Served(url, client, rate, _pids(self._server), self._server.metrics_url)
 
     def _end(self) -> None:
         self._running, self._served, self._server = None, None, None
@@ -139,7 +140,7 @@ class RemoteTarget:
 
     restarts = False
 
-    def __init__(self, url: str, photos: Sequence[bytes], model: str | None = None) -> None:
+    def __init__(self, url: str, photos: Sequence[bytes], metrics_url: str | None = None) -> None:
         self.name = url
         self._client = InferenceServerClient(url)
         try:
@@ -150,8 +151,8 @@ class RemoteTarget:
         except (ClipClientError, ServerError) as error:
             self._client.close()
             raise ProfileError(str(error)) from error
-        self.model = model or f"{told.get('model', '?')} ({told.get('pretrained', '?')})"
-        self._served = Served(url, self._client, rate, {})
+        self.model = f"{told.get('model', '?')} ({told.get('pretrained', '?')})"
+        self._served = Served(url, self._client, rate, {}, metrics_url)
 
     @property
     def running(self) -> Setting | None:

@@ -45,13 +45,15 @@ def _vary_model(source: Path, target: Path, setting: Setting) -> None:
 
 def _set_batching(config: pb.ModelConfig, setting: Setting) -> None:
     config.max_batch_size = setting.max_batch
+    if not config.HasField("dynamic_batching"):  # to ask an ensemble for it would give it one
+        return
+    preferred = config.dynamic_batching.preferred_batch_size
+    fitting = sorted({min(size, setting.max_batch) for size in preferred})
+    del preferred[:]
+    preferred.extend(fitting)
     if config.name != defaults.ENCODER:
         return
-    batching = config.dynamic_batching
-    preferred = [size for size in batching.preferred_batch_size if size <= setting.max_batch]
-    del batching.preferred_batch_size[:]
-    batching.preferred_batch_size.extend(preferred)
-    batching.max_queue_delay_microseconds = setting.queue_delay_us
+    config.dynamic_batching.max_queue_delay_microseconds = setting.queue_delay_us
     warmups = [warmup for warmup in config.model_warmup if warmup.batch_size <= setting.max_batch]
     del config.model_warmup[:]
     config.model_warmup.extend(warmups)

@@ -1,0 +1,137 @@
+"""`clip-profile recommend`: the best setting under an objective, how sure that is, and what bounds it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from clip_serving.profile.bounds import Bound, bound_of
+from clip_serving.profile.objective import Objective
+from clip_serving.profile.results import Result, noise_of, results_of, rounds_of
+from clip_serving.profile.run_folder import RunFolder
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """`best` None: nothing that was measured meets the objective; `nearest` comes closest to it.
+
+    `equals` are settings that meet it too and whose throughput the repeats do not tell from the best's.
+    """
+
+    objective: Objective
+    best: Result | None
+    nearest: Result
+    equals: tuple[Result, ...]
+    noise: float
+    bound: Bound
+
+    def sentences(self) -> list[str]:
+        """For people: what to take, what it does, how sure that is, what bounds it, what to do next."""
+        if self.best is None:
+            return [
+                f"No setting that was measured meets the objective ({self.objective.describe()}).",
+                f"Nearest: {describe(self.nearest)}.",
+                self.bound.why,
+                f"Next: {self.bound.next_step}",
+            ]
+        best = self.best
+        said = [
+            f"Best for {self.objective.describe()}: {best.setting.explain()}.",
+            f"It does {describe(best)}.",
+        ]
+        if best.poisson:
+            said.append(_open_loop(best))
+        return [*said, self._certainty(), self.bound.why, f"Next: {self.bound.next_step}"]
+
+    def _certainty(self) -> str:
+        if self.best is not None and not self.best.repeated:
+            return "It was measured once only: sweep with a larger budget to be sure of it."
+        if not self.equals:
+            return "No other setting that was repeated is as fast, beyond the noise."
+        names = ", ".join(one.setting.label for one in self.equals[:_SHOWN])
+        return f"No difference within noise (one run: ±{self.noise:.1%}) to: {names}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines."""
+        shown = self.best or self.nearest
+        return {
+            "met": self.best is not None,
+            "objective": asdict(self.objective),
+            "setting": shown.setting.to_dict(),
+            "label": shown.setting.label,
+            "photos_per_s": shown.photos_per_s,
+            "p95_ms": shown.p95_ms,
+            "runs": len(shown.closed),
+            "noise": self.noise,
+            "equals": [one.setting.label for one in self.equals],
+            "bound": asdict(self.bound),
+            "text": self.sentences(),
+        }
+
+
+def recommend(run: RunFolder, objective: Objective) -> Recommendation | None:
+    """None where nothing was measured."""
+    results = results_of(run)
+    if not results:
+        return None
+    noise = noise_of(results)
+    able = [one for one in results if objective.met(one.photos_per_s, one.p95_ms)]
+    best = max(able, key=lambda one: _discounted(one, noise), default=None)
+    nearest = best or _nearest(results, objective)
+    equals = _equals(best, able) if best else ()
+    return Recommendation(objective, best, nearest, equals, noise, bound_of(nearest))
+
+
+def describe(result: Result) -> str:
+    """Throughput and p95 with their spread."""
+    rate, p95 = result.spread(lambda one: one.photos_per_s), result.spread(lambda one: one.p95_ms)
+    assert rate is not None
+    assert p95 is not None
+    shown = _with_spread(rate.mean, rate.half, 1), _with_spread(p95.mean, p95.half, 0)
+    return f"{shown[0]} photos/s with a p95 of {shown[1]} ms"
+
+
+def _with_spread(mean: float, half: float | None, digits: int) -> str:
+    return f"{mean:.{digits}f}" if half is None else f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def _open_loop(best: Result) -> str:
+    rates = [one.rate or 0.0 for one in best.poisson]
+    latencies = [one.p95_ms for one in best.poisson]
+    mean = sum(latencies) / len(latencies)
+    return (
+        f"With Poisson arrivals at {sum(rates) / len(rates):.1f} requests/s its p95 is {mean:.0f} ms "
+        f"({min(latencies):.0f} to {max(latencies):.0f})."
+    )
+
+
+def _discounted(result: Result, noise: float) -> float:
+    """The luckiest of many single runs is better than it is: so one counts less by its likely luck."""
+    luck = 1.5 * noise / math.sqrt(len(result.closed))
+    return result.photos_per_s * (1 - luck)
+
+
+def _nearest(results: Sequence[Result], objective: Objective) -> Result:
+    def miss(result: Result) -> float:
+        late = result.p95_ms / objective.p95_ms if objective.p95_ms else 1.0
+        slow = objective.min_photos_per_s / result.photos_per_s
+        return max(late, 1.0) * max(slow, 1.0)
+
+    return min(results, key=miss)
+
+
+def _equals(best: Result, able: Sequence[Result]) -> tuple[Result, ...]:
+    """Repeated settings whose difference to the best is not proved."""
+    repeated = [one for one in able if one.repeated]
+    if best not in repeated:
+        return ()
+    rounds = rounds_of(repeated, lambda one: one.photos_per_s)
+    return tuple(
+        one
+        for one in repeated
+        if one is not best and not rounds.difference(best.setting.label, one.setting.label).proved
+    )

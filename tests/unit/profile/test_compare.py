@@ -1,0 +1,102 @@
+"""The table: stages down, configurations across, and no difference claimed that is only noise."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from clip_serving.errors import ProfileError
+from clip_serving.profile.compare import columns_of, rows_of, to_dict, to_table
+from clip_serving.profile.measurement import Measurement
+from clip_serving.profile.objective import Objective
+from clip_serving.profile.run_folder import RunFolder
+from tests.unit.profile.records import BASE, about, measurement, setting
+
+OTHER = setting(preprocess_instances=1)
+
+
+def write(folder: Path, *measurements: Measurement) -> Path:
+    with RunFolder.create_or_resume(folder, about()) as run:
+        for one in measurements:
+            run.add(one)
+    return folder
+
+
+def three(at: object, rates: list[float], **changes: object) -> list[Measurement]:
+    return [
+        dataclasses.replace(measurement(at, photos_per_s=rate, round=n, **changes))  # type: ignore[arg-type]
+        for n, rate in enumerate(rates, 1)
+    ]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write(tmp_path / "a", *three(BASE, [15.0, 15.4, 14.8]), *three(OTHER, [10.0, 10.3, 9.9]))
+
+
+def test_the_settings_of_one_run_stand_side_by_side(run: Path) -> None:
+    columns = columns_of([str(run)], Objective())
+    assert [column.result.setting for column in columns] == [BASE, OTHER]
+    rows = {row.name: row for row in rows_of(columns)}
+    throughput = rows["throughput"]
+    assert throughput.changes[1] == pytest.approx((10.0667 / 15.0667 - 1) * 100, abs=0.01)
+    assert throughput.proved == (None, True)
+    # Without spread of its own a figure that is the same is no change.
+    assert rows["transport"].changes == (None, 0.0)
+
+
+def test_stages_come_first_and_resources_last(run: Path) -> None:
+    rows = rows_of(columns_of([str(run)], Objective()))
+    groups = [row.group for row in rows]
+    assert groups == sorted(groups, key=["stages", "request", "resources"].index)
+    assert [row.name for row in rows if row.group == "stages"] == [
+        "transport", "queue", "decode + preprocess", "embed",
+    ]  # fmt: skip
+
+
+def test_without_a_gpu_its_rows_are_left_out(run: Path, tmp_path: Path) -> None:
+    assert not [row for row in rows_of(columns_of([str(run)], Objective())) if "GPU" in row.name]
+    used = write(tmp_path / "gpu", measurement(resources={"gpu": 0.5, "gpu_memory_mb": 900.0}))
+    both = rows_of(columns_of([str(used), str(run)], Objective()))
+    (gpu,) = [row for row in both if row.name == "GPU in use"]
+    assert gpu.cells[0] is not None
+    assert gpu.cells[0].mean == 50.0
+    assert gpu.cells[1] is None
+    assert gpu.changes == (None, None)
+
+
+def test_runs_of_different_times_are_compared_by_their_intervals(run: Path, tmp_path: Path) -> None:
+    noisy = write(tmp_path / "b", *three(BASE, [12.0, 18.0, 15.5]))
+    faster = write(tmp_path / "c", *three(BASE, [20.0, 20.4, 19.9]))
+    rows = {row.name: row for row in rows_of(columns_of([str(run), str(noisy), str(faster)], Objective()))}
+    assert rows["throughput"].proved == (None, False, True)
+
+
+def test_a_setting_can_be_named(run: Path) -> None:
+    columns = columns_of([str(run), f"{run}:{OTHER.label}"], Objective())
+    assert [column.result.setting for column in columns] == [BASE, OTHER]
+    with pytest.raises(ProfileError, match=f"no setting 'nonsense'; it has .*{OTHER.label}"):
+        columns_of([f"{run}:nonsense"], Objective())
+
+
+def test_a_run_without_measurements_is_named(tmp_path: Path) -> None:
+    empty = write(tmp_path / "empty")
+    with pytest.raises(ProfileError, match="holds no measurement"):
+        columns_of([str(empty), str(empty)], Objective())
+
+
+def test_the_table_and_the_json_hold_the_same(run: Path, tmp_path: Path) -> None:
+    noisy = write(tmp_path / "b", *three(BASE, [12.0, 18.0, 15.5]))
+    columns = columns_of([str(run), str(noisy)], Objective())
+    rows = rows_of(columns)
+    lines = to_table(columns, rows).splitlines()
+    (line,) = [line for line in lines if line.startswith("throughput")]
+    assert "15.1 ±0.8" in line
+    assert line.endswith("15.2 ±7.5 +0.7 % (noise)")
+    values = to_dict(columns, rows)
+    (row,) = [row for row in values["rows"] if row["name"] == "throughput"]
+    assert row["beyond_noise"] == [None, False]
+    assert row["mean"] == pytest.approx([15.0667, 15.1667], abs=0.001)
+    assert len({len(line.rstrip()) for line in lines if line.startswith("---")}) == 1

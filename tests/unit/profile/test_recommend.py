@@ -1,0 +1,148 @@
+"""The best under an objective, with what is known of its certainty and of what bounds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clip_serving.profile.bounds import bound_of
+from clip_serving.profile.measurement import EMBED, PREPROCESS, Measurement, Stage
+from clip_serving.profile.objective import Objective
+from clip_serving.profile.recommend import Recommendation, recommend
+from clip_serving.profile.results import Result, frontier, results_of
+from clip_serving.profile.run_folder import RunFolder
+from tests.unit.profile.records import BASE, about, measurement, setting
+
+FAST, SLOW = setting(concurrency=16), setting(concurrency=4)
+
+
+def run_of(folder: Path, *measurements: Measurement) -> RunFolder:
+    with RunFolder.create_or_resume(folder / "run", about()) as run:
+        for one in measurements:
+            run.add(one)
+    return RunFolder.load(folder / "run")
+
+
+def repeats(at: Any, photos_per_s: list[float], p95_ms: float) -> list[Measurement]:
+    return [
+        measurement(at, photos_per_s=value, p95_ms=p95_ms + number, round=number)
+        for number, value in enumerate(photos_per_s, 1)
+    ]
+
+
+def advised(run: RunFolder, objective: Objective) -> Recommendation:
+    found = recommend(run, objective)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return run_of(
+        tmp_path,
+        *repeats(FAST, [15.0, 15.3, 14.9], 900),
+        *repeats(SLOW, [12.0, 12.2, 11.9], 400),
+        measurement(setting(concurrency=1), photos_per_s=6.0, p95_ms=180),
+    )
+
+
+def test_the_bound_on_the_latency_decides(run: RunFolder) -> None:
+    for bound, wanted in ((None, FAST), (1000, FAST), (500, SLOW), (200, setting(concurrency=1))):
+        found = advised(run, Objective(bound))
+        assert found.best is not None
+        assert found.best.setting == wanted
+
+
+def test_where_none_will_do_the_nearest_is_named(run: RunFolder) -> None:
+    found = advised(run, Objective(p95_ms=100))
+    assert found.best is None
+    assert found.nearest.setting == setting(concurrency=1)
+    assert "No setting that was measured meets the objective" in found.sentences()[0]
+    slow = advised(run, Objective(p95_ms=500, min_photos_per_s=14))
+    assert slow.best is None
+    assert slow.nearest.setting == SLOW
+
+
+def test_equals_are_named_and_the_slower_is_not_among_them(tmp_path: Path) -> None:
+    same = setting(queue_delay_us=0)
+    run = run_of(
+        tmp_path,
+        *repeats(FAST, [15.0, 16.0, 14.0], 400),
+        *repeats(same, [14.9, 15.7, 14.1], 400),
+        *repeats(SLOW, [9.0, 9.6, 8.4], 400),
+    )
+    found = advised(run, Objective(500))
+    assert [one.setting for one in found.equals] == [same]
+    assert any("No difference within noise" in text and same.label in text for text in found.sentences())
+
+
+def test_a_lucky_single_run_does_not_win_over_repeats(tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path,
+        *repeats(FAST, [15.0, 16.2, 14.0], 400),
+        measurement(setting(queue_delay_us=0), photos_per_s=15.4, p95_ms=300),
+    )
+    found = advised(run, Objective(500))
+    assert found.best is not None
+    assert found.best.setting == FAST
+
+
+def test_a_clearly_better_single_run_wins_and_is_called_one(tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path, *repeats(FAST, [15.0, 15.2, 14.9], 400), measurement(BASE, photos_per_s=25.0, p95_ms=400)
+    )
+    found = advised(run, Objective(500))
+    assert found.best is not None
+    assert found.best.setting == BASE
+    assert any("measured once only" in text for text in found.sentences())
+
+
+def test_an_empty_run_has_no_advice(tmp_path: Path) -> None:
+    assert recommend(run_of(tmp_path), Objective()) is None
+
+
+def test_repeats_take_the_place_of_the_searchs_run(tmp_path: Path) -> None:
+    run = run_of(tmp_path, measurement(FAST, photos_per_s=99.0), *repeats(FAST, [15.0, 15.2], 400))
+    (result,) = results_of(run)
+    assert result.photos_per_s == pytest.approx(15.1)
+
+
+def test_nothing_on_the_frontier_is_beaten_in_both(run: RunFolder) -> None:
+    extra = measurement(setting(queue_delay_us=0), photos_per_s=11.0, p95_ms=420)
+    run.add(extra)
+    line = frontier(results_of(run))
+    assert [one.setting.concurrency for one in line] == [1, 4, 16]
+    assert extra.setting not in [one.setting for one in line]
+
+
+def _bound(**changes: Any) -> str:
+    return bound_of(Result(BASE, (measurement(**changes),), ())).part
+
+
+def _stages(preprocess_cpu: float, embed_cpu: float) -> dict[str, Stage]:
+    return {
+        PREPROCESS: Stage(1.0, 1.0, 2, 0.9, {1: 1}, preprocess_cpu),
+        EMBED: Stage(1.0, 1.0, 1, 0.9, {1: 1}, embed_cpu),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"resources": {"gpu": 0.97}}, "gpu"),
+        ({"resources": {"client_busy": 0.7}}, "client"),
+        ({"resources": {"server_busy": None, "machine_busy": 0.95}}, "client"),
+        ({"resources": {"server_busy": 0.95, "machine_busy": 1.0}, "stages": _stages(30, 80)}, "encoder"),
+        ({"resources": {"server_busy": 0.95, "machine_busy": 1.0}, "stages": _stages(90, 20)}, "preprocess"),
+        ({"resources": {"server_busy": 0.3, "machine_busy": 1.0}}, "others"),
+        ({"busy": (0.5, 0.95)}, "encoder"),
+        ({"busy": (0.95, 0.5)}, "preprocess"),
+        ({"busy": (0.5, 0.5), "transport_ms": 200.0}, "network"),
+        ({"busy": (0.5, 0.5)}, "load"),
+        ({"busy": (0.5, 0.95), "resources": {"server_busy": None, "machine_busy": 0.2}}, "encoder"),
+    ],
+)
+def test_what_is_used_up_is_what_bounds(changes: dict[str, Any], part: str) -> None:
+    assert _bound(**changes) == part
