@@ -26,6 +26,7 @@ from clip_serving.profile.measure import measure
 from clip_serving.profile.objective import Objective
 from clip_serving.profile.photos import Photos, read_photos
 from clip_serving.profile.recommend import recommend
+from clip_serving.profile.report import write_report
 from clip_serving.profile.run_folder import About, RunFolder
 from clip_serving.profile.setting import LEGEND, Setting, Space
 from clip_serving.profile.sweep import Sweep, SweepOptions
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sweep(commands.add_parser("sweep", help="measure settings with perf_analyzer over your photos"))
     _add_recommend(commands.add_parser("recommend", help="the best settings under an objective, and why"))
     _add_compare(commands.add_parser("compare", help="runs or settings side by side"))
+    _add_report(commands.add_parser("report", help="a run as one HTML file"))
     return parser
 
 
@@ -312,6 +314,20 @@ def _compare(options: argparse.Namespace) -> int:
         print(json.dumps(compare.to_dict(columns, rows), indent=2))
     else:
         print(compare.to_table(columns, rows))
+    return 0
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_report)
+    _add_run(parser)
+    _add_objective(parser)
+    parser.add_argument("--html", type=Path, default=Path("report.html"), metavar="FILE",
+                        help="default: %(default)s")  # fmt: skip
+
+
+def _report(options: argparse.Namespace) -> int:
+    size = write_report(RunFolder.load(options.run), _objective(options), options.html)
+    print(f"{options.html}: {size / 1e6:.2f} MB")
     return 0
 
 

@@ -58,11 +58,16 @@ class Setting:
 
     def explain(self) -> str:
         """The label in words."""
+
+        def count(n: int, noun: str) -> str:
+            return f"{n} {noun}" + "s" * (n != 1)
+
         return (
-            f"{self.preprocess_instances} preprocess instances, {self.encoder_instances} encoder instances "
-            f"with {self.encoder_threads} threads ({self.model_config_name or 'default'}), batches of up to "
-            f"{self.max_batch}, queue delay {self.queue_delay_us / 1000:g} ms; {self.concurrency} requests "
-            f"in flight with {self.request_batch} photo{'s' * (self.request_batch > 1)} each"
+            f"{count(self.preprocess_instances, 'preprocess instance')}, "
+            f"{count(self.encoder_instances, 'encoder instance')} with "
+            f"{count(self.encoder_threads, 'thread')} ({self.model_config_name or 'default'}), batches of up "
+            f"to {self.max_batch}, queue delay {self.queue_delay_us / 1000:g} ms; "
+            f"{count(self.concurrency, 'request')} in flight with {count(self.request_batch, 'photo')} each"
         )
 
     def to_dict(self) -> dict[str, Any]:

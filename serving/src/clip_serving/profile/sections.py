@@ -1,0 +1,309 @@
+"""The parts of the report, each a function from the run's results to a piece of HTML."""
+
+from __future__ import annotations
+
+import html
+import shlex
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from clip_serving import defaults
+from clip_serving.profile import chart
+from clip_serving.profile.measurement import EMBED, PREPROCESS, Measurement
+from clip_serving.profile.recommend import Recommendation
+from clip_serving.profile.results import Figure, Result, frontier
+from clip_serving.profile.run_folder import RunFolder
+from clip_serving.profile.setting import LEGEND
+
+_WIDE, _NARROW = 800, 330
+_BARS = 8
+_STAGES = ("transport", "queue", "preprocess", "embed")
+
+
+def subtitle(run: RunFolder) -> str:
+    about = run.about
+    photos = f"{about.photos['count']} photos of {about.photos['mean_bytes'] / 1e6:.2f} MB on average"
+    where = "the embedded server" if about.target == "embedded" else about.target
+    return f"{about.created[:16].replace('T', ' ')} UTC · {where} · {photos} · {about.machine.describe()}"
+
+
+def answer(found: Recommendation) -> str:
+    """The recommendation in words, and its main figures."""
+    shown = found.best or found.nearest
+    words = "".join(f"<p>{html.escape(text)}</p>" for text in found.sentences())
+    tiles: list[tuple[str, Figure, int, str]] = [
+        ("throughput", lambda one: one.photos_per_s, 1, "photos/s"),
+        ("p95", lambda one: one.p95_ms, 0, "ms"),
+        ("CPU", lambda one: one.resources.cpu_ms_per_photo, 0, "ms a photo"),
+        ("memory (RSS)", lambda one: one.resources.rss_mb, 0, "MB"),
+        ("GPU in use", lambda one: None if one.resources.gpu is None else 100 * one.resources.gpu, 0, "%"),
+        ("mean batch, embed", lambda one: one.stages[EMBED].mean_batch, 1, "photos"),
+    ]
+    terms = "".join(_tile(shown, *tile) for tile in tiles)
+    return f'<section class="answer"><h2>Recommendation</h2>{words}<dl>{terms}</dl></section>'
+
+
+def _tile(shown: Result, name: str, figure: Figure, digits: int, unit: str) -> str:
+    spread = shown.spread(figure)
+    if spread is None:
+        return ""
+    half = f" ± {spread.half:.{digits}f}" if spread.half is not None else ""
+    value = f"{spread.mean:.{digits}f}<small>{half} {unit}</small>"
+    return f"<div><dt>{html.escape(name)}</dt><dd>{value}</dd></div>"
+
+
+def scatter(results: Sequence[Result], found: Recommendation) -> str:
+    """Throughput against p95 of every setting, with the frontier."""
+    best = found.best
+    points = [_point(result, best) for result in sorted(results, key=lambda one: _is(one, best))]
+    line = [(one.p95_ms, one.photos_per_s) for one in frontier(results)]
+    bound = found.objective.p95_ms
+    mark = (bound, f"bound: {bound:g} ms") if bound is not None else None
+
+    def draw(width: int) -> str:
+        return chart.xy(
+            points, [chart.Line(line, "accent", "frontier")],
+            width=width, height=340 if width == _WIDE else 300,
+            x_title="p95 latency of a request, ms", y_title="photos/s", x_mark=mark,
+        )  # fmt: skip
+
+    legend = _legend(("accent", "recommended, and the frontier"), ("preprocess", "repeated"), ("dim", "once"))
+    note = "Each dot is a setting; none on the frontier is beaten in both. Bars: 95 % interval of repeats."
+    return _figure("Throughput against latency", note, legend, draw)
+
+
+def _is(result: Result, other: Result | None) -> bool:
+    return other is not None and result.setting == other.setting
+
+
+def _point(result: Result, best: Result | None) -> chart.Point:
+    rate = result.spread(lambda one: one.photos_per_s)
+    kind = "best" if _is(result, best) else "repeated" if result.repeated else "single"
+    label = f"{result.setting.label}: {result.photos_per_s:.1f} photos/s, p95 {result.p95_ms:.0f} ms"
+    return chart.Point(result.p95_ms, result.photos_per_s, kind, label, y_half=rate.half if rate else None)
+
+
+def breakdown(results: Sequence[Result], found: Recommendation) -> str:
+    """Where a request's time goes, for the settings that were repeated, then the fastest others."""
+    shown = found.best or found.nearest
+    order = sorted(results, key=lambda one: (not _is(one, shown), not one.repeated, -one.photos_per_s))
+    rows = [chart.Bar(one.setting.label, _parts(one), marked=_is(one, shown)) for one in order[:_BARS]]
+    legend = _legend(*((stage, _STAGE_NAMES[stage]) for stage in _STAGES))
+
+    def draw(width: int) -> str:
+        return chart.bars(rows, width=width, unit="ms")
+
+    note = f"Mean milliseconds of a request in each stage, closed loop. {LEGEND}."
+    return _figure("Stages of a request", note, legend, draw)
+
+
+_STAGE_NAMES = {
+    "transport": "transport",
+    "queue": "queue",
+    "preprocess": "decode + preprocess",
+    "embed": "embed",
+}
+
+
+def _parts(result: Result) -> list[tuple[str, float, str]]:
+    def queue(one: Measurement) -> float:
+        return sum(stage.queue_ms for stage in one.stages.values())
+
+    figures: dict[str, Figure] = {
+        "transport": lambda one: one.transport_ms,
+        "queue": queue,
+        "preprocess": lambda one: one.stages[PREPROCESS].compute_ms,
+        "embed": lambda one: one.stages[EMBED].compute_ms,
+    }
+    values = {stage: result.mean(figure) or 0.0 for stage, figure in figures.items()}
+    return [(stage, value, f"{_STAGE_NAMES[stage]}: {value:.0f} ms") for stage, value in values.items()]
+
+
+def over_time(found: Recommendation) -> str:
+    """CPU, and memory, of the recommended setting's last run."""
+    one = (found.best or found.nearest).closed[-1]
+    samples = one.resources.samples
+    if not samples:
+        return ""
+    server = [(s.at_s, s.server_cpu) for s in samples if s.server_cpu is not None]
+    memory = [(s.at_s, s.server_rss_mb) for s in samples if s.server_rss_mb is not None]
+    gpu = [(s.at_s, s.gpu) for s in samples if s.gpu is not None]
+    cpu = [chart.Line([(s.at_s, s.machine_cpu) for s in samples], "dim", "the whole machine")]
+    cpu += [chart.Line(server, "embed", "the server")] if server else []
+    cpu += [chart.Line(gpu, "accent", "the GPU (1 = all of it)")] if gpu else []
+    cpu += [chart.Line([(s.at_s, s.client_cpu) for s in samples], "queue", "perf_analyzer")]
+
+    def draw_cpu(width: int) -> str:
+        return chart.xy([], cpu, width=width, height=220, x_title="seconds", y_title="cores in use")
+
+    def draw_memory(width: int) -> str:
+        lines = [chart.Line(memory, "memory", "the server's RSS")]
+        return chart.xy([], lines, width=width, height=180, x_title="seconds", y_title="MB (RSS)")
+
+    names = [("dim", "whole machine"), ("embed", "server"), ("accent", "GPU"), ("queue", "perf_analyzer")]
+    kinds = {line.kind for line in cpu}
+    legend = _legend(*(pair for pair in names if pair[0] in kinds))
+    note = "The last run of the setting above, from perf_analyzer's start to its end."
+    figures = _both(draw_cpu) + (_both(draw_memory) if memory else "")
+    what = "CPU, GPU and memory" if gpu else "CPU and memory"
+    return _section(f"{what} over time", f"{_soft(note)}{legend}{figures}")
+
+
+def batches(found: Recommendation) -> str:
+    """How large the encoder's and preprocess's batches were."""
+    shown = found.best or found.nearest
+    figures = ""
+    for stage, name in ((EMBED, "embed"), (PREPROCESS, "decode + preprocess")):
+        counts: Counter[int] = Counter()
+        for one in shown.closed:
+            counts.update(one.stages[stage].batches)
+        total = sum(counts.values())
+        if not total:
+            continue
+        shares = [(size, counts[size] / total) for size in sorted(counts)]
+        mean = sum(size * share for size, share in shares)
+
+        def draw(
+            width: int, shares: list[tuple[int, float]] = shares, stage: str = stage, name: str = name
+        ) -> str:
+            title = f"photos in a batch, {name}"
+            return chart.columns(shares, width=width, height=190, kind=stage, x_title=title)
+
+        figures += f"<p><b>{name}</b>: {mean:.1f} photos on average</p>{_both(draw)}"
+    note = "Executions by the number of photos that Triton put together, of the setting above."
+    return _section("Batch sizes", _soft(note) + figures)
+
+
+def open_loop(results: Sequence[Result]) -> str:
+    """Latencies with Poisson arrivals, for the finalists; nothing where there were none."""
+    rows = [
+        [
+            result.setting.label,
+            f"{_mean(result.poisson, lambda one: one.rate):.1f}",
+            *(
+                f"{_mean(result.poisson, figure):.0f}"
+                for figure in (_p50, lambda one: one.p90_ms, lambda one: one.p95_ms, lambda one: one.p99_ms)
+            ),
+            str(sum(one.requests for one in result.poisson)),
+        ]
+        for result in results
+        if result.poisson
+    ]
+    if not rows:
+        return ""
+    heads = ["setting", "requests/s", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "requests"]
+    note = "Requests arrive as they like and wait for nobody, as users do: these are the honest tails."
+    return _section("Open loop, Poisson arrivals", _soft(note) + _table(heads, rows))
+
+
+def _p50(one: Measurement) -> float:
+    return one.p50_ms
+
+
+def _mean(measurements: Sequence[Measurement], figure: Figure) -> float:
+    values = [value for one in measurements if (value := figure(one)) is not None]
+    return sum(values) / len(values) if values else 0.0
+
+
+def table(results: Sequence[Result], found: Recommendation) -> str:
+    """Every setting, fastest first."""
+    shown = found.best or found.nearest
+    figures: list[tuple[str, Figure, int]] = [
+        ("photos/s", lambda one: one.photos_per_s, 1),
+        ("p50 ms", lambda one: one.p50_ms, 0),
+        ("p95 ms", lambda one: one.p95_ms, 0),
+        ("p99 ms", lambda one: one.p99_ms, 0),
+        ("CPU ms", lambda one: one.resources.cpu_ms_per_photo, 0),
+        ("RSS MB", lambda one: one.resources.rss_mb, 0),
+        ("GPU %", lambda one: None if one.resources.gpu is None else 100 * one.resources.gpu, 0),
+        ("batch", lambda one: one.stages[EMBED].mean_batch, 1),
+    ]
+    present = [entry for entry in figures if any(result.mean(entry[1]) is not None for result in results)]
+    rows = [
+        [result.setting.label, *(_number(result, figure, digits) for _, figure, digits in present),
+         str(len(result.closed))]
+        for result in results
+    ]  # fmt: skip
+    marked = [number for number, result in enumerate(results) if _is(result, shown)]
+    heads = ["setting", *(name for name, _, _ in present), "runs"]
+    return _section("All settings", _soft(LEGEND + ".") + _table(heads, rows, marked))
+
+
+def _number(result: Result, figure: Figure, digits: int) -> str:
+    value = result.mean(figure)
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def failures(run: RunFolder) -> str:
+    """Settings that could not be measured; nothing where all could."""
+    if not run.failures:
+        return ""
+    items = "".join(
+        f"<li><b>{html.escape(one.setting.label)}</b>: {html.escape(one.text)}</li>" for one in run.failures
+    )
+    return _section("Not measured", f"<ul>{items}</ul>")
+
+
+def reproduction(run: RunFolder, found: Recommendation) -> str:
+    """The commands and versions that made the figures."""
+    shown = found.best or found.nearest
+    setting = shown.setting
+    serve = (
+        f"clip-serve --repository model_repository --model-config-name {setting.model_config_name} "
+        f"--preprocess-instances {setting.preprocess_instances} "
+        f"--encoder-instances {setting.encoder_instances} --encoder-threads {setting.encoder_threads}"
+    )
+    press = list(shown.closed[-1].command)
+    if run.about.target == "embedded" and "-u" in press:
+        press[press.index("-u") + 1] = f"127.0.0.1:{defaults.GRPC_PORT}"  # clip-serve's, not the sweep's
+    versions = ", ".join(f"{name} {version}" for name, version in run.about.versions.items())
+    commands = [
+        ("The sweep", shlex.join(run.about.command)),
+        ("One run of the setting above", "clip-perf-input my_photos/ --out photos.json"),
+        ("", shlex.join(press)),
+    ]
+    if run.about.target == "embedded":
+        commands.insert(2, ("", serve))
+    body = "".join(
+        (f"<p>{html.escape(name)}</p>" if name else "") + f"<pre>{html.escape(command)}</pre>"
+        for name, command in commands
+    )
+    body += _soft(
+        "The largest batch and the queue delay are the repository's: `recommend --apply` writes them."
+    )
+    return _section("Reproduce", f"{body}{_soft('Versions: ' + versions + '.')}")
+
+
+# --- pieces --------------------------------------------------------------------------------------
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
+
+
+def _figure(title: str, note: str, legend: str, draw: Callable[[int], str]) -> str:
+    return _section(title, _soft(note) + legend + _both(draw))
+
+
+def _both(draw: Callable[[int], str]) -> str:
+    return f'<figure class="wide">{draw(_WIDE)}</figure><figure class="narrow">{draw(_NARROW)}</figure>'
+
+
+def _soft(text: str) -> str:
+    return f'<p class="soft">{html.escape(text)}</p>'
+
+
+def _legend(*entries: tuple[str, str]) -> str:
+    items = "".join(f'<span><i class="{kind}"></i>{html.escape(name)}</span>' for kind, name in entries)
+    return f'<div class="legend">{items}</div>'
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[int] = ()) -> str:
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+    body = "".join(
+        ('<tr class="best">' if number in marked else "<tr>")
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        + "</tr>"
+        for number, row in enumerate(rows)
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,0 +1,174 @@
+"""One file, no network, no more than was measured; every chart inside its frame."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_serving.errors import ProfileError
+from clip_serving.profile import chart
+from clip_serving.profile.measurement import Failure, Measurement
+from clip_serving.profile.objective import Objective
+from clip_serving.profile.report import page, write_report
+from clip_serving.profile.run_folder import RunFolder
+from clip_serving.profile.setting import Space
+from tests.unit.profile.records import BASE, about, measurement, setting
+
+_VOID = {"meta", "line", "circle", "rect", "polyline"}
+
+
+class Document(HTMLParser):
+    """Checks that tags are balanced, and collects what is asked for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in _VOID
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def write(folder: Path, *records: Measurement | Failure, **changes: object) -> RunFolder:
+    with RunFolder.create_or_resume(folder, about(**changes)) as run:
+        for one in records:
+            run.add(one)
+    return RunFolder.load(folder)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    records: list[Measurement | Failure] = []
+    for n in (1, 2, 3):
+        records.append(measurement(BASE, photos_per_s=15.0 + n / 10, p95_ms=450, round=n))
+        records.append(measurement(BASE, p95_ms=700, round=n, arrival="poisson", latencies_ms=(1.0,)))
+    records.append(measurement(setting(concurrency=1), photos_per_s=6.0, p95_ms=150))
+    records.append(Failure(setting(concurrency=32), 0, "closed", 1.7e9, "<the> server died"))
+    return write(tmp_path / "run", *records)
+
+
+def test_it_is_one_balanced_file_that_asks_nobody(run: RunFolder) -> None:
+    text = page(run, Objective(500))
+    document = Document(text)
+    assert not [tag for tag, _ in document.tags if tag in ("script", "link", "img", "iframe", "object")]
+    assert not [name for _, attributes in document.tags for name in attributes if name in ("src", "href")]
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert 'name="viewport"' in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_it_tells_the_recommendation_the_commands_and_the_versions(run: RunFolder) -> None:
+    text = Document(page(run, Objective(500))).text
+    for wanted in (
+        "Best for p95 of at most 500 ms: 2 preprocess instances, 1 encoder instance with 2 threads",
+        "clip-profile sweep", "python 3.11", "2 cores of A CPU", "bound: 500 ms",
+    ):  # fmt: skip
+        assert wanted in text
+    assert "the> server died" in text, "failures are told, escaped"
+
+
+def test_every_setting_is_a_dot_and_a_row_and_the_best_is_marked(run: RunFolder) -> None:
+    document = Document(page(run, Objective(500)))
+    dots = [a["class"] for tag, a in document.tags if tag == "circle"]
+    assert sorted(filter(None, dots)) == sorted(2 * ["dot best", "dot single"]), "one wide and one narrow"
+    assert [a.get("class") for tag, a in document.tags if tag == "tr"].count("best") == 1
+    assert document.text.count(BASE.label) >= 3
+
+
+def test_without_a_gpu_nothing_is_said_of_one(run: RunFolder) -> None:
+    assert "GPU" not in Document(page(run, Objective(500))).text.replace("A GPU for", "").replace("a GPU", "")
+
+
+def test_with_a_gpu_it_has_its_tile_and_column(tmp_path: Path) -> None:
+    run = write(tmp_path / "gpu", measurement(resources={"gpu": 0.42, "gpu_memory_mb": 1000.0}))
+    text = Document(page(run, Objective())).text
+    assert "GPU in use" in text
+    assert "GPU %" in text
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    run = write(tmp_path / "odd", measurement(), model="<script>alert(1)</script>")
+    text = page(run, Objective())
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_long_sweep_stays_below_2_mb(tmp_path: Path) -> None:
+    points = Space.for_cores(16, request_batch=(1, 4)).points()[:1000]
+    records = [measurement(at, photos_per_s=5 + n / 100) for n, at in enumerate(points)]
+    path = tmp_path / "report.html"
+    assert write_report(write(tmp_path / "run", *records), Objective(), path) < 2_000_000
+    assert len(points) == 1000
+    assert [each.name for each in tmp_path.iterdir() if each.suffix == ".html"] == ["report.html"]
+
+
+def test_an_empty_run_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match="no measurement yet"):
+        page(write(tmp_path / "run"), Objective())
+
+
+def test_a_run_that_watched_nothing_has_a_report_all_the_same(tmp_path: Path) -> None:
+    """A running server elsewhere: no processes of its own to look at."""
+    elsewhere = {"cpu_ms_per_photo": None, "rss_mb": None, "server_busy": None, "samples": ()}
+    run = write(tmp_path / "run", measurement(resources=elsewhere), target="10.0.0.1:8001")
+    text = Document(page(run, Objective())).text
+    assert "memory (RSS)" not in text
+    assert "over time" not in text
+
+
+@given(st.floats(0, 1e6), st.floats(1e-3, 1e6), st.integers(2, 12))
+def test_ticks_are_round_and_embrace(low: float, span: float, most: int) -> None:
+    found = chart.ticks(low, low + span, most)
+    assert found[0] <= low + 1e-6 * span
+    assert found[-1] >= low + span - 1e-6 * max(span, low)
+    assert len(found) <= most + 3
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1e5), st.floats(0.1, 1e4)), min_size=1, max_size=20))
+def test_everything_is_drawn_inside_of_the_frame(values: list[tuple[float, float]]) -> None:
+    points = [chart.Point(x, y, "single", "a < b") for x, y in values]
+    svg = chart.xy(points, [], width=330, height=300, x_title="x", y_title="y", x_mark=(50.0, "mark"))
+    for cx, cy in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg):
+        assert 0 <= float(cx) <= 330
+        assert 0 <= float(cy) <= 300
+    assert svg.count("<circle") == len(points)
+    assert "a &lt; b" in svg
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    rows = [
+        chart.Bar("one", [("queue", 30.0, ""), ("embed", 60.0, "")]),
+        chart.Bar("two", [("queue", 45.0, "")]),
+    ]
+    lengths = [
+        float(n) for n in re.findall(r'width="([\d.]+)" height="16"', chart.bars(rows, width=330, unit="ms"))
+    ]
+    assert lengths[0] / lengths[1] == pytest.approx(0.5, abs=0.01)
+    assert lengths[2] / lengths[1] == pytest.approx(0.75, abs=0.01)
+    assert sum(lengths[:2]) <= 330
+
+
+def test_a_resumed_run_is_the_same_report(run: RunFolder) -> None:
+    assert page(run, Objective(500)) == page(RunFolder.load(run.path), Objective(500))
+    assert dataclasses.asdict(run.about)["model"] in page(run, Objective(500))
