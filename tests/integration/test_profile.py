@@ -1,0 +1,115 @@
+"""A short real sweep: the embedded tritonserver, the real perf_analyzer, Ctrl-C, and on to the answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clip_serving.launcher import TritonServer
+from clip_serving.profile.cli import main
+from clip_serving.profile.measurement import EMBED, PREPROCESS
+from clip_serving.profile.run_folder import RunFolder
+from tests.integration.test_launcher import all_gone
+from tests.pictures import camera_photos
+
+_SMALL = [
+    "--preprocess-instances", "1", "--encoder-instances", "1", "--encoder-threads", "1", "--max-batch", "8",
+    "--queue-delay-us", "0", "--concurrency", "1,3", "--seconds", "1.5", "--budget", "10",
+    "--finalists", "1", "--rounds", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index, photo in enumerate(camera_photos(3, seed=20)):
+        (folder / f"{index}.jpg").write_bytes(photo)
+    (folder / "notes.txt").write_text("not a photo")
+    return folder
+
+
+def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
+    photos: Path, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = ["sweep", "--photos", str(photos), "--repository", str(repository), "--out", str(run), *_SMALL]
+    before = {path: path.read_bytes() for path in repository.rglob("*.pbtxt")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "clip_serving.profile.cli", *command], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        while "search:" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, said + rest
+    assert "left out, as they cannot be decoded: 1 files" in said
+    assert "what was measured is kept" in rest
+    assert all_gone(family, timeout=20)
+    kept = RunFolder.load(run).measurements
+    assert kept
+
+    assert main(command) == 0, capsys.readouterr().err
+    done = RunFolder.load(run)
+    assert done.measurements[: len(kept)] == kept
+    assert {(one.setting.concurrency, one.round, one.arrival) for one in done.measurements} >= {
+        (1, 0, "closed"), (3, 0, "closed"),
+    }  # fmt: skip
+    assert [one.arrival for one in done.measurements if one.round == 1] == ["closed", "poisson"]
+    for one in done.measurements:
+        assert one.photos_per_s > 0
+        assert 0 < one.p50_ms <= one.p95_ms <= one.p99_ms
+        assert one.resources.cpu_ms_per_photo is not None
+        assert one.resources.rss_mb is not None
+        assert one.stages[EMBED].compute_ms > 0
+        assert one.stages[PREPROCESS].mean_batch >= 1
+        assert one.stages[EMBED].cpu_ms_per_photo is not None
+        assert one.decode_ms is not None
+        assert one.decode_ms > 0
+        assert one.resources.gpu is None or os.path.exists("/dev/nvidia0")
+    assert {path: path.read_bytes() for path in repository.rglob("*.pbtxt")} == before
+
+    capsys.readouterr()
+    assert main(["recommend", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["setting"]["preprocess_instances"] == 1
+    assert main(["recommend", str(run), "--p95-ms", "0.01"]) == 1
+    assert main(["compare", str(run)]) == 0
+    assert main(["report", str(run), "--html", str(tmp_path / "report.html")]) == 0
+    assert "<svg" in (tmp_path / "report.html").read_text()
+
+
+def test_a_running_server_is_measured_as_it_is(
+    photos: Path, server: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = [
+        "sweep",
+        "--photos",
+        str(photos),
+        "--url",
+        server.grpc_url,
+        "--metrics-url",
+        server.metrics_url,
+    ]
+    fixed = [*command, "--out", str(run), "--encoder-threads", "4"]
+    assert main(fixed) == 2
+    assert "encoder_threads cannot be changed on a running server" in capsys.readouterr().err
+    load = ["--concurrency", "2", "--seconds", "1.5", "--rounds", "0", "--budget", "5"]
+    assert main([*command, "--out", str(run), *load]) == 0, capsys.readouterr().err
+    (one,) = RunFolder.load(run).measurements
+    assert one.setting.preprocess_instances == server.layout.preprocess_instances
+    assert one.setting.encoder_instances == server.layout.encoder_instances
+    assert one.resources.cpu_ms_per_photo is None, "its processes may be anywhere"
+    assert one.decode_ms is not None
+    assert one.photos_per_s > 0

@@ -1,0 +1,144 @@
+"""What a sweep refuses, with a sentence and an exit status, before it has started anything."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from clip_serving import perf_analyzer
+from clip_serving.errors import ServerError
+from clip_serving.profile.cli import main
+from clip_serving.profile.load import VERSION, Load, arrival_gaps_us
+from tests.pictures import camera_photos
+from tests.unit.profile.records import about
+from tests.unit.profile.test_recommend import run_of
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "one.jpg").write_bytes(camera_photos(1, seed=1)[0])
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main([str(each) for each in arguments]) == 2
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    return text
+
+
+def sweep(photos: Path, out: Path, *more: object) -> list[object]:
+    return ["sweep", "--photos", photos, "--out", out / "run", "--budget", "0.1", *more]
+
+
+def test_no_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is no folder of photos" in refused(capsys, *sweep(tmp_path / "nowhere", tmp_path))
+    (tmp_path / "empty").mkdir()
+    assert "there is no file in" in refused(capsys, *sweep(tmp_path / "empty", tmp_path))
+    assert "copy some photos into a folder" in refused(capsys, *sweep(Path("gs://album"), tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_photos_that_cannot_be_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    (folder / "b.txt").write_text("hello")
+    text = refused(capsys, *sweep(folder, tmp_path))
+    assert "none of the 2 files looked at" in text
+    assert "a.jpg: " in text
+
+
+def test_a_repository_without_an_export(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = refused(capsys, *sweep(photos, tmp_path, "--repository", tmp_path))
+    assert "holds no exported encoder. Run: clip-export" in text
+
+
+def test_nobody_at_the_url(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"127.0.0.1:{probe.getsockname()[1]}"
+    assert f"no answer from the server at {url}" in refused(capsys, *sweep(photos, tmp_path, "--url", url))
+
+
+def test_a_server_that_is_not_ours(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A gRPC server that knows nothing of Triton."""
+    stranger = grpc.server(ThreadPoolExecutor(1))
+    port = stranger.add_insecure_port("127.0.0.1:0")
+    stranger.start()
+    try:
+        text = refused(capsys, *sweep(photos, tmp_path, "--url", f"127.0.0.1:{port}"))
+    finally:
+        stranger.stop(None).wait()
+    assert f"the server at 127.0.0.1:{port} does not serve clip_image" in text
+
+
+def test_no_perf_analyzer(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> Path:
+        raise ServerError("it comes in the wheel, which pip could not get")
+
+    monkeypatch.setattr(perf_analyzer, "prepare", missing)
+    assert "perf_analyzer is missing: it comes in" in refused(capsys, *sweep(photos, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("echo 'Perf Analyzer Version 9.9.9 (commit x)'", "is perf_analyzer 9.9.9"),
+        ("exit 3", "it said nothing"),
+    ],
+)
+def test_another_perf_analyzer(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    says: str,
+    told: str,
+) -> None:
+    binary = tmp_path / "perf_analyzer"
+    binary.write_text(f"#!/bin/sh\n{says}\n")
+    binary.chmod(0o755)
+    monkeypatch.setattr(perf_analyzer, "prepare", lambda: binary)
+    text = refused(capsys, *sweep(photos, tmp_path))
+    assert told in text
+    assert f"its files are read as {VERSION} writes them" in text
+
+
+@pytest.mark.parametrize("command", ["recommend", "compare", "report"])
+def test_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert "holds no run of clip-profile" in refused(capsys, command, tmp_path)
+
+
+def test_a_run_without_measurements_has_no_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of(tmp_path)
+    assert run.about == about()
+    assert main(["recommend", str(run.path)]) == 1
+    assert "holds no measurement yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--budget", "0"], ["--concurrency", "-1"], ["--seconds", "x"]])
+def test_nonsense_is_refused_by_the_parser(tmp_path: Path, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", "--photos", str(tmp_path), "--out", str(tmp_path), *arguments])
+
+
+def test_arrivals_have_their_rate_and_are_the_same_for_the_same_seed() -> None:
+    load = Load("poisson", 20.0, 1, rate=50.0, seed=1)
+    gaps = arrival_gaps_us(load)
+    assert sum(gaps) / len(gaps) == pytest.approx(1e6 / 50, rel=0.01)
+    assert gaps == arrival_gaps_us(load)
+    assert gaps != arrival_gaps_us(Load("poisson", 20.0, 1, rate=50.0, seed=2))
+    # A Poisson process: the gaps' standard deviation is their mean.
+    mean = sum(gaps) / len(gaps)
+    deviation = (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5
+    assert deviation == pytest.approx(mean, rel=0.1)
