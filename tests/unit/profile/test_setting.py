@@ -29,6 +29,7 @@ def test_the_encoder_gets_no_more_threads_than_there_are_cores(cores: int) -> No
     points = Space.for_cores(cores).points()
     assert points
     assert max(point.encoder_instances * point.encoder_threads for point in points) <= cores
+    assert max(point.concurrency for point in points) <= 64, "a server refuses more"
 
 
 def test_who_names_both_counts_may_go_past_the_cores() -> None:

@@ -65,7 +65,7 @@ def _cores(result: Result, own: float) -> Bound:
         return Bound(
             "encoder", why, "A GPU for the encoder, a smaller model or a lower precision; more cores."
         )
-    return Bound("preprocess", why, "More cores for preprocess, or `clip-export --quality high`.")
+    return Bound("preprocess", why, "More cores for preprocess, or a lower --quality (see operations.md).")
 
 
 def _stages(result: Result, own: float | None) -> Bound:

@@ -193,7 +193,7 @@ def _space(options: argparse.Namespace, target: Target) -> tuple[Space, Setting]
             raise ProfileError(f"{', '.join(fixed)} cannot be changed on a running server")
         own = {name: (value,) for name, value in target.setting.to_dict().items()}
         loads = {name: chosen[name] for name in ("concurrency", "request_batch") if chosen[name]}
-        return Space.for_cores(16, **{**own, "concurrency": None, **loads}), target.setting
+        return Space.for_cores(4, **{**own, "concurrency": None, **loads}), target.setting
     cores = available_cores()
     layout = InstanceLayout.for_cores(cores)
     usual = Setting(
