@@ -115,7 +115,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 
 def test_a_long_sweep_stays_below_2_mb(tmp_path: Path) -> None:
-    points = Space.for_cores(16, request_batch=(1, 4)).points()[:1000]
+    points = Space.for_cores(16, request_batch=(1, 2, 4)).points()[:1000]
     records = [measurement(at, photos_per_s=5 + n / 100) for n, at in enumerate(points)]
     path = tmp_path / "report.html"
     assert write_report(write(tmp_path / "run", *records), Objective(), path) < 2_000_000
