@@ -159,7 +159,7 @@ class Sweep:
 
     def _measure(self, setting: Setting, number: int, part: str) -> Measurement | None:
         def load(served: Served) -> Load:
-            return closed(setting, self._guess(setting, served), self._options.seconds)
+            return closed(setting, self._guess(setting, served.photos_per_s), self._options.seconds)
 
         return self._attempt(setting, number, "closed", part, load)
 
@@ -210,19 +210,24 @@ class Sweep:
         key: Key = (setting, number, arrival)
         return key in self._measured or key in self._failed
 
-    def _guess(self, setting: Setting, served: Served) -> float:
-        """Photos a second to expect, for the length of the windows: as before with this server."""
+    def _guess(self, setting: Setting, warm: float = 0.0) -> float:
+        """Photos a second to expect of a setting: the most that its server, or else any, did so far."""
         same = [m.photos_per_s for m in self._measured.values() if m.setting.server == setting.server]
-        return min([*same, served.photos_per_s])
+        return max([warm, *same]) or max((m.photos_per_s for m in self._measured.values()), default=0.0)
 
     # --- time --------------------------------------------------------------------------------
 
     def _cost(self, setting: Setting) -> float:
+        """Seconds that a run in a closed loop takes, a restart included where it needs one."""
         restart = self._target.running != setting.server
-        return self._options.seconds + self._over_s + (self._start_s if restart else 0.0)
+        return self._pressed_s(setting) + self._over_s + (self._start_s if restart else 0.0)
+
+    def _pressed_s(self, setting: Setting) -> float:
+        guess = self._guess(setting)
+        return closed(setting, guess, self._options.seconds).seconds if guess else self._options.seconds
 
     def _time_for(self, setting: Setting, *, runs: int = 1, reserve: float = 0.0) -> bool:
-        wanted = self._cost(setting) + (runs - 1) * (self._options.seconds + self._over_s)
+        wanted = self._cost(setting) + (runs - 1) * (self._pressed_s(setting) + self._over_s)
         return self._clock() + wanted + reserve <= self._end
 
     def _reserve_s(self) -> float:
