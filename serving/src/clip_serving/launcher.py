@@ -223,7 +223,7 @@ class TritonServer:
     def _watch(self) -> None:
         failures, started = 0, time.monotonic()
         while not self._stopping.wait(_POLL_S):
-            reason = self._death()
+            reason = self.death()
             if reason is None:
                 continue
             if time.monotonic() - started > defaults.STABLE_AFTER_S:
@@ -245,7 +245,8 @@ class TritonServer:
             self.restarts += 1
             _logger.warning("the server answers again after %.1f s", time.monotonic() - started)
 
-    def _death(self) -> str | None:
+    def death(self) -> str | None:
+        """What became of the server, or of a model's process; None while all live."""
         if self._process is None:
             return "the server is not running"
         status = self._process.poll()

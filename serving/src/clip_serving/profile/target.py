@@ -108,11 +108,11 @@ class EmbeddedTarget:
         server = self._server
         if server is None:
             return "the server is not running"
-        dead = [pid for pid in [server.pid, *server.stub_pids] if not _alive(pid)]
-        if not dead:
+        text = server.death()
+        if text is None:
             return None
-        text = "tritonserver died" if dead[0] == server.pid else "a model's Python process died"
-        text = f"{text}: {server_log.explain(server.log_path)}"
+        if "exit status" in text:  # a signal's victim has nothing to say
+            text += f": {server_log.explain(server.log_path)}"
         self._end()
         return text
 
@@ -206,10 +206,3 @@ def _pids(server: TritonServer) -> dict[str, list[int]]:
         line = " ".join(psutil.Process(pid).cmdline())
         roles[EMBED if f"/{defaults.ENCODER}/" in line else PREPROCESS].append(pid)
     return {role: pids for role, pids in roles.items() if pids}
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
