@@ -126,7 +126,9 @@ def test_a_run_without_measurements_has_no_answer(tmp_path: Path, capsys: pytest
     assert "holds no measurement yet" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--budget", "0"], ["--concurrency", "-1"], ["--seconds", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["--budget", "0"], ["--concurrency", "-1"], ["--seconds", "x"], ["--finalists", "0"]]
+)
 def test_nonsense_is_refused_by_the_parser(tmp_path: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["sweep", "--photos", str(tmp_path), "--out", str(tmp_path), *arguments])

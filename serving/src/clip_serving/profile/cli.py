@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -107,8 +107,14 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     add("--budget", type=_positive, default=15.0, metavar="MIN", help="minutes (default: %(default)g)")
     add("--seconds", type=_positive, metavar="S", help="of one run (default: a hundredth of the budget)")
     add("--p95-ms", type=_positive, metavar="MS", help="look for the best under this bound on the latency")
-    add("--finalists", type=int, default=3, metavar="N", help="to repeat (default: %(default)s)")
-    add("--rounds", type=int, default=3, metavar="N", help="of interleaved repeats (default: %(default)s)")
+    add("--finalists", type=_at_least(1), default=3, metavar="N", help="to repeat (default: %(default)s)")
+    add(
+        "--rounds",
+        type=_at_least(0),
+        default=3,
+        metavar="N",
+        help="of interleaved repeats (default: %(default)s)",
+    )
     add("--share", type=_positive, default=0.7, metavar="X",
         help="of a finalist's throughput to offer as Poisson arrivals (default: %(default)s)")  # fmt: skip
     add("--exhaustive", action="store_true", help="run every setting instead of searching")
@@ -123,6 +129,15 @@ def _positive(text: str) -> float:
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return int(text)
+
+    return count
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -229,6 +244,9 @@ def _announce(console: Console, run: RunFolder, photos: Photos, budget: float) -
     about, points = run.about, run.about.space.points()
     console.line(f"{about.model} on {about.machine.describe()}")
     console.line(f"{len(photos.data)} photos of {photos.mean_bytes / 1e6:.2f} MB on average")
+    cores = about.machine.cores
+    if about.target == "embedded" and any(p.encoder_instances * p.encoder_threads > cores for p in points):
+        console.line(f"warning: more encoder instances x threads than {cores} cores only fight for them")
     done = f", {len(run.measurements)} runs are there already" if run.measurements else ""
     end = time.strftime("%H:%M", time.localtime(time.time() + budget * 60))
     console.line(f"{len(points)} settings to choose from, {budget:g} minutes (until {end}){done}")

@@ -7,6 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 from clip_serving.errors import ProfileError
 from clip_serving.profile.load import Load, Outcome, PerfAnalyzer, WindowTooShort
 from clip_serving.profile.measurement import Measurement, Resources, Stage
@@ -135,7 +137,7 @@ def _resources(
         rss_mb=max((s.server_rss_mb for s in samples if s.server_rss_mb is not None), default=None),
         server_busy=min(1.0, server_s / pressed_s / cores) if own else None,
         client_busy=min(1.0, watch.client_cpu_s / pressed_s / cores),
-        machine_busy=min(1.0, sum(inner) / len(inner) / cores) if inner else 0.0,
+        machine_busy=min(1.0, sum(inner) / len(inner) / (psutil.cpu_count() or 1)) if inner else 0.0,
         gpu=gpu,
         gpu_memory_mb=gpu_memory_mb,
         samples=samples,

@@ -59,8 +59,8 @@ class Sample:
 class Resources:
     """Over the run; what belongs to the server's processes is None where they run elsewhere.
 
-    `cpu_ms_per_photo` is the server's. `*_busy` are shares (0..1) of all this machine's cores. GPU
-    figures are None where there is no GPU.
+    `cpu_ms_per_photo` is the server's. `server_busy` and `client_busy` are shares (0..1) of the cores that
+    may be used, `machine_busy` of all that there are. GPU figures are None where there is no GPU.
     """
 
     cpu_ms_per_photo: float | None

@@ -1,0 +1,123 @@
+"""What is read of the machine and of the server while a load runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pynvml
+import pytest
+
+from clip_serving.profile import gpu
+from clip_serving.profile.server_stats import Counts, PhotoSeconds, read_photo_seconds
+from clip_serving.profile.watch import MOST_SAMPLES, PERIOD_S, Watch
+
+
+def burn(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        sum(range(1000))
+
+
+def test_cpu_of_a_role_is_counted_and_its_memory_seen() -> None:
+    with Watch({"me": [os.getpid()]}) as watch:
+        watch.client(os.getpid())
+        burn(0.3)
+        time.sleep(3 * PERIOD_S)
+    # /proc counts in hundredths of a second.
+    assert watch.cpu_s["me"] >= 0.28
+    assert watch.client_cpu_s >= 0.28
+    samples = watch.samples()
+    assert samples
+    assert all(sample.server_rss_mb is not None and sample.server_rss_mb > 1 for sample in samples)
+    assert [sample.at_s for sample in samples] == sorted(sample.at_s for sample in samples)
+
+
+def test_a_server_elsewhere_has_no_figures_of_its_own() -> None:
+    with Watch({}) as watch:
+        time.sleep(2 * PERIOD_S)
+    assert watch.cpu_s == {}
+    assert all(sample.server_cpu is None and sample.server_rss_mb is None for sample in watch.samples())
+
+
+def test_a_process_that_ends_meanwhile_ends_nothing() -> None:
+    child = os.fork()
+    if child == 0:
+        time.sleep(PERIOD_S)
+        os._exit(0)
+    with Watch({"child": [child]}) as watch:
+        os.waitpid(child, 0)
+        time.sleep(2 * PERIOD_S)
+    assert set(watch.cpu_s) == {"child"}
+
+
+def test_a_long_run_is_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clip_serving.profile.watch.PERIOD_S", 0.001)
+    with Watch({}) as watch:
+        while len(watch._samples) <= 2 * MOST_SAMPLES:
+            time.sleep(0.01)
+    assert 0 < len(watch.samples()) <= MOST_SAMPLES
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    gpu._handles.cache_clear()
+    monkeypatch.setattr(pynvml, "nvmlInit", missing)
+    try:
+        assert gpu.names() == ()
+        assert gpu.sample() is None
+    finally:
+        gpu._handles.cache_clear()
+
+
+def test_counts_between_two_moments() -> None:
+    before = Counts(photos=10, batches={1: 4, 2: 3}, busy_s=1.0)
+    after = Counts(photos=30, batches={1: 4, 2: 9, 4: 2}, busy_s=2.5)
+    assert after.since(before) == Counts(photos=20, batches={2: 6, 4: 2}, busy_s=1.5)
+
+
+_PAGE = """\
+# HELP clip_decode_seconds Time to decode one photo
+# TYPE clip_decode_seconds histogram
+clip_decode_seconds_bucket{model="clip_image_preprocess",version="1",le="0.1"} 7
+clip_decode_seconds_count{model="clip_image_preprocess",version="1"} 10
+clip_decode_seconds_sum{model="clip_image_preprocess",version="1"} 0.5
+clip_preprocess_seconds_count{model="clip_image_preprocess",version="1"} 8
+clip_preprocess_seconds_sum{model="clip_image_preprocess",version="1"} 0.16
+nv_inference_count{model="clip_image",version="1"} 10
+"""
+
+
+@pytest.fixture
+def metrics_url() -> Iterator[str]:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(_PAGE.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+        server.shutdown()
+        thread.join()
+
+
+def test_decode_and_preprocess_are_read_from_the_metrics(metrics_url: str) -> None:
+    read = read_photo_seconds(metrics_url)
+    assert read == PhotoSeconds(0.5, 10, 0.16, 8)
+    assert read.mean_ms_since(PhotoSeconds(0.1, 2, 0.0, 0)) == pytest.approx((50.0, 20.0))
+    assert read.mean_ms_since(read) is None, "nothing was decoded in between"
+
+
+def test_where_nobody_tells_nothing_depends_on_it() -> None:
+    assert read_photo_seconds(None) == PhotoSeconds()
+    assert read_photo_seconds("http://127.0.0.1:1/metrics") == PhotoSeconds()
