@@ -169,6 +169,14 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert sum(lengths[:2]) <= 330
 
 
+def test_decode_has_a_part_of_its_own_where_the_server_tells_it(run: RunFolder, tmp_path: Path) -> None:
+    assert "bar decode" not in page(run, Objective())
+    told = dataclasses.replace(measurement(), decode_ms=45.0, preprocess_ms=15.0)
+    text = page(write(tmp_path / "told", told), Objective())
+    assert "<title>decode: 45 ms</title>" in text
+    assert "<title>preprocess: 15 ms</title>" in text
+
+
 def test_a_resumed_run_is_the_same_report(run: RunFolder) -> None:
     assert page(run, Objective(500)) == page(RunFolder.load(run.path), Objective(500))
     assert dataclasses.asdict(run.about)["model"] in page(run, Objective(500))

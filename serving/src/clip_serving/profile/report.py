@@ -19,11 +19,13 @@ from clip_serving.profile.run_folder import RunFolder
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #f6f6f8; --card: #fff; --ink: #1b1b1f; --soft: #5d5d68;
-  --line: #e1e1e7; --accent: #2f5fd0; --mark: #b3261e; --dim: #a3a3b2; --good: #1b6e3c;
-  --transport: #8d8d99; --queue: #d9a032; --preprocess: #2f8f83; --embed: #4d6fd8; --memory: #a2559c; }
+  --line: #e1e1e7; --accent: #2f5fd0; --mark: #b3261e; --dim: #a3a3b2;
+  --transport: #8d8d99; --queue: #d9a032; --decode: #5b9e3c; --preprocess: #2f8f83; --embed: #4d6fd8;
+  --memory: #a2559c; }
 @media (prefers-color-scheme: dark) { :root { --back: #131316; --card: #1d1d22; --ink: #ececf1;
-  --soft: #a5a5b1; --line: #32323b; --accent: #8ab0ff; --mark: #ff9b91; --dim: #6d6d7a; --good: #8fd6a8;
-  --transport: #85858f; --queue: #e0b354; --preprocess: #55b8aa; --embed: #809df0; --memory: #d08fca; } }
+  --soft: #a5a5b1; --line: #32323b; --accent: #8ab0ff; --mark: #ff9b91; --dim: #6d6d7a;
+  --transport: #85858f; --queue: #e0b354; --decode: #86c767; --preprocess: #55b8aa; --embed: #809df0;
+  --memory: #d08fca; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 54rem; background: var(--back);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
@@ -63,7 +65,7 @@ text.mark-text { fill: var(--mark); } .grid { stroke: var(--line); } .mark { str
 """ + "\n".join(
     f".bar.{name} {{ fill: var(--{name}); }} .line.{name} {{ stroke: var(--{name}); }} "
     f".legend i.{name} {{ background: var(--{name}); }}"
-    for name in ("transport", "queue", "preprocess", "embed", "memory", "accent", "dim")
+    for name in ("transport", "queue", "decode", "preprocess", "embed", "memory", "accent", "dim")
 )
 
 

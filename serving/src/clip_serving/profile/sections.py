@@ -17,7 +17,8 @@ from clip_serving.profile.setting import LEGEND
 
 _WIDE, _NARROW = 800, 330
 _BARS = 8
-_STAGES = ("transport", "queue", "preprocess", "embed")
+_STAGES = ("transport", "queue", "decode", "preprocess", "embed")
+_BOTH = "decode + preprocess"
 
 
 def subtitle(run: RunFolder) -> str:
@@ -88,7 +89,10 @@ def breakdown(results: Sequence[Result], found: Recommendation) -> str:
     shown = found.best or found.nearest
     order = sorted(results, key=lambda one: (not _is(one, shown), not one.repeated, -one.photos_per_s))
     rows = [chart.Bar(one.setting.label, _parts(one), marked=_is(one, shown)) for one in order[:_BARS]]
-    legend = _legend(*((stage, _STAGE_NAMES[stage]) for stage in _STAGES))
+    split = any(kind == "decode" for row in rows for kind, _, _ in row.parts)
+    kinds = [stage for stage in _STAGES if split or stage != "decode"]
+    names = {} if split else {"preprocess": _BOTH}
+    legend = _legend(*((stage, names.get(stage, stage)) for stage in kinds))
 
     def draw(width: int) -> str:
         return chart.bars(rows, width=width, unit="ms")
@@ -109,14 +113,25 @@ def _parts(result: Result) -> list[tuple[str, float, str]]:
     def queue(one: Measurement) -> float:
         return sum(stage.queue_ms for stage in one.stages.values())
 
-    figures: dict[str, Figure] = {
-        "transport": lambda one: one.transport_ms,
-        "queue": queue,
-        "preprocess": lambda one: one.stages[PREPROCESS].compute_ms,
-        "embed": lambda one: one.stages[EMBED].compute_ms,
-    }
-    values = {stage: result.mean(figure) or 0.0 for stage, figure in figures.items()}
-    return [(stage, value, f"{_STAGE_NAMES[stage]}: {value:.0f} ms") for stage, value in values.items()]
+    transport = result.mean(lambda one: one.transport_ms) or 0.0
+    both = result.mean(lambda one: one.stages[PREPROCESS].compute_ms) or 0.0
+    embed = result.mean(lambda one: one.stages[EMBED].compute_ms) or 0.0
+    # The model's time, divided as its photos' own times are.
+    share = result.mean(_decode_share)
+    own = (
+        [("preprocess", both)]
+        if share is None
+        else [("decode", both * share), ("preprocess", both * (1 - share))]
+    )
+    name = {"preprocess": _BOTH} if share is None else {}
+    parts = [("transport", transport), ("queue", result.mean(queue) or 0.0), *own, ("embed", embed)]
+    return [(kind, value, f"{name.get(kind, kind)}: {value:.0f} ms") for kind, value in parts]
+
+
+def _decode_share(one: Measurement) -> float | None:
+    if one.decode_ms is None or one.preprocess_ms is None:
+        return None
+    return one.decode_ms / (one.decode_ms + one.preprocess_ms)
 
 
 def over_time(found: Recommendation) -> str:
