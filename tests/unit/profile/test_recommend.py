@@ -78,6 +78,16 @@ def test_equals_are_named_and_the_slower_is_not_among_them(tmp_path: Path) -> No
     assert any("No difference within noise" in text and same.label in text for text in found.sentences())
 
 
+def test_what_is_not_known_is_not_said(run: RunFolder, tmp_path: Path) -> None:
+    assert any(
+        "No other setting that was repeated meets" in t for t in advised(run, Objective(500)).sentences()
+    )
+    assert any("faster than every other" in t for t in advised(run, Objective()).sentences())
+    wild = run_of(tmp_path / "wild", *repeats(FAST, [5, 11, 4], 400), *repeats(SLOW, [9, 5, 10], 400))
+    assert any("The machine was unsteady" in t for t in advised(wild, Objective()).sentences())
+    assert not any("unsteady" in t for t in advised(run, Objective()).sentences())
+
+
 def test_a_lucky_single_run_does_not_win_over_repeats(tmp_path: Path) -> None:
     run = run_of(
         tmp_path,

@@ -13,6 +13,8 @@ from clip_serving.profile.results import Result, noise_of, results_of, rounds_of
 from clip_serving.profile.run_folder import RunFolder
 
 _SHOWN = 4
+_UNSTEADY = 0.1
+"""One run's relative standard deviation above which the machine, and not the settings, is what was seen."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Recommendation:
     equals: tuple[Result, ...]
     noise: float
     bound: Bound
+    rivals: int = 0
+    """How many other settings that were repeated meet the objective."""
 
     def sentences(self) -> list[str]:
         """For people: what to take, what it does, how sure that is, what bounds it, what to do next."""
@@ -50,10 +54,15 @@ class Recommendation:
     def _certainty(self) -> str:
         if self.best is not None and not self.best.repeated:
             return "It was measured once only: sweep with a larger budget to be sure of it."
+        unsteady = f" The machine was unsteady: one run varies by {self.noise:.0%}." * (
+            self.noise > _UNSTEADY
+        )
+        if not self.rivals:
+            return "No other setting that was repeated meets the objective." + unsteady
         if not self.equals:
-            return "No other setting that was repeated is as fast, beyond the noise."
+            return "It is faster than every other setting that was repeated, beyond the noise." + unsteady
         names = ", ".join(one.setting.label for one in self.equals[:_SHOWN])
-        return f"No difference within noise (one run: ±{self.noise:.1%}) to: {names}."
+        return f"No difference within noise (one run: ±{self.noise:.1%}) to: {names}.{unsteady}"
 
     def to_dict(self) -> dict[str, Any]:
         """For machines."""
@@ -83,7 +92,8 @@ def recommend(run: RunFolder, objective: Objective) -> Recommendation | None:
     best = max(able, key=lambda one: _discounted(one, noise), default=None)
     nearest = best or _nearest(results, objective)
     equals = _equals(best, able) if best else ()
-    return Recommendation(objective, best, nearest, equals, noise, bound_of(nearest))
+    rivals = sum(one.repeated for one in able if one is not best)
+    return Recommendation(objective, best, nearest, equals, noise, bound_of(nearest), rivals)
 
 
 def describe(result: Result) -> str:
