@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -164,11 +165,7 @@ class TritonServer:
                 start_new_session=True,
             )
         self._wait_until_ready()
-        self._stubs = [
-            child
-            for child in psutil.Process(self._process.pid).children(recursive=True)
-            if _STUB in child.name() or _STUB.startswith(child.name())
-        ]
+        self._stubs = _stubs_of(self._process.pid)
 
     def _wait_until_ready(self) -> None:
         begin = time.monotonic()
@@ -197,8 +194,12 @@ class TritonServer:
 
     def _check_reference(self) -> None:
         from clip_client.check import check
+        from clip_client.errors import ClipClientError
 
-        result = check(self.grpc_url)
+        try:
+            result = check(self.grpc_url)
+        except ClipClientError as error:
+            raise ServerError(f"the server was ready and then did not embed: {error}") from error
         if not result.ok:
             raise ServerError(f"the server answers, but wrongly: {result.message}")
 
@@ -214,7 +215,8 @@ class TritonServer:
                 _logger.warning("tritonserver did not end within %.0f s: killing it", grace_s)
         leftovers = _group_of(process.pid)
         for member in leftovers:
-            member.kill()
+            with suppress(psutil.NoSuchProcess):  # it may end by itself meanwhile
+                member.kill()
         psutil.wait_procs(leftovers, timeout=5)
         process.wait()
 
@@ -238,9 +240,9 @@ class TritonServer:
             started = time.monotonic()
             try:
                 self._start()
-            except ServerError as error:
+            except Exception as error:  # whatever it was, the next try may work
                 if not self._stopping.is_set():
-                    _logger.error("restart failed: %s", error)
+                    _logger.error("restart failed: %s", error, exc_info=not isinstance(error, ServerError))
                 continue
             self.restarts += 1
             _logger.warning("the server answers again after %.1f s", time.monotonic() - started)
@@ -254,6 +256,15 @@ class TritonServer:
             return f"tritonserver ended ({_describe_exit(status)})"
         dead = [stub for stub in self._stubs if not _alive(stub)]
         return f"a Python-backend stub (pid {dead[0].pid}) died" if dead else None
+
+
+def _stubs_of(server: int) -> list[psutil.Process]:
+    """The Python backend's processes below `server`; raises ServerError where that has just ended."""
+    try:
+        children = psutil.Process(server).children(recursive=True)
+        return [child for child in children if _STUB in child.name() or _STUB.startswith(child.name())]
+    except psutil.NoSuchProcess as error:
+        raise ServerError("tritonserver ended as soon as it was ready") from error
 
 
 def _alive(process: psutil.Process) -> bool:
