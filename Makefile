@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 EXPORT_VENV := .venv-export
+BENCH_VENV := .venv-bench
 RUN := $(VENV)/bin/python
 TEST_REPOSITORY := build/test/model_repository
 
@@ -10,7 +11,7 @@ export CLIP_SERVE := $(CURDIR)/$(VENV)/bin/clip-serve
 export CLIP_TEST_REPOSITORY := $(CURDIR)/$(TEST_REPOSITORY)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-export demo test test-fast lint format configs fuzz bench-preprocess clean
+.PHONY: help setup setup-export setup-bench demo test test-fast lint format configs fuzz soak bench bench-preprocess clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -23,6 +24,11 @@ $(VENV)/.ready: client/pyproject.toml serving/pyproject.toml constraints.txt too
 
 $(EXPORT_VENV)/.ready: client/pyproject.toml serving/pyproject.toml export/pyproject.toml constraints.txt tools/environment.py tools/requirements-golden.txt
 	$(PYTHON) tools/environment.py $(EXPORT_VENV) export
+
+setup-bench: $(BENCH_VENV)/.ready ## The environment of those that we are compared with (some GB)
+
+$(BENCH_VENV)/.ready: benchmarks/origin/requirements.txt benchmarks/litserve/requirements.txt constraints.txt tools/environment.py
+	$(PYTHON) tools/environment.py $(BENCH_VENV) bench
 
 demo: setup setup-export ## Bucket to embeddings on a real server, with a page to look at (PHOTOS=dir for yours)
 	$(RUN) -m tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
@@ -54,8 +60,14 @@ configs: setup ## Render the committed model_repository again from its spec
 fuzz: setup ## 20,000 mutated photos through decoding (FILES=n for another count)
 	$(RUN) -m tests.fuzz --files $(or $(FILES),20000)
 
+soak: $(TEST_REPOSITORY)/.ready ## Good and bad photos for MINUTES (10); charts memory and threads
+	$(RUN) -m benchmarks.soak --repository $(TEST_REPOSITORY) --minutes $(or $(MINUTES),10)
+
+bench: $(TEST_REPOSITORY)/.ready setup-bench ## Beside the origin's service and LitServe (PHOTOS=dir, MINUTES=n)
+	$(RUN) -m benchmarks.run --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(MINUTES),--minutes $(MINUTES))
+
 bench-preprocess: setup-export ## Decode and preprocess beside open_clip and the floor (PHOTOS=dir)
 	$(EXPORT_VENV)/bin/python -m benchmarks.preprocess $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 clean: ## Remove what was built, environments included
-	rm -rf build $(VENV) $(EXPORT_VENV)
+	rm -rf build $(VENV) $(EXPORT_VENV) $(BENCH_VENV)

@@ -1,0 +1,85 @@
+"""What the client costs: `python -m benchmarks.client_tax --repository DIR [--photos DIR]`.
+
+`clip-embed` as it is, from a real fake-gcs-server (its CRC32C checked) through a real server whose encoder
+does nothing, to a Parquet file. CPU a photo is the difference between a run over many objects and one over
+few, so that starting Python is not in it; memory is the peak of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.contenders import make_repository
+from benchmarks.photos import own_photos
+from clip_serving import defaults
+from clip_serving.launcher import ServerOptions, TritonServer
+from tools.fake_gcs import FakeGcs
+
+FEW, MANY = 40, 240
+
+
+@dataclass(frozen=True)
+class Run:
+    """CPU seconds and peak megabytes of one clip-embed."""
+
+    cpu_s: float
+    peak_mb: float
+
+
+def embed(prefix: str, url: str, folder: Path) -> Run:
+    out = folder / "out.parquet"
+    command = [sys.executable, "-m", "clip_client.cli", prefix, "--out", str(out), "--overwrite"]
+    process = subprocess.Popen([*command, "--url", url, "--quiet"], stderr=subprocess.PIPE)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        said = process.stderr.read().decode() if process.stderr else ""
+        raise SystemExit(f"clip-embed failed: {said}")
+    return Run(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def upload(bucket: FakeGcs, photos: list[bytes]) -> None:
+    for index in range(MANY):
+        bucket.upload("tax", f"many/{index:04}.jpg", photos[index % len(photos)])
+        if index < FEW:
+            bucket.upload("tax", f"few/{index:04}.jpg", photos[index % len(photos)])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.client_tax", description=__doc__)
+    parser.add_argument("--repository", type=Path, required=True)
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; without it: the demo's, 7 megapixels")
+    parser.add_argument("--passes", type=int, default=3)
+    options = parser.parse_args()
+    folder = options.photos or own_photos(Path("build/bench/photos"), lambda *_: None)
+    photos = [path.read_bytes() for path in sorted(folder.rglob("*.jp*g"))]
+    (version,) = sorted((options.repository / defaults.ENCODER).glob("[0-9]*"))[-1:]
+    with tempfile.TemporaryDirectory() as name, FakeGcs() as bucket:
+        os.environ["STORAGE_EMULATOR_HOST"] = bucket.url
+        upload(bucket, photos)
+        repository = Path(name) / "repository"
+        make_repository(repository, version, "null")
+        with TritonServer(repository, ServerOptions(check_reference=False)) as server:
+            url = server.grpc_url
+            runs = [
+                (embed("gs://tax/few/", url, Path(name)), embed("gs://tax/many/", url, Path(name)))
+                for _ in range(options.passes)
+            ]
+    costs = [(many.cpu_s - few.cpu_s) / (MANY - FEW) * 1000 for few, many in runs]
+    size = sum(map(len, photos)) / len(photos) / 1e6
+    print(f"photos of {size:.2f} MB on average, {options.passes} passes")
+    print(f"client CPU a photo: {statistics.median(costs):.2f} ms ({min(costs):.2f} to {max(costs):.2f})")
+    for count, run in ((FEW, [few for few, _ in runs]), (MANY, [many for _, many in runs])):
+        print(f"peak memory over {count} photos: {max(each.peak_mb for each in run):.0f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
