@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
+
+import pytest
 
 # A shell that starts `make test` in the background has Ctrl-C ignored, and every child inherits that:
 # the tests that send a Ctrl-C to a program would then wait for nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """An exported ViT-B-32 with seeded random weights; `make test` puts it there."""
+    path = Path(os.environ.get("CLIP_TEST_REPOSITORY", "build/test/model_repository"))
+    if not (path / "clip_image" / "config.pbtxt").exists():
+        pytest.fail(f"{path} is missing: `make build/test/model_repository/.ready` exports it")
+    return path

@@ -13,14 +13,6 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def repository() -> Path:
-    path = Path(os.environ.get("CLIP_TEST_REPOSITORY", "build/test/model_repository"))
-    if not (path / "clip_image" / "config.pbtxt").exists():
-        pytest.fail(f"{path} is missing: `make build/test/model_repository/.ready` exports it")
-    return path
-
-
-@pytest.fixture(scope="session")
 def grpc_url(repository: Path) -> Iterator[str]:
     """A server at the exact quality."""
     with served(repository, "exact") as url:

@@ -13,15 +13,6 @@ from tools.fake_gcs import FakeGcs
 
 
 @pytest.fixture(scope="session")
-def repository() -> Path:
-    """An exported ViT-B-32 with seeded random weights; `make test` puts it there."""
-    path = Path(os.environ.get("CLIP_TEST_REPOSITORY", "build/test/model_repository"))
-    if not (path / "clip_image" / "config.pbtxt").exists():
-        pytest.fail(f"{path} is missing: `make build/test/model_repository/.ready` exports it")
-    return path
-
-
-@pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[TritonServer]:
     with TritonServer(repository, ServerOptions(supervise=False)) as running:
         yield running
