@@ -6,6 +6,7 @@ Configs are copied with the instance counts and threads replaced; everything els
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,44 +58,49 @@ def stage(source: Path, target: Path, layout: InstanceLayout, quality: Quality |
 
     Raises ConfigurationError that names what `source` lacks.
     """
-    models = (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER)
-    for model in models:
+    copy_repository(source, target, lambda config: _fit(config, layout, quality))
+    if not any(entry.name.isdigit() for entry in (source / defaults.ENCODER).iterdir()):
+        raise ConfigurationError(
+            f"{source} holds no exported encoder. Run: clip-export --repository {source}"
+        )
+
+
+def copy_repository(source: Path, target: Path, change: Callable[[pb.ModelConfig], None]) -> None:
+    """Fills the folder `target` with links to the files of `source`, and its configs after `change`.
+
+    Raises ConfigurationError that names what `source` lacks.
+    """
+    for model in (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER):
         if not (source / model / "config.pbtxt").is_file():
             raise ConfigurationError(
                 f"{source} is not a clip-triton model repository: {model}/config.pbtxt is missing. "
                 f"Make one with: clip-export --repository {source}"
             )
-    if not any(entry.name.isdigit() for entry in (source / defaults.ENCODER).iterdir()):
-        raise ConfigurationError(
-            f"{source} holds no exported encoder. Run: clip-export --repository {source}"
-        )
-    for model in models:
-        _stage_model(source / model, target / model, layout, quality)
+        _copy_model(source / model, target / model, change)
 
 
-def _stage_model(source: Path, target: Path, layout: InstanceLayout, quality: Quality | None) -> None:
-    target.mkdir()
+def _copy_model(source: Path, target: Path, change: Callable[[pb.ModelConfig], None]) -> None:
+    target.mkdir(parents=True)
     for entry in source.iterdir():
         if entry.name.isdigit() or entry.name == "warmup":
             (target / entry.name).symlink_to(entry.resolve())
     for path in [source / "config.pbtxt", *sorted((source / "configs").glob("*.pbtxt"))]:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
-        copy.write_text(_fitted(path, layout, quality), encoding="utf-8")
+        config = read_config(path)
+        change(config)
+        copy.write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")
 
 
-def _fitted(path: Path, layout: InstanceLayout, quality: Quality | None) -> str:
-    config = read_config(path)
+def _fit(config: pb.ModelConfig, layout: InstanceLayout, quality: Quality | None) -> None:
     if config.backend != "python":
-        return path.read_text(encoding="utf-8")
+        return
     encoder = config.name == defaults.ENCODER
     config.instance_group[0].count = layout.encoder_instances if encoder else layout.preprocess_instances
     threads = layout.encoder_threads if encoder else layout.preprocess_threads
     config.parameters["threads"].string_value = str(threads)
     if not encoder and quality is not None:
         config.parameters["quality"].string_value = quality
-    text: str = text_format.MessageToString(config, as_utf8=True)
-    return text
 
 
 def read_config(path: Path) -> pb.ModelConfig:

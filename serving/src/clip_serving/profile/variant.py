@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving import defaults
 from clip_serving.errors import ConfigurationError
 from clip_serving.profile.setting import Setting
-from clip_serving.staging import read_config
+from clip_serving.staging import copy_repository
 
 
 def make_variant(source: Path, target: Path, setting: Setting) -> None:
@@ -21,26 +20,7 @@ def make_variant(source: Path, target: Path, setting: Setting) -> None:
     wanted = source / defaults.ENCODER / "configs" / f"{setting.model_config_name}.pbtxt"
     if setting.model_config_name and not wanted.is_file():
         raise ConfigurationError(f"{source} has no encoder configuration {setting.model_config_name!r}")
-    for model in (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER):
-        if not (source / model / "config.pbtxt").is_file():
-            raise ConfigurationError(
-                f"{source} is not a clip-triton model repository: {model}/config.pbtxt is missing. "
-                f"Make one with: clip-export --repository {source}"
-            )
-        _vary_model(source / model, target / model, setting)
-
-
-def _vary_model(source: Path, target: Path, setting: Setting) -> None:
-    target.mkdir(parents=True)
-    for entry in source.iterdir():
-        if entry.name.isdigit() or entry.name == "warmup":
-            (target / entry.name).symlink_to(entry.resolve())
-    for path in [source / "config.pbtxt", *sorted((source / "configs").glob("*.pbtxt"))]:
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(exist_ok=True)
-        config = read_config(path)
-        _set_batching(config, setting)
-        copy.write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")
+    copy_repository(source, target, lambda config: _set_batching(config, setting))
 
 
 def _set_batching(config: pb.ModelConfig, setting: Setting) -> None:
