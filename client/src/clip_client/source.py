@@ -87,7 +87,10 @@ class GcsSource:
         blob = self._bucket.blob(item.name, generation=item.generation)
         try:
             data: bytes = blob.download_as_bytes(
-                checksum="crc32c", single_shot_download=True, retry=DEFAULT_RETRY
+                # The listed one is compared below, and is the stronger check; once is enough.
+                checksum=None if item.crc32c else "crc32c",
+                single_shot_download=True,
+                retry=DEFAULT_RETRY,
             )
         except api.NotFound as error:
             raise ItemError(
