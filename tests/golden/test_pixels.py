@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from clip_serving.preprocess import preprocess_one
 from clip_serving.settings import PreprocessSettings
-from tests.pictures import camera_photos, odd_pictures, other_formats
+from tests.pictures import camera_photos, encoded, noise, odd_pictures, other_formats
 
 # The reference remarks on palettes with transparency, which it ignores as we do.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -24,6 +24,8 @@ open_clip_transform = pytest.importorskip("open_clip.transform")
 pillow_heif.register_heif_opener()  # for the reference; ours knows the format by itself
 PICTURES = odd_pictures() | other_formats()
 PICTURES |= {f"camera_{index}.jpg": photo for index, photo in enumerate(camera_photos(6, seed=3))}
+UPRIGHT = [(300, 301), (300, 399), (431, 640), (300, 599), (300, 600), (300, 601), (300, 900), (90, 170)]
+"""Sizes about those where the resizing takes other ways."""
 
 
 def reference(data: bytes, settings: PreprocessSettings, *, transpose: bool) -> npt.NDArray[np.uint8]:
@@ -65,6 +67,14 @@ def test_other_targets(image_size: tuple[int, int], resize_mode: Any) -> None:
         np.testing.assert_array_equal(
             preprocess_one(data, settings), reference(data, settings, transpose=True), err_msg=name
         )
+
+
+@pytest.mark.parametrize("size", UPRIGHT)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_upright_noise(size: tuple[int, int], channels: int) -> None:
+    settings = PreprocessSettings((224, 224))
+    photo = encoded(noise(*size, channels), "JPEG")
+    np.testing.assert_array_equal(preprocess_one(photo, settings), reference(photo, settings, transpose=True))
 
 
 def test_orientation_is_ignored_on_request() -> None:

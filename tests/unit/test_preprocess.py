@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from clip_serving import defaults, preprocess
@@ -137,6 +141,28 @@ def test_the_crop_alone_is_close_to_the_resized_whole(monkeypatch: pytest.Monkey
     whole = preprocess_one(photo, SETTINGS).astype(int)
     monkeypatch.setattr(defaults, "MAX_RESIZED_PIXELS", 0)
     assert abs(preprocess_one(photo, SETTINGS) - whole).max() <= 2
+
+
+@given(
+    width=st.integers(1, 300),
+    ratio=st.one_of(st.just(2.0), st.floats(0.4, 3.0)),
+    extra=st.integers(0, 2),
+    channels=st.sampled_from([1, 3]),
+    target=st.integers(1, 64),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+)
+@hypothesis_settings(max_examples=150, deadline=None)
+def test_exact_is_the_crop_of_the_resized_whole(
+    width: int, ratio: float, extra: int, channels: int, target: int, interpolation: Any
+) -> None:
+    """Upright pictures are not resized whole, and must not differ for it."""
+    picture = noise(width, max(1, int(width * ratio)) + extra, channels)
+    wanted = plan(picture.size, (target, target), "shortest", interpolation)
+    left, top = wanted.corner
+    whole = picture.resize(wanted.resized, preprocess._FILTERS[interpolation])
+    crop = whole.crop((left, top, left + target, top + target)).convert("RGB")
+    settings = PreprocessSettings((target, target), interpolation)
+    np.testing.assert_array_equal(preprocess_one(encoded(picture, "PNG"), settings), np.asarray(crop))
 
 
 def test_a_side_that_would_vanish_stays() -> None:

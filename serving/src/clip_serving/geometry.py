@@ -90,3 +90,15 @@ def scale_for(source: tuple[int, int], wanted: Plan, margin: int, scales: tuple[
         if all(-(-side // scale) >= margin * new for side, new in zip(source, wanted.resized, strict=True)):
             return scale
     return 1
+
+
+def rows_of_crop(height: int, wanted: Plan) -> tuple[int, int]:
+    """The rows [first, last) of a picture `height` high that some pixel of the crop is made of, or more.
+
+    Pillow's filters reach two rows (bicubic) at the resized scale, and never less than two of the source.
+    """
+    scale = height / wanted.resized[1]
+    reach = 2 * max(scale, 1.0) + 2
+    top = wanted.corner[1]
+    first, last = top * scale - reach, (top + wanted.target[1]) * scale + reach
+    return max(0, int(first)), min(height, int(last) + 1)

@@ -9,13 +9,13 @@ import threading
 
 import numpy as np
 import numpy.typing as npt
-from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
+from PIL import Image
 
 from clip_serving.exif import Box
 from clip_serving.spec import Interpolation
 
 _FILTERS = {"bicubic": FilterType.catmull_rom, "bilinear": FilterType.bilinear}
-_TYPES = {1: PixelType.U8, 3: PixelType.U8x3}
 
 
 class _PerThread(threading.local):
@@ -33,17 +33,15 @@ def supports(interpolation: Interpolation) -> bool:
 
 
 def resample(
-    pixels: npt.NDArray[np.uint8], size: tuple[int, int], box: Box, interpolation: Interpolation
+    picture: Image.Image, size: tuple[int, int], box: Box, interpolation: Interpolation
 ) -> npt.NDArray[np.uint8]:
-    """The part `box` (left, top, right, bottom, in pixels) of uint8 [h,w,1|3] as [size[1],size[0],1|3]."""
-    height, width, channels = pixels.shape
+    """The part `box` (left, top, right, bottom, in pixels) of an L or RGB picture, uint8 [h,w,1|3]."""
     left, top, right, bottom = box
-    source = ImageData(width, height, _TYPES[channels], pixels.tobytes())
-    target = ImageData(*size, _TYPES[channels])
+    target = Image.new(picture.mode, size)
     options = ResizeOptions(
         resize_alg=ResizeAlg.convolution(_FILTERS[interpolation]),
         crop_box=CropBox(left, top, right - left, bottom - top),
         use_alpha=False,
     )
-    _own.resizer.resize(source, target, options)
-    return np.frombuffer(target.get_buffer(), np.uint8).reshape(size[1], size[0], channels)
+    _own.resizer.resize_pil(picture, target, options)
+    return np.asarray(target).reshape(size[1], size[0], -1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
+from PIL import Image, _imaging
 
 from clip_serving.errors import ErrorCode
 from clip_serving.header import Data, damaged
@@ -26,26 +27,23 @@ class NotForTurboError(Exception):
     """A file that this decoder does not take; Pillow may, and has the last word."""
 
 
-def decode(
-    data: Data, header: JpegHeader, scale: int, *, padded: bool = False, allow_truncated: bool = False
-) -> npt.NDArray[np.uint8]:
-    """Pixels as stored: [h,w,1] for grey, else [h,w,3] RGB or, `padded`, [h,w,4] with a byte to ignore.
+def decode(data: Data, header: JpegHeader, scale: int, *, allow_truncated: bool = False) -> Image.Image:
+    """The picture as stored, L or RGB; its sides are those of the header divided by `scale`, rounded up.
 
-    h and w are the sides divided by `scale`, rounded up. Raises ItemError (`truncated`, `corrupt`),
-    NotForTurboError.
+    Raises ItemError (`truncated`, `corrupt`), NotForTurboError.
     """
-    colours = "GRAY" if header.components == 1 else "RGBX" if padded else "RGB"
+    colours = "GRAY" if header.components == 1 else "RGBX"
     strict = not allow_truncated
     while True:
         try:
-            pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            pixels = simplejpeg.decode_jpeg(
                 data,
                 colours,
                 min_height=-(-header.height // scale) if scale > 1 else 0,
                 min_width=-(-header.width // scale) if scale > 1 else 0,
                 strict=strict,
             )
-            return pixels
+            return _as_picture(pixels)
         except ValueError as error:
             text = str(error)
             if strict and _LEFT_OVER in text and _ends_with_padding(data):
@@ -58,6 +56,17 @@ def decode(
                 cause = "its picture data is damaged"
                 raise damaged(ErrorCode.CORRUPT, "JPEG", header.size, cause) from error
             raise NotForTurboError(text) from error
+
+
+def _as_picture(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """A Pillow picture on the same memory: uint8 [h,w,1] as L, [h,w,4] as RGB, which Pillow keeps in fours.
+
+    Image.frombuffer() shares memory too, but not as RGB: as RGBX, of which four bands would be resized.
+    """
+    height, width, channels = pixels.shape
+    mode = "L" if channels == 1 else "RGB"
+    mapped = _imaging.map_buffer(pixels, (width, height), "raw", 0, (mode, 0, 1))
+    return Image.new(mode, (0, 0))._new(mapped)
 
 
 def _ends_with_padding(data: Data) -> bool:
