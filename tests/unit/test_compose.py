@@ -181,6 +181,11 @@ def test_images_are_pinned_and_not_root() -> None:
             assert "USER 1000:1000" in stage
 
 
+def test_the_image_has_the_embedded_servers_malloc() -> None:
+    text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    assert dict(re.findall(r"(MALLOC_\w+)=(\d+)", text)) == defaults.MALLOC
+
+
 def test_what_the_dockerfile_copies_is_there() -> None:
     text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     for source in re.findall(r"^COPY (?!--from)(\S+)", text, re.MULTILINE):

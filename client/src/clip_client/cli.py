@@ -18,6 +18,7 @@ from clip_client.bulk import Summary, embed_to_parquet, is_failed
 from clip_client.check import check
 from clip_client.client import ClipClient
 from clip_client.errors import ClipClientError, ServerBusy
+from clip_client.memory import keep_freed_memory
 from clip_client.source import open_source
 from clip_client.stream import EmbeddedObject
 from clip_client.timings import Stage, table
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             return _check(options)
         if options.source is None or options.out is None:
             parser.error("give a source and --out FILE, or --check URL")
+        keep_freed_memory()
         return _embed(options)
     except ClipClientError as error:
         _say(f"error: {error}")

@@ -12,6 +12,11 @@ IMAGES_PER_REQUEST = 8
 BYTES_PER_REQUEST = 64 * 1024 * 1024
 BYTES_IN_FLIGHT = 256 * 1024 * 1024
 
+MALLOC_MMAP_BYTES = 32 * 1024 * 1024
+"""Larger blocks alone come from the system each time; glibc allows no more."""
+MALLOC_KEPT_BYTES = 128 * 1024 * 1024
+"""Free memory at an arena's end that is kept."""
+
 DEADLINE_S = 60.0
 """For one request with all its retries."""
 RETRY_INITIAL_S = 0.1

@@ -53,6 +53,10 @@ PREPROCESS_PREFERRED_BATCH_SIZE = 4
 """So many waiting requests go to one instance at once. All, which is Triton's own way, would load one
 instance and leave the others idle, and keep every photo until the slowest is done."""
 
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
+"""tritonserver's environment: glibc keeps the memory of requests for the next ones. It would return each
+photo's to the system and fetch it again page by page, several times a photo."""
+
 REFERENCE_MIN_COSINE = 0.999
 """A server whose reference embedding is further off than this is not ready."""
 

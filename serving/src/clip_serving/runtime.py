@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from clip_serving import defaults
 from clip_serving.errors import ServerError
 
 _MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -42,7 +43,7 @@ class Runtime:
         # A stub is one decoder or one encoder instance; its threads are set where they are wanted.
         values.setdefault("OMP_NUM_THREADS", "1")
         values.setdefault("OPENBLAS_NUM_THREADS", "1")
-        return values
+        return {**defaults.MALLOC, **values}
 
 
 def prepare() -> Runtime:
