@@ -25,6 +25,7 @@ import requests
 
 from benchmarks.photos import photo_names
 from clip_client import ClipClient, ItemError
+from clip_client.memory import keep_freed_memory
 from clip_client.source import ObjectInfo, open_source
 from clip_client.stream import stream
 
@@ -90,6 +91,7 @@ class Clock:
 
 def main() -> int:
     job = Job(**json.loads(sys.argv[1]))
+    keep_freed_memory()
     log = CLIENTS[job.kind](job)
     print(json.dumps(dataclasses.asdict(log)), flush=True)
     return 0
@@ -191,7 +193,7 @@ class Endless:
 
 
 def ceiling(job: Job) -> Log:
-    """Our own functions with nothing around them: `in_flight` processes of one thread each."""
+    """Our own functions (or the floor's) with nothing around them: `in_flight` processes of one thread."""
     context = multiprocessing.get_context("spawn")
     loaded, answers = context.Barrier(job.in_flight + 1), context.SimpleQueue()
     stop = context.Value("d")
@@ -215,6 +217,18 @@ def ceiling(job: Job) -> Log:
 
 
 def ceiling_worker(job: Job, loaded: Any, stop: Any, answers: Any) -> None:
+    work = _floor() if job.kind == "floor" else _all_of_ours(job)
+    endless, rows = itertools.cycle(photos(job)), []
+    loaded.wait(120)
+    loaded.wait(120)
+    while time.monotonic() < stop.value:
+        begin = time.monotonic()
+        work([next(endless) for _ in range(CEILING_BATCH)])
+        rows.append((begin, time.monotonic(), CEILING_BATCH))
+    answers.put(rows)
+
+
+def _all_of_ours(job: Job) -> Callable[[list[bytes]], None]:
     from clip_serving import defaults
     from clip_serving.encoder import OnnxEncoder
     from clip_serving.preprocess import preprocess_one
@@ -222,17 +236,24 @@ def ceiling_worker(job: Job, loaded: Any, stop: Any, answers: Any) -> None:
 
     settings = PreprocessSettings((224, 224), quality=one_of(defaults.Quality, job.quality))
     encoder = OnnxEncoder(Path(job.encoder) / defaults.ONNX_FP32_FILE, 1) if job.encoder else None
-    endless, rows = itertools.cycle(photos(job)), []
     valid = np.ones((CEILING_BATCH, 1), np.bool_)
-    loaded.wait(120)
-    loaded.wait(120)
-    while time.monotonic() < stop.value:
-        begin = time.monotonic()
-        pixels = np.stack([preprocess_one(next(endless), settings) for _ in range(CEILING_BATCH)])
+
+    def work(batch: list[bytes]) -> None:
+        pixels = np.stack([preprocess_one(photo, settings) for photo in batch])
         if encoder is not None:
             encoder.embed(pixels, valid)
-        rows.append((begin, time.monotonic(), CEILING_BATCH))
-    answers.put(rows)
+
+    return work
+
+
+def _floor() -> Callable[[list[bytes]], None]:
+    from benchmarks.preprocess import floor_of
+
+    def work(batch: list[bytes]) -> None:
+        for photo in batch:
+            floor_of(photo)
+
+    return work
 
 
 def photos(job: Job) -> list[bytes]:
@@ -274,6 +295,7 @@ CLIENTS: dict[str, Callable[[Job], Log]] = {
     "triton-bytes": triton_bytes,
     "triton-bucket": triton_bucket,
     "ceiling": ceiling,
+    "floor": ceiling,
 }
 
 

@@ -120,7 +120,7 @@ def measure(options: argparse.Namespace, chosen: list[Contender]) -> Results:
         os.environ["STORAGE_EMULATOR_HOST"] = bucket.url
         for name in names:
             bucket.upload(BUCKET, name, (folder / name).read_bytes())
-        place = Place(_version(options.repository), peers, Path(scratch), cores)
+        place = Place(version_of(options.repository), peers, Path(scratch), cores)
         run = Run(options, place, folder, results)
         try:
             run.passes(chosen)
@@ -152,7 +152,8 @@ def _settings(options: argparse.Namespace, folder: Path, names: list[str]) -> di
     }
 
 
-def _version(repository: Path) -> Path:
+def version_of(repository: Path) -> Path:
+    """The newest exported encoder of a repository."""
     encoder = repository / defaults.ENCODER
     versions = [path for path in encoder.glob("[0-9]*") if (path / defaults.ONNX_FP32_FILE).is_file()]
     if not versions:

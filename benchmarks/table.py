@@ -99,28 +99,31 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+HEADER = (
+    *("what", "images/s", "CPU ms: service", "+ client", "peak RSS MB", "request"),
+    *("p50 ms", "p95 ms", "p99 ms", "others"),
+)
+
+
 def _throughput(results: Results, contenders: Sequence[Contender], work: Work) -> str:
-    header = (
-        *("what", "images/s", "CPU ms: service", "+ client", "peak RSS MB", "request"),
-        *("p50 ms", "p95 ms", "p99 ms", "others"),
-    )
     rows = [
-        _row(drive, results.of(drive.key))
+        row_of(drive, results.of(drive.key))
         for contender in contenders
         if contender.work == work
         for drive in contender.drives
         if drive.share == 1.0
     ]
     if work == "whole":
-        rows += [[name, f"{NOT_MEASURED}: {why}", *[""] * (len(header) - 2)] for name, why in COMING]
-    return f"## {TITLES[work]}\n\n{table(header, rows)}"
+        rows += [[name, f"{NOT_MEASURED}: {why}", *[""] * (len(HEADER) - 2)] for name, why in COMING]
+    return f"## {TITLES[work]}\n\n{table(HEADER, rows)}"
 
 
-def _row(drive: Drive, windows: Sequence[Window]) -> list[str]:
+def row_of(drive: Drive, windows: Sequence[Window]) -> list[str]:
+    """The cells below HEADER."""
     if not windows:
         return [drive.label, NOT_MEASURED, *[""] * 8]
     latencies = [value for window in windows for value in window.latencies_ms]
-    alone = drive.client == "ceiling"
+    alone = drive.client in ("ceiling", "floor")
     service = [w.client_cpu_ms if alone else w.service_cpu_ms for w in windows]
     memory = max(w.client_peak_rss if alone else w.peak_rss for w in windows)
     return [
