@@ -104,6 +104,26 @@ def _sixteen_bit(width: int, height: int) -> Image.Image:
     return Image.fromarray(samples)
 
 
+def interlaced_png(picture: Image.Image) -> bytes:
+    """An RGB picture in Adam7's seven passes, which Pillow reads and does not write."""
+    pixels = np.asarray(picture)
+    grids = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    passes = [pixels[top::down, left::across] for top, left, down, across in grids]
+    rows = [b"\0" + row.tobytes() for each in passes if each.size for row in each]
+    header = struct.pack(">IIBBBBB", picture.width, picture.height, 8, 2, 0, 0, 1)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def _ycck(picture: Image.Image) -> bytes:
+    """A JPEG of four components, whose Adobe segment says that the first three are YCbCr."""
+    cmyk = bytearray(encoded(picture.convert("CMYK"), "JPEG"))
+    transform = cmyk.index(b"Adobe") + 11
+    assert cmyk[transform] == 0
+    cmyk[transform] = 2
+    return bytes(cmyk)
+
+
 def odd_pictures() -> dict[str, bytes]:
     """Sound JPEG and PNG files of odd sizes and modes; every one has pixels that open_clip accepts."""
     cat, cup = source_picture("chelsea.png"), source_picture("coffee.png")
@@ -137,7 +157,10 @@ def odd_pictures() -> dict[str, bytes]:
         "rgb_transparent_colour.png": encoded(cat, "PNG", transparency=(0, 0, 0)),
         "bilevel.png": encoded(cup.convert("1"), "PNG"),
         "sixteen_bit.png": encoded(_sixteen_bit(300, 231), "PNG"),
+        "palette_4_colours.png": encoded(cat.quantize(4), "PNG", bits=2),
+        "interlaced.png": interlaced_png(cat),
         "cmyk.jpg": encoded(cup.convert("CMYK"), "JPEG"),
+        "ycck.jpg": _ycck(cup),
         "progressive.jpg": encoded(cat, "JPEG", progressive=True),
         "restart_markers.jpg": encoded(cat, "JPEG", restart_marker_rows=1),
         "411.jpg": encoded(cat, "JPEG", subsampling="4:1:1"),
