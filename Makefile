@@ -11,7 +11,7 @@ export CLIP_SERVE := $(CURDIR)/$(VENV)/bin/clip-serve
 export CLIP_TEST_REPOSITORY := $(CURDIR)/$(TEST_REPOSITORY)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-export setup-bench demo test test-fast lint format configs fuzz soak bench bench-preprocess clean
+.PHONY: help setup setup-export setup-bench demo test test-fast lint format configs fuzz soak bench bench-preprocess bench-server bench-client clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -66,8 +66,15 @@ soak: $(TEST_REPOSITORY)/.ready ## Good and bad photos for MINUTES (10); charts 
 bench: $(TEST_REPOSITORY)/.ready setup-bench ## Beside the origin's service and LitServe (PHOTOS=dir, MINUTES=n)
 	$(RUN) -m benchmarks.run --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(MINUTES),--minutes $(MINUTES))
 
-bench-preprocess: setup-export ## Decode and preprocess beside open_clip and the floor (PHOTOS=dir)
-	$(EXPORT_VENV)/bin/python -m benchmarks.preprocess $(if $(PHOTOS),--photos "$(PHOTOS)")
+bench-preprocess: $(TEST_REPOSITORY)/.ready ## Decode and preprocess beside open_clip and the floor (PHOTOS=dir)
+	$(EXPORT_VENV)/bin/python -m benchmarks.preprocess --model $(TEST_REPOSITORY)/clip_image_encoder/1/model.onnx \
+	    $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+bench-server: $(TEST_REPOSITORY)/.ready ## What the server costs over its own functions (PHOTOS=dir)
+	$(RUN) -m benchmarks.server_tax --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+bench-client: $(TEST_REPOSITORY)/.ready ## What the client costs, from bucket to Parquet (PHOTOS=dir)
+	$(RUN) -m benchmarks.client_tax --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 clean: ## Remove what was built, environments included
 	rm -rf build $(VENV) $(EXPORT_VENV) $(BENCH_VENV)

@@ -2,8 +2,8 @@
 
 Side by side in one process and on one thread, pass by pass: our qualities, open_clip's own transform,
 the usual shortcut (OpenCV's full decode squashed to the target) and the Huffman floor (a grey decode
-at an eighth, which no way of reading the file can undercut). What is not installed is left out:
-open_clip comes with the export's environment, OpenCV is nobody's dependency.
+at an eighth, which no way of reading the file can undercut). `make bench-preprocess` runs it in the export's
+environment, which has open_clip and OpenCV; elsewhere their rows are left out.
 """
 
 from __future__ import annotations

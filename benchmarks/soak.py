@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 import psutil
 
@@ -31,6 +32,8 @@ CLIENTS = 8
 MOST_GROWTH = 1.2
 FEW, MANY = 200, 2000
 """Photos after which memory is compared."""
+WINDOW = 15
+"""Samples, of a second each."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,17 @@ def _show(now: Sample, minutes: float, load: Load) -> None:
 
 
 def growth(samples: list[Sample]) -> float | None:
-    """Memory after MANY photos, or at the end, to that after FEW; None where fewer were seen."""
-    early = next((each for each in samples if each.photos >= FEW), None)
-    if early is None or samples[-1].photos < 2 * FEW:
+    """Memory after MANY photos, or at the end, to that after FEW; None where fewer were seen.
+
+    Medians of WINDOW samples: a single one holds whatever photo was being decoded at that moment.
+    """
+    early = [each.rss_mb for each in samples if each.photos >= FEW][:WINDOW]
+    if len(early) < WINDOW or samples[-1].photos < 2 * FEW:
         return None
-    late = next((each for each in samples if each.photos >= MANY), samples[-1])
-    return max(late.rss_mb, samples[-1].rss_mb) / early.rss_mb
+    many = [each.rss_mb for each in samples if each.photos >= MANY][:WINDOW]
+    end = [each.rss_mb for each in samples[-WINDOW:]]
+    late = max(median(each) for each in (many, end) if len(each) == WINDOW)
+    return late / median(early)
 
 
 def main() -> int:
