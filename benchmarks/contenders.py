@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -226,6 +226,12 @@ def contenders(cores: int) -> list[Contender]:
         drive = Drive(f"ceiling{end}", "in-process ceiling", "ceiling", cores, 8)
         found.append(Contender(drive.key, work, nothing, (drive,), encoder=work == "whole"))
     return found
+
+
+def only_from_bucket(contender: Contender) -> Contender:
+    """Without the drives that upload photos which their client has in memory."""
+    drives = tuple(drive for drive in contender.drives if drive.client in ("origin", "triton-bucket"))
+    return replace(contender, drives=drives)
 
 
 # --- small things ------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.contenders import BenchmarkError
+
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "avx_vnni")
 _OURS = ("clip-triton-serving", "nvidia-pytriton", "onnxruntime", "numpy", "pillow", "simplejpeg")
 _PEERS = (
@@ -25,12 +27,21 @@ _ASK = (
 
 
 def describe(peers: Path, cores: int) -> dict[str, str]:
-    """What a reader needs in order to judge, or to repeat, the figures."""
+    """What a reader needs in order to judge, or to repeat, the figures.
+
+    Raises BenchmarkError where `peers`, their Python, lacks a package of theirs.
+    """
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
     flags = re.search(r"^flags\s*:\s*(.+)$", info, re.MULTILINE)
     present = set(flags.group(1).split()) if flags else set()
-    answer = subprocess.run([str(peers), "-c", _ASK, *_PEERS], check=True, capture_output=True, text=True)
+    answer = subprocess.run([str(peers), "-c", _ASK, *_PEERS], capture_output=True, text=True)
+    if answer.returncode:
+        said = answer.stderr.strip().splitlines()
+        raise BenchmarkError(
+            f"{peers} has not all that the peers need ({said[-1] if said else answer.returncode}): "
+            "`make setup-bench` makes one that has"
+        )
     return {
         "CPU": model.group(1).strip() if model else platform.machine(),
         "instructions": ", ".join(flag for flag in _FLAGS if flag in present) or "none of note",

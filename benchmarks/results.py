@@ -35,6 +35,9 @@ class Window:
     """The share of the machine's CPU time that went to neither the contender, its client nor the bucket."""
     stages: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Mean milliseconds and how often the stage was timed."""
+    busy: float | None = None
+    """The share of the machine's CPU time that went to anything at all."""
+    photos_per_request: int = 1
 
     @property
     def images_per_cpu_s(self) -> float:

@@ -5,7 +5,8 @@
 
 A pass starts each contender, loads it, and ends it before the next begins, so that no two share the
 machine. Passes go on until the next one would not fit into --minutes; there is always one. Ctrl-C ends
-all that was started, and what was measured so far is written.
+all that was started, and what was measured so far is written. `clip-profile compare --origin` runs this
+too, with --data, and reads the figures instead of the page.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from benchmarks.contenders import (
     Place,
     Service,
     contenders,
+    only_from_bucket,
     peers_python,
 )
 from benchmarks.drive import Job
@@ -61,13 +63,16 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, _interrupt)
     found = contenders(available_cores())
     try:
-        results = Results.load(DATA) if options.render else measure(options, _chosen(found, options.only))
+        chosen = _chosen(found, options.only, from_bucket=options.from_bucket)
+        results = Results.load(DATA) if options.render else measure(options, chosen)
     except (BenchmarkError, ClipServingError, OSError, ValueError) as error:
         say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         say("stopped; nothing is left running")
         return 130
+    if options.data != DATA:
+        return 0
     options.out.write_text(table.render(results, found), encoding="utf-8")
     say(f"{options.out} is written from {len(results.windows)} measurements")
     return 0
@@ -89,20 +94,28 @@ def _parser() -> argparse.ArgumentParser:
     add("--repository", type=Path, default=ROOT / "build" / "test" / "model_repository", metavar="DIR",
         help="an exported one (default: %(default)s)")  # fmt: skip
     add("--minutes", type=float, default=30, help="time for all passes (default: %(default).0f)")
+    add("--passes", type=int, metavar="N", help="this many, whatever time they take")
     add("--seconds", type=float, default=12, help="measured, of each contender (default: %(default).0f)")
     add("--warm-up", type=float, default=4, metavar="SECONDS", help="default: %(default).0f")
     add("--only", nargs="+", metavar="KEY", help="contenders to measure")
+    add("--from-bucket", action="store_true", help="no uploads: only photos that come from the bucket")
+    add("--data", type=Path, default=DATA, metavar="FILE", help="write the figures here, and no page")
     add("--out", type=Path, default=OUT, metavar="FILE", help="default: benchmarks/RESULTS.md")
     add("--render", action="store_true", help="write the page again from the last run's figures")
     return parser
 
 
-def _chosen(found: list[Contender], keys: Sequence[str] | None) -> list[Contender]:
+def _chosen(
+    found: list[Contender], keys: Sequence[str] | None, *, from_bucket: bool = False
+) -> list[Contender]:
     known = {contender.key for contender in found}
     wrong = sorted(set(keys or ()) - known)
     if wrong:
         raise BenchmarkError(f"{', '.join(wrong)}: not among {', '.join(sorted(known))}")
-    return [contender for contender in found if not keys or contender.key in keys]
+    chosen = [contender for contender in found if not keys or contender.key in keys]
+    if from_bucket:
+        chosen = [contender for contender in map(only_from_bucket, chosen) if contender.drives]
+    return chosen
 
 
 def measure(options: argparse.Namespace, chosen: list[Contender]) -> Results:
@@ -114,24 +127,25 @@ def measure(options: argparse.Namespace, chosen: list[Contender]) -> Results:
     names = photo_names(folder)
     if len(names) < 8:
         raise BenchmarkError(f"{folder} holds {len(names)} JPEGs; at least 8 are needed")
-    cores = available_cores()
+    version, cores = version_of(options.repository), available_cores()
     results = Results(machine.describe(peers, cores), _settings(options, folder, names))
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as scratch, FakeGcs() as bucket:
         os.environ["STORAGE_EMULATOR_HOST"] = bucket.url
         for name in names:
             bucket.upload(BUCKET, name, (folder / name).read_bytes())
-        place = Place(version_of(options.repository), peers, Path(scratch), cores)
+        place = Place(version, peers, Path(scratch), cores)
         run = Run(options, place, folder, results)
         try:
             run.passes(chosen)
-            say("one bad photo among eight")
-            results.bad_input = bad_input.ask_all(place, bucket, (folder / names[0]).read_bytes())
+            if options.data == DATA:
+                say("one bad photo among eight")
+                results.bad_input = bad_input.ask_all(place, bucket, (folder / names[0]).read_bytes())
         except KeyboardInterrupt:
             if not results.windows:
                 raise
             say("stopped: what was measured so far is written")
         results.settings["load average, pass by pass"] = ", ".join(run.load_averages)
-    results.save(DATA)
+    results.save(options.data)
     return results
 
 
@@ -158,7 +172,7 @@ def version_of(repository: Path) -> Path:
     versions = [path for path in encoder.glob("[0-9]*") if (path / defaults.ONNX_FP32_FILE).is_file()]
     if not versions:
         raise BenchmarkError(
-            f"{repository} holds no exported encoder: `make build/test/model_repository/.ready` exports one"
+            f"{repository} holds no exported encoder. Run: clip-export --repository {repository}"
         )
     return max(versions, key=lambda path: int(path.name))
 
@@ -173,7 +187,7 @@ class Run:
 
     def passes(self, chosen: list[Contender]) -> None:
         began, longest, number = time.monotonic(), 0.0, 0
-        while number == 0 or time.monotonic() - began + longest < self._options.minutes * 60:
+        while number == 0 or self._another(number, time.monotonic() - began + longest):
             number += 1
             start = time.monotonic()
             self.load_averages.append(f"{os.getloadavg()[0]:.1f}")
@@ -181,6 +195,12 @@ class Run:
                 self._measure(contender, number)
             longest = max(longest, time.monotonic() - start)
             say(f"pass {number} took {longest / 60:.1f} min")
+
+    def _another(self, done: int, seconds: float) -> bool:
+        """`seconds`: what all passes will have taken with another one."""
+        if self._options.passes:
+            return done < int(self._options.passes)
+        return seconds < float(self._options.minutes) * 60
 
     def _measure(self, contender: Contender, number: int) -> None:
         try:
@@ -234,15 +254,19 @@ class Run:
             latencies_ms=latencies_ms(log["rows"], log["begin"], log["end"]),
             others=max(0.0, used.others) / (used.wall * (os.cpu_count() or 1)),
             stages=stages,
+            busy=used.machine / (used.wall * (os.cpu_count() or 1)),
+            photos_per_request=drive.photos_per_request,
         )
 
     def _reading(self, service: Service, client: int) -> Reading:
+        whole = machine_cpu_seconds()
         return Reading(
             wall=time.monotonic(),
             service=cpu_seconds(service.roots()),
             client=cpu_seconds([client]),
             # All that the benchmark runs is a descendant of this process.
-            others=machine_cpu_seconds() - cpu_seconds([os.getpid()]),
+            others=whole - cpu_seconds([os.getpid()]),
+            machine=whole,
             totals=service.totals(),
         )
 
@@ -255,6 +279,7 @@ class Reading:
     service: float
     client: float
     others: float
+    machine: float
     totals: dict[str, tuple[float, int]]
 
     def __sub__(self, other: Reading) -> Reading:
@@ -263,6 +288,7 @@ class Reading:
             self.service - other.service,
             self.client - other.client,
             self.others - other.others,
+            self.machine - other.machine,
             {},
         )
 

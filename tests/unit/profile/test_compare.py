@@ -91,7 +91,7 @@ def test_the_table_and_the_json_hold_the_same(run: Path, tmp_path: Path) -> None
     noisy = write(tmp_path / "b", *three(BASE, [12.0, 18.0, 15.5]))
     columns = columns_of([str(run), str(noisy)], Objective())
     rows = rows_of(columns)
-    lines = to_table(columns, rows).splitlines()
+    lines = to_table([column.name for column in columns], rows).splitlines()
     (line,) = [line for line in lines if line.startswith("throughput")]
     assert "15.1 ±0.8" in line
     assert line.endswith("15.2 ±7.5 +0.7 % (noise)")

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,9 @@ from types import FrameType
 from clip_client.errors import ClipClientError
 from clip_serving import defaults, perf_analyzer
 from clip_serving.errors import ClipServingError, ProfileError
-from clip_serving.profile import apply, compare
+from clip_serving.profile import apply, compare, origin_command
+from clip_serving.profile.arguments import at_least as _at_least
+from clip_serving.profile.arguments import positive as _positive
 from clip_serving.profile.console import Console
 from clip_serving.profile.load import PerfAnalyzer
 from clip_serving.profile.machine import Machine, versions
@@ -40,6 +42,7 @@ examples:
   clip-profile recommend run --p95-ms 500
   clip-profile recommend run --p95-ms 500 --apply --repository model_repository
   clip-profile compare run other_run
+  clip-profile compare --origin --repository model_repository
   clip-profile report run --html report.html
 
 exit status:
@@ -122,22 +125,6 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     for field in dataclasses.fields(Setting):
         kind = _names if field.name == "model_config_name" else _counts
         axes.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar="V,V")
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def count(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is below {least}")
-        return int(text)
-
-    return count
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -317,21 +304,26 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_compare)
     parser.add_argument(
         "runs",
-        nargs="+",
+        nargs="*",
         metavar="RUN[:SETTING]",
         help="a run (its best under the objective) or a setting of it; of a single RUN its best three",
     )
     _add_objective(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    origin_command.add_options(parser)
 
 
 def _compare(options: argparse.Namespace) -> int:
+    if options.origin == bool(options.runs):
+        raise ProfileError("compare takes one or more RUNs, or --origin")
+    if options.origin:
+        return origin_command.run(options)
     columns = compare.columns_of(options.runs, _objective(options))
     rows = compare.rows_of(columns)
     if options.json:
         print(json.dumps(compare.to_dict(columns, rows), indent=2))
     else:
-        print(compare.to_table(columns, rows))
+        print(compare.to_table([column.name for column in columns], rows))
     return 0
 
 

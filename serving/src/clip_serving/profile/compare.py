@@ -21,6 +21,8 @@ from clip_serving.profile.run_folder import RunFolder
 from clip_serving.profile.statistics import Rounds, Spread
 
 NOISE = "noise"
+_LARGE = 1000
+"""Shown without decimals from here on."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of every column. `changes` are percent against the first, `proved` whether beyond noise
-    (None where it cannot be told)."""
+    """One figure of every column. `changes` are percent against another column (compare's: the first),
+    `proved` whether beyond noise (None where it cannot be told)."""
 
     group: str
     name: str
@@ -147,9 +149,9 @@ def _apart(first: Spread | None, other: Spread | None) -> bool | None:
     return abs(first.mean - other.mean) > math.hypot(first.half, other.half)
 
 
-def to_table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """For people: plain text, one line a figure."""
-    header = ["", "", *(column.name for column in columns)]
+def to_table(names: Sequence[str], rows: Sequence[Row]) -> str:
+    """For people: plain text, one line a figure, a column for each of `names`."""
+    header = ["", "", *names]
     lines = [header]
     for row in rows:
         cells = [_cell(*parts) for parts in zip(row.cells, row.changes, row.proved, strict=True)]
@@ -173,9 +175,12 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _cell(spread: Spread | None, change: float | None, proved: bool | None) -> str:
     if spread is None:
         return "-"
-    text = f"{spread.mean:.1f}" + (f" ±{spread.half:.1f}" if spread.half is not None else "")
+    decimals = 0 if spread.mean >= _LARGE else 1
+    text = f"{spread.mean:.{decimals}f}"
+    if spread.half is not None:
+        text += f" ±{spread.half:.{decimals}f}"
     if change is not None:
-        text += f" {change:+.1f} %" + (f" ({NOISE})" if proved is False else "")
+        text += f" {round(change, 1) + 0.0:+.1f} %" + (f" ({NOISE})" if proved is False else "")
     return text
 
 
@@ -191,16 +196,20 @@ def to_dict(columns: Sequence[Column], rows: Sequence[Row]) -> dict[str, Any]:
             }
             for column in columns
         ],
-        "rows": [
-            {
-                "group": row.group,
-                "name": row.name,
-                "unit": row.unit,
-                "mean": [cell.mean if cell else None for cell in row.cells],
-                "half": [cell.half if cell else None for cell in row.cells],
-                "change_percent": list(row.changes),
-                "beyond_noise": list(row.proved),
-            }
-            for row in rows
-        ],
+        "rows": rows_to_dicts(rows),
     }
+
+
+def rows_to_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            "group": row.group,
+            "name": row.name,
+            "unit": row.unit,
+            "mean": [cell.mean if cell else None for cell in row.cells],
+            "half": [cell.half if cell else None for cell in row.cells],
+            "change_percent": list(row.changes),
+            "beyond_noise": list(row.proved),
+        }
+        for row in rows
+    ]
