@@ -40,8 +40,8 @@ examples:
 exit status:
   0    every object is embedded; with --check: the server embeds rightly
   1    some objects failed, and are in the file with their error; --check: it embeds wrongly
-  3    with --check: the server is alive, and too busy to tell
   2    nothing could be done, or not go on: no server, no bucket, no room on the disk
+  3    with --check: the server is alive, and too busy to tell
   130  stopped by Ctrl-C; the file holds what was finished
 """
 
