@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
@@ -14,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from clip_client import defaults, transport
 from clip_client._google import AsyncRetry, RetryError
-from clip_client.client import busy, denied, read_photo, unavailable
+from clip_client.client import busy, denied, late, read_photo, unavailable
 from clip_client.errors import ItemError, ServerMismatch
 from clip_client.pace import Pace
 from clip_client.source import ObjectInfo, Source, open_source
@@ -46,7 +48,9 @@ class AsyncClipClient:
         self._bytes_per_request = bytes_per_request
         self._triton = InferenceServerClient(url, **self._connection.arguments())
         self._pace = Pace(concurrency)
-        self._turn = asyncio.Condition()
+        turns = asyncio.Lock()
+        self._first, self._again = asyncio.Condition(turns), asyncio.Condition(turns)
+        self._sending = asyncio.Semaphore(concurrency)
         self._info: ModelInfo | None = None
 
     async def close(self) -> None:
@@ -102,7 +106,11 @@ class AsyncClipClient:
         photos = [data for data in read if isinstance(data, bytes)]
         limit = max(1, min(self._images_per_request, info.max_batch_size))
         groups = list(transport.chunks(photos, limit, self._bytes_per_request))
-        answers = await asyncio.gather(*(self.request([photos[i] for i in group]) for group in groups))
+        tasks = [asyncio.create_task(self._send([photos[i] for i in group])) for group in groups]
+        try:
+            answers = await asyncio.gather(*tasks)
+        finally:
+            await _cancel(tasks)
         for group, answer in zip(groups, answers, strict=True):
             for index, entry in zip(group, answer, strict=True):
                 results[readable[index]] = entry
@@ -132,9 +140,7 @@ class AsyncClipClient:
                     return
                 pending.append((item, asyncio.create_task(self._load_and_embed(source, item))))
         finally:
-            for _, task in pending:
-                task.cancel()
-            await asyncio.gather(*(task for _, task in pending), return_exceptions=True)
+            await _cancel([task for _, task in pending])
 
     async def _load_and_embed(self, source: Source, item: ObjectInfo) -> Embedding | ItemError:
         try:
@@ -143,11 +149,17 @@ class AsyncClipClient:
             return error
         return (await self.request([data]))[0]
 
+    async def _send(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
+        """request(), of which no more than `concurrency` at a time wait for the server's pace."""
+        async with self._sending:
+            return await self.request(photos)
+
     async def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
         """One request, with retries: one entry a photo. Raises ServerUnavailable."""
         info = await self.info()
         inputs, outputs = transport.build_request(info, photos)
-        end = time.monotonic() + self._deadline_s
+        tries = itertools.count()
+        end = await self._first_turn()
 
         async def infer() -> Any:
             return await self._triton.infer(
@@ -159,35 +171,55 @@ class AsyncClipClient:
             )
 
         async def in_turn() -> Any:
-            return await self._in_turn(infer, end)
+            if next(tries):
+                await self._another_turn(end)
+            return await self._answered(infer)
 
         try:
-            return transport.read_answer(info, await self._retrying(in_turn))
+            return transport.read_answer(info, await self._retrying(in_turn, end - time.monotonic()))
         except InferenceServerException as error:
             return transport.refused(error, len(photos))
 
-    async def _in_turn(self, call: Callable[[], Awaitable[T]], end: float) -> T:
-        """`call` once the pace allows it; raises ServerBusy where that is not before `end`."""
-        async with self._turn:
+    async def _first_turn(self) -> float:
+        """As ClipClient's: waits until the pace allows another request, returns when its time is up."""
+        ready = time.monotonic()
+        async with self._first:
+            while (left := self._pace.waits_since(ready) + self._deadline_s - time.monotonic()) > 0:
+                if self._pace.is_open:
+                    self._pace.begin()
+                    return time.monotonic() + left
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._first.wait(), left)
+            raise late(self.url, self._deadline_s, self._pace)
+
+    async def _another_turn(self, end: float) -> None:
+        async with self._again:
             try:
-                waiting = self._turn.wait_for(lambda: self._pace.is_open)
+                waiting = self._again.wait_for(lambda: self._pace.is_open)
                 await asyncio.wait_for(waiting, max(0.0, end - time.monotonic()))
-            except (asyncio.TimeoutError, TimeoutError) as error:
+            except asyncio.TimeoutError as error:
                 raise busy(self.url, self._deadline_s) from error
             self._pace.begin()
-        refused = False
+
+    async def _answered(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What `call` returns or raises; then its turn is over."""
+        refused = answered = False
         try:
-            return await call()
+            result = await call()
+            answered = True
+            return result
         except InferenceServerException as error:
-            refused = transport.is_refusal(error)
+            refused, answered = transport.is_refusal(error), not transport.is_away(error)
             raise
         finally:
-            self._pace.end(refused=refused)
-            async with self._turn:
-                self._turn.notify(2)  # one for the place, one should the limit have grown
+            self._pace.end(refused=refused, answered=answered)
+            async with self._first:
+                for waiting in (self._again, self._first):
+                    waiting.notify(2)  # one for the place, one should the limit have grown
 
-    async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
-        retry = AsyncRetry(**transport.retry_arguments(self._deadline_s))
+    async def _retrying(self, call: Callable[[], Awaitable[T]], left_s: float | None = None) -> T:
+        """`left_s`: of the deadline, where some of it is over."""
+        retry = AsyncRetry(**transport.retry_arguments(self._deadline_s if left_s is None else left_s))
         try:
             return await retry(call)()
         except RetryError as error:
@@ -198,3 +230,10 @@ class AsyncClipClient:
             if transport.is_away(error):
                 raise unavailable(self.url, self._deadline_s, error) from error
             raise
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Ends what still runs, and waits until it has ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,8 @@ class ClipClient:
     """A connection to a clip-triton server. Safe to use from several threads; close it, or use `with`.
 
     `deadline_s` bounds one request with all its retries; UNAVAILABLE (a server that sheds load, or
-    restarts) is retried with jittered back-off until then.
+    restarts) is retried with jittered back-off until then. It begins when no more than `concurrency` other
+    requests of this client are before it; while the server refuses load, waiting for that counts as well.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class ClipClient:
         self._info: ModelInfo | None = None
         self._timings: Timings | None = None
         self._pace = Pace(concurrency)
-        self._turn = threading.Condition()
+        turns = threading.Lock()
+        self._first, self._again = threading.Condition(turns), threading.Condition(turns)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -186,7 +189,8 @@ class ClipClient:
         info = self.info
         timings = self._timings
         inputs, outputs = transport.build_request(info, photos, timed=timings is not None)
-        end = time.monotonic() + self._deadline_s
+        begin, tries = time.perf_counter(), itertools.count()
+        end = self._first_turn()
 
         def infer() -> Any:
             return self._triton.infer(
@@ -198,36 +202,58 @@ class ClipClient:
             )
 
         def in_turn() -> Any:
-            return self._in_turn(infer, end)
+            if next(tries):
+                self._another_turn(end)
+            return self._answered(infer)
 
-        begin = time.perf_counter()
         try:
-            answer = self._retrying(in_turn, self._deadline_s)
+            answer = self._retrying(in_turn, self._deadline_s, end - time.monotonic())
             if timings is not None and info.seconds_output:
                 timings.add_request(time.perf_counter() - begin, answer.as_numpy(info.seconds_output))
             return transport.read_answer(info, answer)
         except InferenceServerException as error:
             return transport.refused(error, len(photos))
 
-    def _in_turn(self, call: Callable[[], T], end: float) -> T:
-        """`call` once the pace allows it; raises ServerBusy where that is not before `end`."""
-        with self._turn:
-            if not self._turn.wait_for(lambda: self._pace.is_open, max(0.0, end - time.monotonic())):
+    def _first_turn(self) -> float:
+        """Waits until the pace allows another request; returns when that one's time is up.
+
+        Raises ServerUnavailable where the server has given no sign of ease for `deadline_s`.
+        """
+        ready = time.monotonic()
+        with self._first:
+            while (left := self._pace.waits_since(ready) + self._deadline_s - time.monotonic()) > 0:
+                if self._pace.is_open:
+                    self._pace.begin()
+                    return time.monotonic() + left
+                self._first.wait(left)
+            raise late(self.url, self._deadline_s, self._pace)
+
+    def _another_turn(self, end: float) -> None:
+        """As _first_turn for a retry, before those that have not been tried; raises ServerBusy at `end`."""
+        with self._again:
+            if not self._again.wait_for(lambda: self._pace.is_open, max(0.0, end - time.monotonic())):
                 raise busy(self.url, self._deadline_s)
             self._pace.begin()
-        refused = False
+
+    def _answered(self, call: Callable[[], T]) -> T:
+        """What `call` returns or raises; then its turn is over."""
+        refused = answered = False
         try:
-            return call()
+            result = call()
+            answered = True
+            return result
         except InferenceServerException as error:
-            refused = transport.is_refusal(error)
+            refused, answered = transport.is_refusal(error), not transport.is_away(error)
             raise
         finally:
-            with self._turn:
-                self._pace.end(refused=refused)
-                self._turn.notify(2)  # one for the place, one should the limit have grown
+            with self._first:
+                self._pace.end(refused=refused, answered=answered)
+                for waiting in (self._again, self._first):
+                    waiting.notify(2)  # one for the place, one should the limit have grown
 
-    def _retrying(self, call: Callable[[], T], deadline_s: float) -> T:
-        retry = Retry(**transport.retry_arguments(deadline_s))
+    def _retrying(self, call: Callable[[], T], deadline_s: float, left_s: float | None = None) -> T:
+        """`left_s`: of the deadline, where some of it is over."""
+        retry = Retry(**transport.retry_arguments(deadline_s if left_s is None else left_s))
         try:
             return retry(call)()
         except RetryError as error:
@@ -238,6 +264,13 @@ class ClipClient:
             if transport.is_away(error):
                 raise unavailable(self.url, deadline_s, error) from error
             raise
+
+
+def late(url: str, deadline_s: float, pace: Pace) -> ServerUnavailable:
+    """The error for a request that had no turn, as those before it were refused or not answered."""
+    if pace.is_held_back:
+        return busy(url, deadline_s)
+    return unavailable(url, deadline_s, "nor to the requests before this one")
 
 
 def unavailable(url: str, deadline_s: float, cause: object) -> ServerUnavailable:

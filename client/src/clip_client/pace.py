@@ -3,6 +3,9 @@
 A refused request has crossed the network for nothing, and many clients that come again at once keep a server
 busy with refusing. So a refusal shrinks the number in flight, and answers let it grow again, one for each
 round of answers: additive increase, multiplicative decrease, as TCP does. What waits here costs nobody.
+
+Waiting for one's turn has two reasons. Behind requests of one's own that are answered it may take as long as
+they do; behind a server that refuses load, or does not answer, it takes of a request's deadline.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ class Pace:
         self._most = float(most)
         self._limit = float(most)
         self._in_flight = 0
-        self._shrunk = float("-inf")
+        self._shrunk = self._eased = float("-inf")
+        self._refusing = False
 
     @property
     def limit(self) -> int:
@@ -27,18 +31,30 @@ class Pace:
     def is_open(self) -> bool:
         return self._in_flight < self.limit
 
+    @property
+    def is_held_back(self) -> bool:
+        """Whether the server refuses load: fewer may be in flight than asked for, or one was just refused."""
+        return self._refusing or self._limit < self._most
+
+    def waits_since(self, begin: float) -> float:
+        """When a request, ready since `begin`, began to wait for the server and not for its own kind."""
+        return max(begin, self._eased)
+
     def begin(self) -> None:
         self._in_flight += 1
 
-    def end(self, *, refused: bool, now: float | None = None) -> None:
-        """After an answer of any kind; `refused` where the server's queue was full."""
+    def end(self, *, refused: bool, answered: bool = True, now: float | None = None) -> None:
+        """`refused` where the server's queue was full, not `answered` where it said nothing."""
         self._in_flight -= 1
         now = time.monotonic() if now is None else now
+        self._refusing = refused
         if not refused:
             self._limit = min(self._most, self._limit + 1 / self._limit)
         elif now - self._shrunk >= _ROUND_S:
             # Those sent together are refused together, and tell one thing.
             self._limit, self._shrunk = max(1.0, self._limit * _SHRINK), now
+        if answered and not self.is_held_back:
+            self._eased = now
 
 
 _SHRINK = 0.7

@@ -26,6 +26,33 @@ def test_refusals_of_one_round_count_once() -> None:
     assert 40 <= pace.limit <= 50
 
 
+def one(pace: Pace, now: float, *, refused: bool = False, answered: bool = True) -> bool:
+    """Sends one request, and says whether the server is then held to be full."""
+    pace.begin()
+    pace.end(refused=refused, answered=answered, now=now)
+    return pace.is_held_back
+
+
+def test_waiting_counts_only_while_the_server_is_the_reason() -> None:
+    pace = Pace(4)
+    assert pace.waits_since(5.0) == 5.0
+    assert not one(pace, 6.0)
+    assert pace.waits_since(5.0) == 6.0, "behind one that was answered"
+    assert pace.waits_since(7.0) == 7.0, "not behind it"
+    assert one(pace, 8.0, refused=True)
+    assert one(pace, 8.1), "fewer are let through than before"
+    assert pace.waits_since(5.0) == 6.0
+    assert [one(pace, moment) for moment in (9.0, 10.0, 11.0)] == [True, True, False]
+    assert pace.waits_since(5.0) == 11.0
+    one(pace, 20.0, answered=False)
+    assert pace.waits_since(5.0) == 11.0, "nothing was answered"
+
+
+def test_one_in_flight_is_held_back_until_it_is_answered() -> None:
+    pace = Pace(1)
+    assert [one(pace, 1.0, refused=True), one(pace, 2.0)] == [True, False]
+
+
 def test_at_least_one_goes_through() -> None:
     pace = Pace(2)
     for moment in range(20):
