@@ -18,6 +18,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from clip_client import AsyncClipClient, ClipClient, ItemError, SourceError
 from clip_client.source import GcsSource, ObjectInfo, Source
+from clip_client.timings import STAGES, Timings
 from clip_client.transport import Embedding
 from clip_serving.launcher import TritonServer
 from tests.pictures import corrupt_pictures, encoded, source_picture
@@ -101,6 +102,52 @@ def test_a_bucket_that_does_not_exist(server: TritonServer, fake_gcs: FakeGcs, c
     del fake_gcs
     with pytest.raises(SourceError, match="gs://no-such-bucket does not exist"):
         collect(server.grpc_url, "gs://no-such-bucket/")
+
+
+def timed_client(url: str, source: str) -> Timings:
+    with ClipClient(url) as client, client.timed() as timings:
+        list(client.embed_objects(source))
+        client.embed([photo(0)])
+    return timings
+
+
+def timed_async_client(url: str, source: str) -> Timings:
+    async def run() -> Timings:
+        async with AsyncClipClient(url) as client, client.timed() as timings:
+            _ = [pair async for pair in client.embed_objects(source)]
+            await client.embed([photo(0)])
+        return timings
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("timed", [timed_client, timed_async_client])
+def test_every_stage_of_a_bucket_is_timed(
+    server: TritonServer, bucket: str, timed: Callable[[str, str], Timings]
+) -> None:
+    timings = timed(server.grpc_url, f"gs://{bucket}/2024/")
+    stages = timings.stages()
+    assert tuple(stages) == STAGES
+    counts = {name: stage.count for name, stage in stages.items()}
+    # Eight objects are loaded and asked for; the photo that was sent after them was not loaded.
+    assert counts == {"load": 8, **dict.fromkeys(STAGES[1:], 9)}
+    assert all(stage.mean_s is not None and stage.mean_s >= 0 for stage in stages.values())
+    for name in ("load", "decode", "embed"):
+        assert stages[name].mean_s, name
+    assert max(timings.decode_s) + max(timings.preprocess_s) < max(timings.request_s)
+
+
+def test_outside_of_the_block_nothing_is_timed(server: TritonServer) -> None:
+    async def run() -> tuple[Timings, int]:
+        async with AsyncClipClient(server.grpc_url) as client:
+            async with client.timed() as timings:
+                await client.embed([photo(0)])
+            requests = len(timings.request_s)
+            await client.embed([photo(0)])
+            return timings, requests
+
+    timings, requests = asyncio.run(run())
+    assert (requests, len(timings.request_s)) == (1, 1)
 
 
 class Gauge:

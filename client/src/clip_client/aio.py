@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
@@ -20,6 +20,8 @@ from clip_client.client import busy, denied, late, read_photo, unavailable
 from clip_client.errors import ItemError, ServerMismatch
 from clip_client.pace import Pace
 from clip_client.source import ObjectInfo, Source, open_source
+from clip_client.stream import load
+from clip_client.timings import ServerTimes, Timings, server_times
 from clip_client.transport import ConnectionOptions, Embedding, ModelInfo
 
 T = TypeVar("T")
@@ -52,6 +54,7 @@ class AsyncClipClient:
         self._first, self._again = asyncio.Condition(turns), asyncio.Condition(turns)
         self._sending = asyncio.Semaphore(concurrency)
         self._info: ModelInfo | None = None
+        self._timings: Timings | None = None
 
     async def close(self) -> None:
         await self._triton.close()
@@ -143,8 +146,9 @@ class AsyncClipClient:
             await _cancel([task for _, task in pending])
 
     async def _load_and_embed(self, source: Source, item: ObjectInfo) -> Embedding | ItemError:
+        on_load = self._timings.add_load if self._timings is not None else None
         try:
-            data = await asyncio.to_thread(source.load, item)
+            data = await asyncio.to_thread(load, source, item, on_load)
         except ItemError as error:
             return error
         return (await self.request([data]))[0]
@@ -154,11 +158,40 @@ class AsyncClipClient:
         async with self._sending:
             return await self.request(photos)
 
+    @asynccontextmanager
+    async def timed(self) -> AsyncIterator[Timings]:
+        """As ClipClient.timed: measures the stages of all that this client does within the block.
+
+        async with client.timed() as timings:
+            await client.embed(photos)
+        print(table(timings.stages()))
+        """
+        timings, before = Timings(), await self._server_times()
+        self._timings = timings
+        try:
+            yield timings
+        finally:
+            self._timings = None
+            timings.set_server(before, await self._server_times() if before else {})
+
+    async def _server_times(self) -> dict[str, ServerTimes]:
+        """Of each composing model; empty where the server keeps its statistics to itself."""
+        headers, timeout = self._connection.headers, self._deadline_s
+        try:
+            answers = [
+                await self._triton.get_inference_statistics(step, headers=headers, client_timeout=timeout)
+                for step in (await self.info()).steps
+            ]
+        except InferenceServerException:
+            return {}
+        return server_times(answers)
+
     async def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
         """One request, with retries: one entry a photo. Raises ServerUnavailable."""
         info = await self.info()
-        inputs, outputs = transport.build_request(info, photos)
-        tries = itertools.count()
+        timings = self._timings
+        inputs, outputs = transport.build_request(info, photos, timed=timings is not None)
+        begin, tries = time.perf_counter(), itertools.count()
         end = await self._first_turn()
 
         async def infer() -> Any:
@@ -176,7 +209,10 @@ class AsyncClipClient:
             return await self._answered(infer)
 
         try:
-            return transport.read_answer(info, await self._retrying(in_turn, end - time.monotonic()))
+            answer = await self._retrying(in_turn, end - time.monotonic())
+            if timings is not None:
+                timings.add_answer(time.perf_counter() - begin, info, answer)
+            return transport.read_answer(info, answer)
         except InferenceServerException as error:
             return transport.refused(error, len(photos))
 

@@ -21,7 +21,7 @@ from clip_client.errors import ItemError, ServerBusy, ServerMismatch, ServerUnav
 from clip_client.pace import Pace
 from clip_client.source import Source, open_source
 from clip_client.stream import EmbeddedObject, stream
-from clip_client.timings import ServerTimes, Timings
+from clip_client.timings import ServerTimes, Timings, server_times
 from clip_client.transport import ConnectionOptions, Embedding, ModelInfo
 
 T = TypeVar("T")
@@ -180,9 +180,7 @@ class ClipClient:
             ]
         except InferenceServerException:
             return {}
-        return {
-            each.name: ServerTimes.of(each) for answer in answers for each in answer.model_stats if each.name
-        }
+        return server_times(answers)
 
     def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
         """One request, with retries: one entry a photo. Raises ServerUnavailable."""
@@ -208,8 +206,8 @@ class ClipClient:
 
         try:
             answer = self._retrying(in_turn, self._deadline_s, end - time.monotonic())
-            if timings is not None and info.seconds_output:
-                timings.add_request(time.perf_counter() - begin, answer.as_numpy(info.seconds_output))
+            if timings is not None:
+                timings.add_answer(time.perf_counter() - begin, info, answer)
             return transport.read_answer(info, answer)
         except InferenceServerException as error:
             return transport.refused(error, len(photos))

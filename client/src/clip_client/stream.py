@@ -47,6 +47,15 @@ class _ByteBudget:
             self._changed.notify_all()
 
 
+def load(source: Source, item: ObjectInfo, on_load: Callable[[float], None] | None) -> bytes:
+    """The object's bytes; `on_load` is told the seconds that it took. Raises ItemError."""
+    begin = time.perf_counter()
+    data = source.load(item)
+    if on_load is not None:
+        on_load(time.perf_counter() - begin)
+    return data
+
+
 def stream(
     source: Source,
     embed: Callable[[bytes], Embedding | ItemError],
@@ -63,10 +72,7 @@ def stream(
     def work(item: ObjectInfo) -> EmbeddedObject:
         budget.take(item.size)
         try:
-            begin = time.perf_counter()
-            data = source.load(item)
-            if on_load is not None:
-                on_load(time.perf_counter() - begin)
+            data = load(source, item, on_load)
             known = item if item.crc32c else ObjectInfo(item.name, len(data), item.generation, crc32c(data))
             return EmbeddedObject(known, embed(data))
         except ItemError as error:

@@ -9,11 +9,13 @@ time are in them too). Transport is what remains of the request.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from clip_client.transport import ModelInfo
 
 STAGES = ("load", "transport", "queue", "decode", "preprocess", "embed")
 
@@ -65,9 +67,14 @@ class ServerTimes:
         return nanoseconds / self.requests / 1e9 if self.requests else 0.0
 
 
+def server_times(answers: Iterable[Any]) -> dict[str, ServerTimes]:
+    """By model, from Triton's answers to requests for statistics."""
+    return {each.name: ServerTimes.of(each) for answer in answers for each in answer.model_stats if each.name}
+
+
 @dataclass
 class Timings:
-    """Collects times while ClipClient.timed() is open; `stages()` is complete after it."""
+    """Collects times while a client's timed() is open; `stages()` is complete after it."""
 
     load_s: list[float] = field(default_factory=list)
     decode_s: list[float] = field(default_factory=list)
@@ -87,6 +94,11 @@ class Timings:
             self.request_s.append(seconds)
             self.decode_s.extend(float(row[0]) for row in stages)
             self.preprocess_s.extend(float(row[1]) for row in stages)
+
+    def add_answer(self, seconds: float, info: ModelInfo, answer: Any) -> None:
+        """As add_request, from an InferResult; nothing where the server does not measure its stages."""
+        if info.seconds_output:
+            self.add_request(seconds, answer.as_numpy(info.seconds_output))
 
     def set_server(self, before: Mapping[str, ServerTimes], after: Mapping[str, ServerTimes]) -> None:
         self.server = {name: times.since(before[name]) for name, times in after.items()}

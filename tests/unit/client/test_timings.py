@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from clip_client import ModelInfo
 from clip_client.timings import STAGES, ServerTimes, Timings, table
 
 
@@ -45,6 +48,20 @@ def test_a_server_that_keeps_its_statistics_to_itself() -> None:
     assert stages["queue"].mean_s is stages["embed"].mean_s is stages["transport"].mean_s is None
     assert stages["preprocess"].max_s == 0.006
     assert "-" in table(stages)
+
+
+class Answer:
+    def as_numpy(self, name: str) -> object:
+        return {"seconds": np.array([[0.010, 0.004]])}[name]
+
+
+def test_a_server_that_does_not_measure_its_stages() -> None:
+    info = ModelInfo("clip_image", "image", "embedding", "error", 2, 64, {})
+    timings = Timings()
+    timings.add_answer(0.1, info, Answer())
+    assert timings.stages()["decode"].count == 0
+    timings.add_answer(0.1, dataclasses.replace(info, seconds_output="seconds"), Answer())
+    assert timings.stages()["decode"].mean_s == pytest.approx(0.010)
 
 
 def test_nothing_measured() -> None:
