@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,13 @@ def test_a_layout_never_takes_more_encoder_threads_than_cores(cores: int) -> Non
 def test_a_layout_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigurationError):
         InstanceLayout(0, 1, 1, 1)
+
+
+def test_clip_serve_warns_against_instances_past_the_cores(tmp_path: Path) -> None:
+    arguments = ["--repository", str(tmp_path), "--preprocess-instances", "1000"]
+    done = subprocess.run(
+        [sys.executable, "-m", "clip_serving.cli", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "warning: 1000 preprocess instances x 1 threads are more than the" in done.stderr
+    assert "encoder instances" not in done.stderr

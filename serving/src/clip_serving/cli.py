@@ -54,7 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     try:
-        with TritonServer(options.repository, _server_options(options)) as server:
+        wanted = _server_options(options)
+        if wanted.layout is not None:
+            on_cpu = options.model_config_name == "cpu"
+            for text in wanted.layout.past(available_cores(), encoder_on_cpu=on_cpu):
+                _say(f"warning: {text}")
+        with TritonServer(options.repository, wanted) as server:
             started.set()
             _announce(server, as_json=options.json)
             stop.wait()

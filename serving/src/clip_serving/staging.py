@@ -42,6 +42,18 @@ class InstanceLayout:
             encoder_threads=max(1, cores // encoders),
         )
 
+    def past(self, cores: int, *, encoder_on_cpu: bool) -> list[str]:
+        """A sentence for each stage whose processes and threads are more than the cores."""
+        stages = {"preprocess": (self.preprocess_instances, self.preprocess_threads)}
+        if encoder_on_cpu:
+            stages["encoder"] = (self.encoder_instances, self.encoder_threads)
+        return [
+            f"{instances} {name} instances x {threads} threads are more than the {cores} cores: they only "
+            "fight for them, and each takes memory"
+            for name, (instances, threads) in stages.items()
+            if instances * threads > cores
+        ]
+
 
 def available_cores() -> int:
     """Cores that this process may use: its affinity, and a container's CPU quota rounded up."""

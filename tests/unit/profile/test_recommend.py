@@ -109,6 +109,24 @@ def test_a_clearly_better_single_run_wins_and_is_called_one(tmp_path: Path) -> N
     assert any("measured once only" in text for text in found.sentences())
 
 
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({}, []),
+        ({"preprocess_instances": 4}, ["4 preprocess"]),
+        ({"encoder_instances": 2, "encoder_threads": 2}, ["2 encoder"]),
+        ({"encoder_instances": 3, "model_config_name": "tensorrt"}, []),
+    ],
+)
+def test_instances_past_the_cores_are_warned_against(
+    tmp_path: Path, changes: dict[str, Any], warned: list[str]
+) -> None:
+    """On two cores."""
+    found = advised(run_of(tmp_path, measurement(setting(**changes))), Objective())
+    warnings = [text.removeprefix("Warning: ") for text in found.sentences() if "Warning" in text]
+    assert [" ".join(text.split()[:2]) for text in warnings] == warned
+
+
 def test_an_empty_run_has_no_advice(tmp_path: Path) -> None:
     assert recommend(run_of(tmp_path), Objective()) is None
 

@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"clip-profile: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"clip-profile: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""  # a full disk names no file
+        print(f"clip-profile: error: {where}{error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nclip-profile: stopped; what was measured is kept", file=sys.stderr)

@@ -32,6 +32,8 @@ class Recommendation:
     bound: Bound
     rivals: int = 0
     """How many other settings that were repeated meet the objective."""
+    cores: int | None = None
+    """Of the machine that served; None where it is another one."""
 
     def sentences(self) -> list[str]:
         """For people: what to take, what it does, how sure that is, what bounds it, what to do next."""
@@ -49,7 +51,19 @@ class Recommendation:
         ]
         if best.poisson:
             said.append(_open_loop(best))
-        return [*said, self._certainty(), self.bound.why, f"Next: {self.bound.next_step}"]
+        return [
+            *said,
+            self._certainty(),
+            *self._past_cores(best),
+            self.bound.why,
+            f"Next: {self.bound.next_step}",
+        ]
+
+    def _past_cores(self, best: Result) -> list[str]:
+        if self.cores is None:
+            return []
+        on_cpu = best.setting.model_config_name == "cpu"
+        return [f"Warning: {text}." for text in best.setting.layout.past(self.cores, encoder_on_cpu=on_cpu)]
 
     def _certainty(self) -> str:
         if self.best is not None and not self.best.repeated:
@@ -93,7 +107,8 @@ def recommend(run: RunFolder, objective: Objective) -> Recommendation | None:
     nearest = best or _nearest(results, objective)
     equals = _equals(best, able) if best else ()
     rivals = sum(one.repeated for one in able if one is not best)
-    return Recommendation(objective, best, nearest, equals, noise, bound_of(nearest), rivals)
+    cores = run.about.machine.cores if run.about.target == "embedded" else None
+    return Recommendation(objective, best, nearest, equals, noise, bound_of(nearest), rivals, cores)
 
 
 def describe(result: Result) -> str:
