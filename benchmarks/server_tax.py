@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, help="a folder of JPEGs; without it: the demo's, 7 megapixels")
     parser.add_argument("--minutes", type=float, default=3.0, help="for all passes (default: %(default)g)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each of the three in a pass")
-    parser.set_defaults(warm_up=3.0)
+    parser.set_defaults(warm_up=3.0, passes=None)
     options = parser.parse_args()
     folder = options.photos or own_photos(ROOT / "build" / "bench" / "photos", lambda *_: None)
     results, chosen = Results({}, {}), contenders(available_cores())
