@@ -18,7 +18,7 @@ from clip_client.errors import (
     SinkError,
     SourceError,
 )
-from clip_client.timings import Stage, Timings
+from clip_client.timings import Stage, TimedAnswer, Timings
 from clip_client.transport import ConnectionOptions, ModelInfo
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "SinkError",
     "SourceError",
     "Stage",
+    "TimedAnswer",
     "Timings",
     "check",
 ]

@@ -21,7 +21,7 @@ from clip_client.errors import ItemError, ServerMismatch
 from clip_client.pace import Pace
 from clip_client.source import ObjectInfo, Source, open_source
 from clip_client.stream import load
-from clip_client.timings import ServerTimes, Timings, server_times
+from clip_client.timings import ServerTimes, TimedAnswer, Timings, server_times
 from clip_client.transport import ConnectionOptions, Embedding, ModelInfo
 
 T = TypeVar("T")
@@ -209,10 +209,11 @@ class AsyncClipClient:
             return await self._answered(infer)
 
         try:
-            answer = await self._retrying(in_turn, end - time.monotonic())
+            result = await self._retrying(in_turn, end - time.monotonic())
+            answer = TimedAnswer.of(info, result, time.perf_counter() - begin)
             if timings is not None:
-                timings.add_answer(time.perf_counter() - begin, info, answer)
-            return transport.read_answer(info, answer)
+                timings.add(answer)
+            return answer.outcomes
         except InferenceServerException as error:
             return transport.refused(error, len(photos))
 

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from clip_client.transport import ModelInfo
+from clip_client.errors import ItemError
+from clip_client.transport import Embedding, ModelInfo, read_answer
 
 STAGES = ("load", "transport", "queue", "decode", "preprocess", "embed")
 
@@ -39,6 +41,25 @@ class Stage:
         if not seconds:
             return cls(name, 0, None)
         return cls(name, len(seconds), float(np.mean(seconds)), min(seconds), max(seconds))
+
+
+@dataclass(frozen=True)
+class TimedAnswer:
+    """One request's entries, one a photo, and the seconds until its answer, all tries included.
+
+    `photo_s` is float64 [N,2], decode and preprocess seconds of each photo; None where the server does not
+    measure them, or refused the request.
+    """
+
+    outcomes: list[Embedding | ItemError]
+    seconds: float
+    photo_s: npt.NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, info: ModelInfo, answer: Any, seconds: float) -> TimedAnswer:
+        """From an InferResult, asked for with build_request()'s `timed` or without."""
+        told = answer.as_numpy(info.seconds_output) if info.seconds_output else None
+        return cls(read_answer(info, answer), seconds, told)
 
 
 @dataclass
@@ -88,17 +109,14 @@ class Timings:
         with self._lock:
             self.load_s.append(seconds)
 
-    def add_request(self, seconds: float, stages: Any) -> None:
-        """`stages` is float64 [N,2]: decode and preprocess seconds of each photo."""
+    def add(self, answer: TimedAnswer) -> None:
+        """Nothing where the server does not measure its stages."""
+        if answer.photo_s is None:
+            return
         with self._lock:
-            self.request_s.append(seconds)
-            self.decode_s.extend(float(row[0]) for row in stages)
-            self.preprocess_s.extend(float(row[1]) for row in stages)
-
-    def add_answer(self, seconds: float, info: ModelInfo, answer: Any) -> None:
-        """As add_request, from an InferResult; nothing where the server does not measure its stages."""
-        if info.seconds_output:
-            self.add_request(seconds, answer.as_numpy(info.seconds_output))
+            self.request_s.append(answer.seconds)
+            self.decode_s.extend(map(float, answer.photo_s[:, 0]))
+            self.preprocess_s.extend(map(float, answer.photo_s[:, 1]))
 
     def set_server(self, before: Mapping[str, ServerTimes], after: Mapping[str, ServerTimes]) -> None:
         self.server = {name: times.since(before[name]) for name, times in after.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clip_client import ModelInfo
-from clip_client.timings import STAGES, ServerTimes, Timings, table
+from clip_client.timings import STAGES, ServerTimes, TimedAnswer, Timings, table
 
 
 def measured() -> Timings:
@@ -16,8 +16,8 @@ def measured() -> Timings:
     timings = Timings()
     timings.add_load(0.2)
     timings.add_load(0.4)
-    timings.add_request(0.100, np.array([[0.010, 0.004], [0.014, 0.004]]))
-    timings.add_request(0.140, np.array([[0.022, 0.006]]))
+    timings.add(TimedAnswer([], 0.100, np.array([[0.010, 0.004], [0.014, 0.004]])))
+    timings.add(TimedAnswer([], 0.140, np.array([[0.022, 0.006]])))
     before = {"preprocess": ServerTimes(5, 0, 0), "encoder": ServerTimes(5, 7_000, 0)}
     after = {
         "preprocess": ServerTimes(7, 10_000_000, 80_000_000),
@@ -51,16 +51,22 @@ def test_a_server_that_keeps_its_statistics_to_itself() -> None:
 
 
 class Answer:
+    """As tritonclient's InferResult, of one photo."""
+
     def as_numpy(self, name: str) -> object:
-        return {"seconds": np.array([[0.010, 0.004]])}[name]
+        return {
+            "embedding": np.array([[0.6, 0.8]], np.float32),
+            "error": np.array([[b""]], np.object_),
+            "seconds": np.array([[0.010, 0.004]]),
+        }.get(name)
 
 
 def test_a_server_that_does_not_measure_its_stages() -> None:
     info = ModelInfo("clip_image", "image", "embedding", "error", 2, 64, {})
     timings = Timings()
-    timings.add_answer(0.1, info, Answer())
+    timings.add(TimedAnswer.of(info, Answer(), 0.1))
     assert timings.stages()["decode"].count == 0
-    timings.add_answer(0.1, dataclasses.replace(info, seconds_output="seconds"), Answer())
+    timings.add(TimedAnswer.of(dataclasses.replace(info, seconds_output="seconds"), Answer(), 0.1))
     assert timings.stages()["decode"].mean_s == pytest.approx(0.010)
 
 

@@ -34,7 +34,7 @@ def test_the_public_names() -> None:
     assert sorted(clip_client.__all__) == [
         "AsyncClipClient", "CheckResult", "ClipClient", "ClipClientError", "ConnectionOptions", "ItemError",
         "ModelInfo", "ServerBusy", "ServerMismatch", "ServerUnavailable", "SinkError", "SourceError",
-        "Stage", "Timings", "check",
+        "Stage", "TimedAnswer", "Timings", "check",
     ]  # fmt: skip
 
 
