@@ -153,7 +153,9 @@ class TritonServer:
             backend_directory=str(self._runtime.backends),
             cache_directory=str(self._runtime.caches),
         )
-        program = [str(self._runtime.tritonserver), *arguments, *self._options.extra_arguments]
+        # Off until somebody asks for it; but where to, tritonserver only takes at its start.
+        traces = f"--trace-config=triton,file={self._folder / 'traces.json'}"
+        program = [str(self._runtime.tritonserver), *arguments, traces, *self._options.extra_arguments]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "clip_serving.child", str(os.getpid()), *program],
