@@ -77,3 +77,10 @@ open_clip resizes all of a 5000 x 3 strip to 373,333 x 224 to keep 224 x 224 of 
 (an aspect ratio of 318 at 224 pixels) only the crop is resized, which bounds time and memory and may
 differ from open_clip by some levels: Pillow's filter windows start elsewhere.
 """
+
+STAGES_SECONDS = 20.0
+"""How long `clip-profile stages` measures, after a warm-up."""
+STAGES_WARM_UP_S = 2.0
+"""At least; every request in flight comes round once before anything counts."""
+STAGES_IMAGES_PER_REQUEST = 1
+"""As clip-embed sends them."""

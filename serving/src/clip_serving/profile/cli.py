@@ -31,6 +31,8 @@ from clip_serving.profile.recommend import recommend
 from clip_serving.profile.report import write_report
 from clip_serving.profile.run_folder import About, RunFolder
 from clip_serving.profile.setting import LEGEND, Setting, Space
+from clip_serving.profile.stages.command import add_stages
+from clip_serving.profile.stages.compare import are_reports, compare_reports
 from clip_serving.profile.sweep import Sweep, SweepOptions
 from clip_serving.profile.target import EmbeddedTarget, RemoteTarget, Target
 from clip_serving.spec import SPEC_FILE, ModelSpec
@@ -44,10 +46,11 @@ examples:
   clip-profile compare run other_run
   clip-profile compare --origin --repository model_repository
   clip-profile report run --html report.html
+  clip-profile stages --photos gs://my-album/2024/ --repository model_repository --out stages.json
 
 exit status:
   0    done
-  1    measured, but no answer: no setting works, or none meets the objective
+  1    measured, but no answer: no setting works, none meets the objective, or the server died meanwhile
   2    nothing could be done: no photos, no server, no perf_analyzer, another version's run
   130  stopped by Ctrl-C; what was measured is kept, and the same command goes on
 """
@@ -92,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_recommend(commands.add_parser("recommend", help="the best settings under an objective, and why"))
     _add_compare(commands.add_parser("compare", help="runs or settings side by side"))
     _add_report(commands.add_parser("report", help="a run as one HTML file"))
+    add_stages(
+        commands.add_parser("stages", help="what load, transport, queue, decode, preprocess, embed cost")
+    )
     return parser
 
 
@@ -307,7 +313,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         "runs",
         nargs="*",
         metavar="RUN[:SETTING]",
-        help="a run (its best under the objective) or a setting of it; of a single RUN its best three",
+        help="a run (its best under the objective) or a setting of it; of a single RUN its best three; or "
+        "files of stages --out",
     )
     _add_objective(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -319,6 +326,9 @@ def _compare(options: argparse.Namespace) -> int:
         raise ProfileError("compare takes one or more RUNs, or --origin")
     if options.origin:
         return origin_command.run(options)
+    if are_reports(options.runs):
+        print(compare_reports(options.runs, as_json=options.json))
+        return 0
     columns = compare.columns_of(options.runs, _objective(options))
     rows = compare.rows_of(columns)
     if options.json:

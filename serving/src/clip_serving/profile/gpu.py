@@ -32,3 +32,12 @@ def sample() -> tuple[float, float] | None:
     except pynvml.NVMLError:
         return None
     return float(sum(use) / len(use)), float(sum(memory))
+
+
+def memory_total_mb() -> float | None:
+    """Of all GPUs together; None without one."""
+    try:
+        total = sum(pynvml.nvmlDeviceGetMemoryInfo(handle).total for handle in _handles())
+    except pynvml.NVMLError:
+        return None
+    return float(total / 2**20) if total else None

@@ -44,7 +44,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Sample:
-    """The machine at `at_s` seconds into the run. CPU in cores, memory in MB; GPU None without one."""
+    """The machine at `at_s` seconds into the run. CPU in cores, memory in MB; GPU None without one.
+
+    `machine_memory` is the share (0..1) that is in use.
+    """
 
     at_s: float
     server_cpu: float | None
@@ -53,6 +56,8 @@ class Sample:
     server_rss_mb: float | None
     gpu: float | None = None
     gpu_memory_mb: float | None = None
+    client_rss_mb: float | None = None
+    machine_memory: float | None = None
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,8 @@ class EmbeddedTarget:
         client = self._stack.enter_context(InferenceServerClient(url))
         busiest = max(setting.preprocess_instances, setting.encoder_instances)
         rate = warm_up(url, self._photos, busiest)
-        return Served(url, client, rate, _pids(self._server), self._server.metrics_url)
+        pids = pids_by_role(self._server.pid, self._server.stub_pids)
+        return Served(url, client, rate, pids, self._server.metrics_url)
 
     def _end(self) -> None:
         self._running, self._served, self._server = None, None, None
@@ -199,10 +200,10 @@ def _refuse_errors(outcomes: Sequence[object]) -> None:
         raise ServerError(f"the server embeds none of the photos: {errors[0]}")
 
 
-def _pids(server: TritonServer) -> dict[str, list[int]]:
+def pids_by_role(server: int, stubs: Sequence[int]) -> dict[str, list[int]]:
     """The stub's command line names its model's folder."""
-    roles: dict[str, list[int]] = {SERVER: [server.pid], PREPROCESS: [], EMBED: []}
-    for pid in server.stub_pids:
+    roles: dict[str, list[int]] = {SERVER: [server], PREPROCESS: [], EMBED: []}
+    for pid in stubs:
         line = " ".join(psutil.Process(pid).cmdline())
         roles[EMBED if f"/{defaults.ENCODER}/" in line else PREPROCESS].append(pid)
     return {role: pids for role, pids in roles.items() if pids}

@@ -26,7 +26,7 @@ class Watch:
     def __init__(self, server: Mapping[str, Sequence[int]]) -> None:
         self._server = {role: [psutil.Process(pid) for pid in pids] for role, pids in server.items()}
         self._client: psutil.Process | None = None
-        self._client_cpu_s = 0.0
+        self._client_before_s = self._client_cpu_s = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="clip-profile-watch", daemon=True)
         self._samples: list[Sample] = []
@@ -35,14 +35,15 @@ class Watch:
 
     @property
     def client_cpu_s(self) -> float:
-        return self._client_cpu_s
+        return self._client_cpu_s - self._client_before_s
 
     def client(self, pid: int) -> None:
-        """Names the process that makes the load, once it is there."""
+        """Names the process that makes the load, once it is there; its CPU counts from now on."""
         self._client = psutil.Process(pid)
+        self._client_before_s = self._client_cpu_s = _cpu_s([self._client])
 
-    def samples(self) -> tuple[Sample, ...]:
-        step = -(-len(self._samples) // MOST_SAMPLES) or 1
+    def samples(self, most: int = MOST_SAMPLES) -> tuple[Sample, ...]:
+        step = -(-len(self._samples) // most) or 1
         return tuple(self._samples[::step])
 
     def __enter__(self) -> Watch:
@@ -55,13 +56,15 @@ class Watch:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        if self._client is not None:  # one that is gone keeps what it was last seen with
+            self._client_cpu_s = max(self._client_cpu_s, _cpu_s([self._client]))
         after = {role: _cpu_s(processes) for role, processes in self._server.items()}
         self.cpu_s = {role: after[role] - self._before[role] for role in after}
 
     def _look(self) -> None:
         begin = last = time.monotonic()
         psutil.cpu_percent()
-        server, client = sum(self._before.values()), 0.0
+        server, client = sum(self._before.values()), self._client_before_s
         while not self._stop.wait(PERIOD_S):
             now = time.monotonic()
             processes = [process for group in self._server.values() for process in group]
@@ -75,6 +78,8 @@ class Watch:
                     client_cpu=round(max(0.0, client_now - client) / (now - last), 3),
                     machine_cpu=round(psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1), 3),
                     server_rss_mb=round(_rss_mb(processes), 1) if processes else None,
+                    client_rss_mb=round(_rss_mb([self._client]), 1) if self._client else None,
+                    machine_memory=round(psutil.virtual_memory().percent / 100, 3),
                     gpu=device[0] if device else None,
                     gpu_memory_mb=device[1] if device else None,
                 )

@@ -1,0 +1,1 @@
+"""`clip-profile stages`: what load, transport, queue, decode, preprocess and embed cost under a load."""

@@ -1,0 +1,291 @@
+"""The arithmetic of the stages: whose clock says what, what adds up, and what stays empty."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clip_client import ItemError
+from clip_client.source import ObjectInfo
+from clip_client.timings import STAGES, ServerTimes
+from clip_serving.errors import ProfileError
+from clip_serving.profile.cli import main
+from clip_serving.profile.measurement import Sample
+from clip_serving.profile.server_stats import Counts
+from clip_serving.profile.stages.loop import Answered, Rotation
+from clip_serving.profile.stages.measure import Measured, Plan, Statistics
+from clip_serving.profile.stages.report import make_report
+from clip_serving.profile.stages.resources import MetricsPage, nvml_usage
+from clip_serving.profile.stages.result import (
+    FIGURES,
+    Distribution,
+    GpuUsage,
+    MachineUsage,
+    Report,
+    Resources,
+    Usage,
+    load_report,
+)
+from clip_serving.profile.stages.table import table
+from clip_serving.profile.stages.traces import RequestTrace
+
+_ABOUT: dict[str, Any] = {"model": "ViT-B-32 (none)", "server": "embedded", "photos": "album"}
+_PLAN = Plan(concurrency=4, images_per_request=2, seconds=10.0, count=None, warm_up_s=1.0)
+
+# Two requests of two photos; the second's last photo has no embedding.
+_FIRST = Answered(
+    "r-0", 1.0, 0.500, 0.030, (0.010, 0.020), 0.470, ((0.040, 0.010), (0.060, 0.010)), (True, True), 2_000_000
+)
+_SECOND = Answered(
+    "r-1", 2.0, 0.700, 0.050, (0.030, 0.020), 0.650, ((0.080, 0.020), (0.001, 0.0)), (True, False), 1_000_000
+)
+_TRACES = {
+    "r-0": RequestTrace(0.0, 0.050, 0.130, 0.020, 0.250),
+    "r-1": RequestTrace(0.100, 0.010, 0.200, 0.030, 0.300),
+}
+
+
+def measured(**changes: Any) -> Measured:
+    rotation = Rotation([ObjectInfo("b.jpg", 1)])
+    rotation.leave_out(ObjectInfo("b.jpg", 1), ItemError("corrupt", "cut in two"))
+    whole = Measured(
+        ended="", seconds=2.0, warm_up_s=1.5, answered=[_FIRST, _SECOND], failed=rotation,
+        statistics=Statistics({}, {"preprocess": Counts(6, {1: 2, 4: 1}, 0.0)}),
+        traces=_TRACES, no_traces=None, meter=None,
+    )  # fmt: skip
+    return dataclasses.replace(whole, **changes)
+
+
+def report(**changes: Any) -> Report:
+    return make_report(measured(**changes), _PLAN, _ABOUT)
+
+
+def test_percentiles_of_a_known_distribution() -> None:
+    found = Distribution.of([value / 1000 for value in range(101)])
+    assert dataclasses.astuple(found) == pytest.approx((101, 0, 50, 50, 95, 99, 100))
+    assert Distribution.of([]) == Distribution(0, None, None, None, None, None, None)
+
+
+def test_the_parts_of_a_request_add_up_to_its_whole() -> None:
+    request = report().per_request
+    assert tuple(request) == (*STAGES, "whole")
+    assert request["load"].mean == pytest.approx(40.0), "until the last photo is loaded"
+    assert request["decode"].max == pytest.approx(100.0), "of both photos"
+    assert request["preprocess"].min == pytest.approx(20.0)
+    assert request["embed"].min == pytest.approx(250.0)
+    # The first waits 50 and 20 ms, and 10 of 130 in its batch are not its own; the second was refused before.
+    assert request["queue"].min == pytest.approx(50 + 10 + 20)
+    assert request["queue"].max == pytest.approx(100 + 10 + 99 + 30)
+    assert request["transport"].max == pytest.approx(20.0)
+    parts = [request[stage].mean for stage in STAGES]
+    assert sum(part or 0.0 for part in parts) == pytest.approx(request["whole"].mean)
+
+
+def test_a_photo_has_its_own_times_and_its_share_of_the_rest() -> None:
+    found = report()
+    photo = found.per_photo
+    assert (photo["load"].min, photo["load"].max, photo["load"].count) == pytest.approx((10.0, 30.0, 4))
+    assert photo["decode"].count == 3, "one that failed is only counted"
+    assert photo["decode"].mean == pytest.approx(60.0)
+    assert (photo["embed"].min, photo["embed"].max, photo["embed"].count) == pytest.approx((125.0, 150.0, 4))
+    assert photo["whole"].mean == pytest.approx(300.0)
+    assert (found.photos, found.requests, found.photos_per_s) == (3, 2, 1.5)
+    assert found.failed == {"corrupt": 1}
+    assert found.mean_batch == {"preprocess": 2.0}
+    assert any("1 requests were refused" in note for note in found.notes)
+
+
+def test_without_traces_the_means_are_all_there_is() -> None:
+    times = {
+        "preprocess": ServerTimes(2, queue_ns=160_000_000, compute_ns=330_000_000),
+        "encoder": ServerTimes(2, queue_ns=50_000_000, compute_ns=550_000_000),
+    }
+    found = report(traces={}, no_traces="no file", statistics=Statistics(times, {}))
+    assert found.queue_from == "statistics"
+    queue = found.per_request["queue"]
+    assert queue.mean == pytest.approx(80 + 165 + 25 - 110.5)
+    assert queue.p95 is queue.min is None
+    assert found.per_photo["queue"].mean == pytest.approx((queue.mean or 0) / 2)
+    assert found.per_request["embed"].mean == pytest.approx(275.0)
+    assert found.per_request["decode"].p95 is not None
+    assert any("no file" in note for note in found.notes)
+    line = next(line for line in table(found).splitlines() if line.startswith("queue"))
+    assert line.split() == ["queue", f"{(queue.mean or 0) / 2:.2f}"], "cells that are not known are empty"
+    assert found.to_dict()["per_request"]["queue"]["p95_ms"] is None
+
+
+def test_a_server_that_tells_nothing_leaves_three_stages_empty() -> None:
+    quiet = [dataclasses.replace(one, photo_s=None) for one in (_FIRST, _SECOND)]
+    found = report(answered=quiet, traces={}, statistics=Statistics({}, {}))
+    assert found.queue_from == ""
+    assert all(found.per_request[stage] == Distribution() for stage in STAGES if stage != "load")
+    assert found.per_request["load"].mean is not None
+    traced = report(answered=quiet)
+    assert traced.per_request["queue"] == Distribution(), "it cannot be told from decode"
+    assert traced.per_request["embed"].mean is not None
+
+
+def test_a_request_without_a_trace_is_not_made_up() -> None:
+    found = report(traces={"r-0": _TRACES["r-0"]})
+    assert found.per_request["queue"].count == 1
+    assert found.per_request["load"].count == 2
+    assert any("1 of 2 requests have a trace" in note for note in found.notes)
+
+
+def test_nothing_measured_is_a_report_too() -> None:
+    found = report(answered=[], traces={}, ended="the server died", seconds=0.0)
+    assert json.loads(json.dumps(found.to_dict()))["ended"] == "the server died"
+    assert found.photos_per_s == 0
+
+
+def test_statistics_of_a_server_that_started_anew_are_none() -> None:
+    early = Statistics({"encoder": ServerTimes(10, 5, 5)}, {"embed": Counts(10)})
+    late = Statistics({"encoder": ServerTimes(12, 7, 9)}, {"embed": Counts(12)})
+    assert late.since(early).times == {"encoder": ServerTimes(2, 2, 4)}
+    assert early.since(late) == late.since(Statistics({}, {})) == Statistics({}, {})
+
+
+def test_the_photos_go_round_without_those_that_failed() -> None:
+    items = [ObjectInfo(name, 1) for name in "abc"]
+    rotation = Rotation(items)
+    assert [item.name for item in rotation.take(2)] == ["a", "b"]
+    rotation.leave_out(items[0], ItemError("corrupt", "x"))
+    rotation.leave_out(items[0], ItemError("corrupt", "again"))
+    assert [item.name for item in rotation.take(5)] == ["c", "b", "c", "b", "c"]
+    rotation.leave_out(items[1], ItemError("empty", "x"))
+    rotation.leave_out(items[2], ItemError("corrupt", "x"))
+    assert rotation.take(1) == []
+    assert rotation.failed_by_code() == {"corrupt": 2, "empty": 1}
+
+
+# --- machines ------------------------------------------------------------------------------------
+
+
+def sample(gpu: float | None = None, memory: float | None = None) -> Sample:
+    return Sample(0.0, 1.0, 0.1, 1.5, 900.0, gpu, memory, client_rss_mb=100.0, machine_memory=0.5)
+
+
+def with_gpu(gpu: GpuUsage | None, report: Report) -> Report:
+    usage = Usage(120.0, 80.0, 1000.0, 1100.0)
+    return dataclasses.replace(report, resources=Resources(usage, MachineUsage(90.0, 99.0), usage, None, gpu))
+
+
+def test_gpu_columns_are_there_with_a_gpu_and_left_out_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clip_serving.profile.gpu.memory_total_mb", lambda: 16_000.0)
+    assert nvml_usage([sample(), sample()]) is None
+    found = nvml_usage([sample(0.5, 4000.0), sample(1.0, 4800.0)])
+    assert found == GpuUsage("nvml", 75.0, 100.0, 4400.0, 4800.0, 16_000.0)
+    shown, without = with_gpu(found, report()), with_gpu(None, report())
+    rows = [line.split() for line in table(shown).splitlines() if line.startswith("GPU")]
+    assert rows == [
+        ["GPU:", "in", "use,", "%", "75.0", "100.0"],
+        ["GPU:", "memory,", "MB", "4400.0", "4800.0"],
+        ["GPU:", "memory,", "%", "27.5", "30.0"],
+    ]
+    assert shown.to_dict()["resources"]["gpu"]["percent_mean"] == 75.0
+    assert "GPU" not in table(without)
+    assert "gpu" not in without.to_dict()["resources"]
+
+
+_PAGE = """\
+nv_gpu_utilization{gpu_uuid="GPU-a"} 0.5
+nv_gpu_utilization{gpu_uuid="GPU-b"} 0.7
+nv_gpu_memory_used_bytes{gpu_uuid="GPU-a"} 1048576
+nv_gpu_memory_used_bytes{gpu_uuid="GPU-b"} 3145728
+nv_gpu_memory_total_bytes{gpu_uuid="GPU-a"} 8388608
+nv_gpu_memory_total_bytes{gpu_uuid="GPU-b"} 8388608
+nv_cpu_utilization 0.25
+nv_cpu_memory_total_bytes 1000
+nv_cpu_memory_used_bytes 400
+"""
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest) -> Iterator[str]:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(request.param.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("page", [_PAGE], indirect=True)
+def test_a_gpu_server_elsewhere_is_read_from_its_metrics(page: str) -> None:
+    with MetricsPage(page) as metrics:
+        pass
+    found = metrics.gpu()
+    assert found is not None
+    assert (found.source, found.memory_mb_peak) == ("metrics", 4.0)
+    assert found.percent_mean == pytest.approx(60.0)
+    assert found.memory_percent_mean == pytest.approx(25.0)
+    assert metrics.machine() == MachineUsage(25.0, 25.0, 40.0, 40.0)
+
+
+@pytest.mark.parametrize("page", ["nv_cpu_utilization 1\n"], indirect=True)
+def test_a_page_without_a_gpu(page: str) -> None:
+    with MetricsPage(page) as metrics:
+        pass
+    assert metrics.gpu() is None
+    assert metrics.machine() == MachineUsage(100.0, 100.0, None, None)
+    with MetricsPage("http://127.0.0.1:1/metrics") as missing:
+        pass
+    assert missing.gpu() is None
+    assert missing.machine() is None
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_two_files_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slower = dataclasses.replace(_FIRST, load_s=(0.020, 0.040), loaded_s=0.060)
+    files = []
+    for name, answered in (("a", [_FIRST]), ("b", [slower])):
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps(with_gpu(None, report(answered=answered)).to_dict()))
+        files.append(str(file))
+    assert main(["compare", *files, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["columns"] == files
+    rows = {(row["group"], row["name"], row["unit"]): row for row in told["rows"]}
+    load = rows["a request", "load", "ms, mean"]
+    assert load["value"] == [30.0, 60.0]
+    assert load["change_percent"] == [None, pytest.approx(100.0)]
+    assert rows["a photo", "embed", "ms, p95"]["change_percent"][1] == pytest.approx(0.0)
+    assert not any("GPU" in name for _, name, _ in rows)
+    assert main(["compare", *files]) == 0
+    assert "+100.0 %" in capsys.readouterr().out
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    with pytest.raises(ProfileError, match="No such file"):
+        load_report(file)
+    for text, why in (
+        ("{", "is no JSON"),
+        ('{"kind": "other"}', "was not written by"),
+        ('{"kind": "clip-profile stages", "version": 99}', "version 99"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ProfileError, match=why):
+            load_report(file)
+
+
+def test_every_figure_has_a_column() -> None:
+    header = table(report()).splitlines()[4]
+    assert header.split() == ["ms", *FIGURES]
