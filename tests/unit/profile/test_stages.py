@@ -6,10 +6,12 @@ import dataclasses
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from clip_client import ItemError
@@ -289,3 +291,45 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_every_figure_has_a_column() -> None:
     header = table(report()).splitlines()[4]
     assert header.split() == ["ms", *FIGURES]
+
+
+# --- what is refused before anything starts --------------------------------------------------------
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "a.jpg").write_bytes(b"not opened")
+    return tmp_path / "album"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["stages", *map(str, arguments)]) == 2
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    return text
+
+
+def test_no_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not a folder (a bucket is written gs://" in refused(capsys, "--photos", tmp_path / "nowhere")
+    assert "names no bucket" in refused(capsys, "--photos", "gs://")
+    assert f"there is no photo in {tmp_path}" in refused(capsys, "--photos", tmp_path)
+
+
+def test_a_server_that_is_not_ours(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stranger = grpc.server(ThreadPoolExecutor(1))
+    url = f"127.0.0.1:{stranger.add_insecure_port('127.0.0.1:0')}"
+    stranger.start()
+    try:
+        text = refused(capsys, "--photos", album, "--url", url)
+    finally:
+        stranger.stop(None).wait()
+    assert f"the server at {url} does not serve clip_image" in text
+
+
+def test_what_cannot_be_kept_or_changed(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--photos", album, "--url", "127.0.0.1:1"]
+    assert "exists already" in refused(capsys, *command, "--out", album / "a.jpg")
+    assert "does not exist" in refused(capsys, *command, "--out", album / "deep" / "a.json")
+    text = refused(capsys, *command, "--encoder-threads", 2)
+    assert "encoder_threads cannot be changed on a running server" in text

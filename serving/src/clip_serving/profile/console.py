@@ -14,18 +14,19 @@ class Console:
         self._pending = False
 
     def line(self, text: str) -> None:
-        self._clear()
+        self.clear()
         print(text, file=self._stream, flush=True)
 
     def doing(self, text: str) -> None:
         """Replaced by whatever comes next; only on a terminal."""
         if self._stream.isatty():
-            self._clear()
+            self.clear()
             self._stream.write(text[:150])
             self._stream.flush()
             self._pending = True
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Takes away what `doing` shows."""
         if self._pending:
             self._stream.write("\r\033[K")
             self._pending = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 
 import psutil
@@ -30,6 +31,7 @@ class Watch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="clip-profile-watch", daemon=True)
         self._samples: list[Sample] = []
+        self._seen: dict[int, float] = {}
         self.cpu_s: dict[str, float] = {}
         """Seconds of CPU by role, over the whole block."""
 
@@ -40,14 +42,14 @@ class Watch:
     def client(self, pid: int) -> None:
         """Names the process that makes the load, once it is there; its CPU counts from now on."""
         self._client = psutil.Process(pid)
-        self._client_before_s = self._client_cpu_s = _cpu_s([self._client])
+        self._client_before_s = self._client_cpu_s = self._cpu_of_client()
 
     def samples(self, most: int = MOST_SAMPLES) -> tuple[Sample, ...]:
         step = -(-len(self._samples) // most) or 1
         return tuple(self._samples[::step])
 
     def __enter__(self) -> Watch:
-        self._before = {role: _cpu_s(processes) for role, processes in self._server.items()}
+        self._before = {role: self._cpu_s(processes) for role, processes in self._server.items()}
         self._thread.start()
         return self
 
@@ -56,9 +58,8 @@ class Watch:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if self._client is not None:  # one that is gone keeps what it was last seen with
-            self._client_cpu_s = max(self._client_cpu_s, _cpu_s([self._client]))
-        after = {role: _cpu_s(processes) for role, processes in self._server.items()}
+        self._client_cpu_s = self._cpu_of_client()
+        after = {role: self._cpu_s(processes) for role, processes in self._server.items()}
         self.cpu_s = {role: after[role] - self._before[role] for role in after}
 
     def _look(self) -> None:
@@ -68,8 +69,7 @@ class Watch:
         while not self._stop.wait(PERIOD_S):
             now = time.monotonic()
             processes = [process for group in self._server.values() for process in group]
-            server_now, client_now = _cpu_s(processes), _cpu_s([self._client] if self._client else [])
-            self._client_cpu_s = max(self._client_cpu_s, client_now)
+            server_now, client_now = self._cpu_s(processes), self._cpu_of_client()
             device = gpu.sample()
             self._samples.append(
                 Sample(
@@ -86,17 +86,16 @@ class Watch:
             )
             server, client, last = server_now, client_now, now
 
+    def _cpu_of_client(self) -> float:
+        return self._cpu_s([self._client] if self._client else [])
 
-def _cpu_s(processes: Sequence[psutil.Process]) -> float:
-    """User and system time so far; a process that is gone counts nothing."""
-    total = 0.0
-    for process in processes:
-        try:
-            times = process.cpu_times()
-            total += times.user + times.system
-        except psutil.Error:
-            continue
-    return total
+    def _cpu_s(self, processes: Sequence[psutil.Process]) -> float:
+        """User and system time so far; a process that is gone keeps what it was last seen with."""
+        for process in processes:
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                self._seen[process.pid] = times.user + times.system
+        return sum(self._seen.get(process.pid, 0.0) for process in processes)
 
 
 def _rss_mb(processes: Sequence[psutil.Process]) -> float:

@@ -106,6 +106,7 @@ def _stages(options: argparse.Namespace) -> int:
         measuring = Measuring(server, source, items, plan, console)
         about = _about(options, server, measuring.info.parameters, len(items))
         measured = measuring.run()
+        console.clear()
         report = make_report(measured, plan, about)
         _show(report, options)  # before the server takes its time to end
     return _status(measured, report, options)
@@ -162,12 +163,12 @@ def _about(
 
 def _show(report: Report, options: argparse.Namespace) -> None:
     text = json.dumps(report.to_dict(), indent=2)
-    if options.out is not None:
-        options.out.write_text(text + "\n", encoding="utf-8")
     if options.json:
         print(text)
     elif report.photos:
         print(table(report))
+    if options.out is not None:  # last, so that a full disk takes nothing from the screen
+        options.out.write_text(text + "\n", encoding="utf-8")
 
 
 def _status(measured: Measured, report: Report, options: argparse.Namespace) -> int:

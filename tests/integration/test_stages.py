@@ -1,0 +1,251 @@
+"""`clip-profile stages` against real servers: a bucket's photos, whose parts add up; deaths, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tritonclient.grpc import InferenceServerClient
+
+from clip_client.timings import STAGES, ServerTimes
+from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.profile.cli import main
+from clip_serving.profile.stages import server as stages_server
+from clip_serving.profile.stages.result import FIGURES
+from clip_serving.staging import InstanceLayout
+from tests.pictures import camera_photos, corrupt_pictures
+from tools.fake_gcs import FakeGcs
+
+_ENCODER = "clip_image_encoder"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos")
+    for index, photo in enumerate(camera_photos(3, seed=30)):
+        (path / f"{index}.jpg").write_bytes(photo)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bucket(fake_gcs: FakeGcs) -> str:
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    for index, photo in enumerate(camera_photos(4, seed=31)):
+        fake_gcs.upload(name, f"2024/{index}.jpg", photo)
+    fake_gcs.upload(name, "2024/half.jpg", corrupt_pictures()["jpeg_half"][0])
+    fake_gcs.upload(name, "2024/none.jpg", b"")
+    return f"gs://{name}/2024/"
+
+
+@pytest.fixture(scope="module")
+def mortal(repository: Path) -> Iterator[TritonServer]:
+    """A server that nobody starts again, to be killed by the last of the tests that use it."""
+    layout = InstanceLayout(1, 1, 1, 1)
+    with TritonServer(repository, ServerOptions(layout=layout, supervise=False)) as running:
+        yield running
+
+
+def encoder_times(url: str) -> ServerTimes:
+    with InferenceServerClient(url) as client:
+        return ServerTimes.of(client.get_inference_statistics(_ENCODER).model_stats[0])
+
+
+@contextmanager
+def trace_setting(url: str, **settings: object) -> Iterator[None]:
+    """The model's own, in place of what holds for all models."""
+    with InferenceServerClient(url) as client:
+        client.update_trace_settings("clip_image", settings=settings)
+        try:
+            yield
+        finally:
+            client.update_trace_settings("clip_image", settings=dict.fromkeys(settings))
+
+
+def trace_settings(url: str) -> Any:
+    with InferenceServerClient(url) as client:
+        return client.get_trace_settings("clip_image", as_json=True)["settings"]
+
+
+def wait_for_requests(url: str, n: int) -> None:
+    end, before = time.monotonic() + 60, encoder_times(url).requests
+    while encoder_times(url).requests < before + n:
+        assert time.monotonic() < end, "no requests came"
+        time.sleep(0.1)
+
+
+def test_a_bucket_through_a_running_server(
+    server: TritonServer, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, before = trace_settings(server.grpc_url), encoder_times(server.grpc_url)
+    out = tmp_path / "stages.json"
+    load = ["--concurrency", "3", "--images-per-request", "2", "--count", "16", "--warm-up", "0"]
+    command = ["stages", "--photos", bucket, "--url", server.grpc_url, *load, "--out", str(out), "--json"]
+    assert main(command) == 0, capsys.readouterr().err
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads(out.read_text())
+
+    assert told["queue_from"] == "traces"
+    assert told["failed"] == {"empty": 1, "truncated": 1}
+    assert told["photos"] >= 16
+    for block in ("per_photo", "per_request"):
+        assert list(told[block]) == [*STAGES, "whole"]
+        for stage, one in told[block].items():
+            ms = [one[f"{name}_ms"] for name in FIGURES]
+            assert all(value is not None and value >= 0 for value in ms), (block, stage, one)
+            assert one["min_ms"] <= one["p50_ms"] <= one["p95_ms"] <= one["p99_ms"] <= one["max_ms"]
+    request = told["per_request"]
+    parts = {stage: request[stage]["mean_ms"] for stage in STAGES}
+    # Four clocks: this process's, Triton's, the decoder's, and the whole by itself.
+    assert sum(parts.values()) == pytest.approx(request["whole"]["mean_ms"], rel=0.03)
+    assert min(parts["load"], parts["decode"], parts["preprocess"], parts["embed"]) > 0.1
+    assert told["per_photo"]["whole"]["mean_ms"] == pytest.approx(request["whole"]["mean_ms"] / 2, rel=0.1)
+    after = encoder_times(server.grpc_url).since(before)
+    assert parts["embed"] == pytest.approx(1000 * after.mean_s(after.compute_ns), rel=0.4)
+
+    used = told["resources"]
+    assert used["server"]["cpu_ms_per_photo"] > 10
+    assert used["server"]["rss_mb_peak"] >= used["server"]["rss_mb_mean"] > 100
+    assert set(used["server"]["cpu_ms_per_photo_by_role"]) == {"server", "preprocess", "embed"}
+    assert used["client"]["cpu_ms_per_photo"] > 0
+    assert used["client"]["rss_mb_peak"] > 10
+    assert ("gpu" in used) == Path("/dev/nvidia0").exists()
+    assert trace_settings(server.grpc_url) == settings
+    traces = Path(settings["trace_file"]["value"][0])
+    assert not list(traces.parent.glob("traces.json*")), "files of ours are removed"
+
+    assert main([*command[:-3], "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_server_of_another_machine_tells_means_alone(
+    server: TritonServer,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(stages_server, "_listener", lambda _: None)
+    settings = trace_settings(server.grpc_url)
+    load = ["--concurrency", "2", "--count", "6", "--warm-up", "0", "--metrics-url", server.metrics_url]
+    command = ["stages", "--photos", str(folder), "--url", server.grpc_url, *load, "--json"]
+    assert main(command) == 0, capsys.readouterr().err
+    told = json.loads(capsys.readouterr().out)
+    assert told["queue_from"] == "statistics"
+    for stage in ("transport", "queue", "embed"):
+        assert told["per_request"][stage]["mean_ms"] is not None
+        assert told["per_request"][stage]["p95_ms"] is None
+    request = told["per_request"]
+    assert 0 < request["embed"]["mean_ms"] < request["whole"]["max_ms"]
+    assert any("not on this machine" in note for note in told["notes"])
+    assert told["resources"]["server"] is None
+    assert told["resources"]["server_machine"]["memory_percent_mean"] > 0
+    assert trace_settings(server.grpc_url) == settings
+
+
+def test_traces_of_somebody_else_are_left_alone(
+    server: TritonServer, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = server.grpc_url
+    command = ["stages", "--photos", str(folder), "--url", url, "--count", "2", "--concurrency", "1"]
+    with trace_setting(url, trace_level=["TIMESTAMPS"], trace_rate="1000"):
+        settings = trace_settings(url)
+        assert main([*command, "--warm-up", "0", "--json"]) == 0
+        assert trace_settings(url) == settings
+    told = json.loads(capsys.readouterr().out)
+    assert told["queue_from"] == "statistics"
+    assert any("for somebody else" in note for note in told["notes"])
+    with trace_setting(url, trace_rate="7", log_frequency="3"):
+        settings = trace_settings(url)
+        assert main([*command, "--warm-up", "0", "--json"]) == 0
+        assert trace_settings(url) == settings, "the model's own are put back as they were"
+    assert json.loads(capsys.readouterr().out)["queue_from"] == "traces"
+
+
+def test_the_embedded_server_and_its_table(
+    repository: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = ["--preprocess-instances", "1", "--encoder-instances", "1"]
+    load = ["--concurrency", "2", "--count", "4", "--warm-up", "0"]
+    command = ["stages", "--photos", str(folder), "--repository", str(repository), *layout, *load]
+    assert main(command) == 0, capsys.readouterr().err
+    table = capsys.readouterr().out
+    lines = {line.split()[0]: line.split() for line in table.splitlines() if line}
+    for stage in (*STAGES, "whole"):
+        assert len(lines[stage]) == 1 + len(FIGURES), table
+    assert "server: CPU, ms a photo" in table
+    assert "client: memory, MB" in table
+    assert "GPU" not in table or Path("/dev/nvidia0").exists()
+
+
+def test_photos_of_which_none_is_one(
+    server: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, out = tmp_path / "bad", tmp_path / "out.json"
+    bad.mkdir()
+    (bad / "a.txt").write_text("hello")
+    (bad / "b.jpg").write_bytes(b"")
+    command = ["stages", "--photos", str(bad), "--url", server.grpc_url, "--seconds", "30"]
+    begin = time.monotonic()
+    assert main([*command, "--out", str(out)]) == 2
+    assert time.monotonic() - begin < 20, "there is nothing to wait for"
+    told = capsys.readouterr().err
+    assert "none of the 2 photos" in told
+    assert "a.txt: unsupported_format" in told
+    assert json.loads(out.read_text())["failed"] == {"empty": 1, "unsupported_format": 1}
+
+
+def test_ctrl_c_shows_what_was_measured(mortal: TritonServer, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    load = ["--concurrency", "2", "--seconds", "120", "--warm-up", "0", "--out", str(out)]
+    command = ["stages", "--photos", str(folder), "--url", mortal.grpc_url, *load]
+    settings = trace_settings(mortal.grpc_url)
+    with subprocess.Popen(
+        [sys.executable, "-m", "clip_serving.profile.cli", *command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        wait_for_requests(mortal.grpc_url, 8)
+        process.send_signal(signal.SIGINT)
+        shown, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "stopped by Ctrl-C" in shown
+    assert "embed" in shown
+    told = json.loads(out.read_text())
+    assert told["photos"] >= 2
+    assert trace_settings(mortal.grpc_url) == settings, "put back, whatever ends it"
+
+
+def test_a_server_that_dies_leaves_what_was_measured(
+    mortal: TritonServer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, pid = tmp_path / "out.json", mortal.pid
+
+    def kill() -> None:
+        wait_for_requests(mortal.grpc_url, 30)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    load = ["--concurrency", "2", "--seconds", "120", "--warm-up", "0", "--out", str(out)]
+    begin = time.monotonic()
+    status = main(["stages", "--photos", str(folder), "--url", mortal.grpc_url, *load])
+    killer.join()
+    captured = capsys.readouterr()
+    assert status == 1, captured.err
+    assert time.monotonic() - begin < 60
+    assert f"the server at {mortal.grpc_url} answers no more" in captured.err
+    told = json.loads(out.read_text())
+    assert told["photos"] >= 10
+    # The last few traces died with the server; the others are there.
+    assert told["per_request"]["embed"]["count"] >= 10
+    assert told["per_request"]["load"]["p95_ms"] is not None
+    assert "answers no more" in captured.out
