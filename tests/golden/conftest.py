@@ -24,7 +24,8 @@ def served(repository: Path, quality: str) -> Iterator[str]:
     """`clip-serve` runs in the environment that has tritonserver; this one has open_clip."""
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
     program = os.environ.get("CLIP_SERVE", "clip-serve")
-    command = [program, "--repository", str(repository), "--quality", quality, "--json", *ports]
+    model = ["--repository", str(repository), "--quality", quality, "--encoder-precision", "fp32"]
+    command = [program, *model, "--json", *ports]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -14,7 +14,8 @@ from tools.fake_gcs import FakeGcs
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository, ServerOptions(supervise=False)) as running:
+    # In fp32 whatever the CPU has: rows are compared to five digits.
+    with TritonServer(repository, ServerOptions(encoder_precision="fp32", supervise=False)) as running:
         yield running
 
 

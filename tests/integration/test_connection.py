@@ -69,6 +69,7 @@ def guarded(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     )
     options = ServerOptions(
         layout=InstanceLayout(1, 1, 1, 1),
+        encoder_precision="fp32",
         supervise=False,
         check_reference=False,
         extra_arguments=arguments,

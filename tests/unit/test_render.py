@@ -72,6 +72,19 @@ def test_instances_scale_apart(spec: ModelSpec) -> None:
     assert parsed(texts["clip_image_encoder/config.pbtxt"]).instance_group[0].count == 2
 
 
+def test_the_precision_is_the_cpu_encoders_and_bounds_the_reference(spec: ModelSpec) -> None:
+    def rendered(deployment: DeploymentSettings) -> tuple[str, float]:
+        texts = render_all(spec, deployment)
+        encoder = parsed(texts["clip_image_encoder/configs/cpu.pbtxt"])
+        ensemble = parsed(texts["clip_image/config.pbtxt"])
+        least = float(ensemble.parameters["reference_min_cosine"].string_value)
+        return encoder.parameters["precision"].string_value, least
+
+    assert rendered(DeploymentSettings()) == ("auto", 0.999)
+    assert rendered(DeploymentSettings(encoder_precision="bf16")) == ("bf16", 0.999)
+    assert rendered(DeploymentSettings(encoder_precision="int8")) == ("int8", 0.99)
+
+
 def test_preferred_sizes_never_exceed_the_largest_batch(spec: ModelSpec) -> None:
     config = parsed(
         render_all(spec, DeploymentSettings(max_batch_size=16))["clip_image_encoder/config.pbtxt"]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError
 from clip_serving.render import write_repository
 from clip_serving.spec import ModelSpec
-from clip_serving.staging import InstanceLayout, read_config, stage
+from clip_serving.staging import Fit, InstanceLayout, read_config, stage
 from tools.render_default import SPEC
 
 _LAYOUT = InstanceLayout(preprocess_instances=3, preprocess_threads=2, encoder_instances=5, encoder_threads=4)
@@ -28,7 +29,7 @@ def source(tmp_path: Path) -> Path:
 def staged(source: Path, folder: Path) -> Path:
     target = folder / "staged"
     target.mkdir()
-    stage(source, target, _LAYOUT)
+    stage(source, target, Fit(_LAYOUT))
     return target
 
 
@@ -38,6 +39,21 @@ def test_counts_and_threads_are_fitted(source: Path, tmp_path: Path) -> None:
     encoder = read_config(target / "clip_image_encoder" / "configs" / "cpu.pbtxt")
     assert (preprocess.instance_group[0].count, preprocess.parameters["threads"].string_value) == (3, "2")
     assert (encoder.instance_group[0].count, encoder.parameters["threads"].string_value) == (5, "4")
+
+
+@pytest.mark.parametrize(
+    ("precision", "served", "reference"), [(None, "auto", "0.999"), ("int8", "int8", "0.99")]
+)
+def test_a_precision_brings_its_own_bound_on_the_reference(
+    source: Path, tmp_path: Path, precision: EncoderPrecision | None, served: str, reference: str
+) -> None:
+    target = tmp_path / "staged"
+    target.mkdir()
+    stage(source, target, Fit(_LAYOUT, encoder_precision=precision))
+    encoder = read_config(target / "clip_image_encoder" / "configs" / "cpu.pbtxt")
+    ensemble = read_config(target / "clip_image" / "config.pbtxt")
+    assert encoder.parameters["precision"].string_value == served
+    assert ensemble.parameters["reference_min_cosine"].string_value == reference
 
 
 def test_a_hand_made_edit_is_kept(source: Path, tmp_path: Path) -> None:

@@ -34,9 +34,12 @@ def check(
     model: str = defaults.MODEL,
     connection: ConnectionOptions | None = None,
     wait_s: float = defaults.WAIT_FOR_SERVER_S,
-    min_cosine: float = defaults.MIN_REFERENCE_COSINE,
+    min_cosine: float | None = None,
 ) -> CheckResult:
-    """Embeds the reference picture; raises ServerUnavailable when nobody answers within `wait_s`."""
+    """Embeds the reference picture; raises ServerUnavailable when nobody answers within `wait_s`.
+
+    `min_cosine` None takes what the server's config promises (less where it serves int8).
+    """
     with ClipClient(url, model=model, connection=connection, deadline_s=wait_s, concurrency=1) as client:
         try:
             parameters = client.info.parameters
@@ -47,6 +50,8 @@ def check(
         if not picture or wanted.size != client.info.dimension:
             text = f"{model} at {url} carries no reference picture: export it with clip-export"
             return CheckResult(False, None, 0.0, text)
+        if min_cosine is None:
+            min_cosine = float(parameters.get("reference_min_cosine", defaults.MIN_REFERENCE_COSINE))
         begin = time.monotonic()
         (row,) = client.request([picture])
         took = time.monotonic() - begin

@@ -32,6 +32,7 @@ _EPILOG = """\
 examples:
   clip-serve --repository model_repository
   clip-serve --repository model_repository --preprocess-instances 4 --encoder-instances 1 --encoder-threads 4
+  clip-serve --repository model_repository --encoder-precision int8
 
 exit status: 0 after Ctrl-C or SIGTERM, 2 when the server could not start.
 """
@@ -115,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
         "a third of its CPU",
     )
     add(
+        "--encoder-precision",
+        choices=get_args(defaults.EncoderPrecision),
+        help="of a CPU encoder, in place of the repository's: auto is bf16 where the CPU has it and it "
+        "proves right, else fp32; int8 is fastest and further off",
+    )
+    add(
         "--model-config-name",
         default="cpu",
         metavar="NAME",
@@ -142,6 +149,7 @@ def _server_options(options: argparse.Namespace) -> ServerOptions:
             **{f.name: getattr(options, f.name) for f in dataclasses.fields(InstanceLayout)}
         ),
         quality=options.quality,
+        encoder_precision=options.encoder_precision,
         supervise=not options.no_supervise,
         ready_timeout_s=options.ready_timeout,
         on_progress=_progress() if sys.stderr.isatty() else None,
@@ -163,6 +171,7 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
             "http_url": server.http_url,
             "metrics_url": server.metrics_url,
             "pid": server.pid,
+            "encoder": server.encoder,
             **dataclasses.asdict(server.layout),
         }
         print(json.dumps(addresses), flush=True)
@@ -176,6 +185,7 @@ ready: the reference picture was embedded and matches open_clip's embedding
   metrics  {server.metrics_url}
   layout   preprocess {layout.preprocess_instances} x {layout.preprocess_threads} threads, \
 encoder {layout.encoder_instances} x {layout.encoder_threads} threads
+  encoder  {server.encoder or "as the model's config says"}
 
 try it:
   curl -s {server.http_url}/v2/models/{defaults.ENSEMBLE}/config

@@ -7,6 +7,11 @@ from typing import Literal
 Quality = Literal["exact", "high", "fast"]
 """How near pixels are to open_clip's: bit for bit, or read at a scale that keeps 3 or 2 times the target."""
 
+Precision = Literal["fp32", "bf16", "int8"]
+"""What a CPU encoder computes in."""
+EncoderPrecision = Literal["auto", "fp32", "bf16", "int8"]
+"""What is asked of it: `auto` is bf16 where the CPU has it and it proves right, else fp32; never int8."""
+
 ENSEMBLE = "clip_image"
 PREPROCESS = "clip_image_preprocess"
 ENCODER = "clip_image_encoder"
@@ -14,7 +19,9 @@ ENCODER = "clip_image_encoder"
 # Files of one encoder version directory.
 ONNX_FP32_FILE = "model.onnx"
 ONNX_FP16_FILE = "model.fp16.onnx"
+ONNX_INT8_FILE = "model.int8.onnx"
 TORCHSCRIPT_FILE = "model.pt"
+PROOF_FILE = "proof.npz"
 
 GRPC_PORT = 8001
 HTTP_PORT = 8000
@@ -30,6 +37,9 @@ PREPROCESS_THREADS = 1
 ENCODER_INSTANCES = 1
 ENCODER_THREADS = 1
 """Intra-op threads of one CPU encoder instance."""
+ENCODER_PRECISION: EncoderPrecision = "auto"
+MIN_COSINE: dict[Precision, float] = {"fp32": 0.9999, "bf16": 0.9999, "int8": 0.99}
+"""To fp32, on every photo of the proof: less is not served."""
 TENSORRT_CACHE = "/var/cache/clip-triton/tensorrt"
 """Where the TensorRT variant keeps its engines: a writable volume of the container."""
 
@@ -58,7 +68,7 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str
 photo's to the system and fetch it again page by page, several times a photo."""
 
 REFERENCE_MIN_COSINE = 0.999
-"""A server whose reference embedding is further off than this is not ready."""
+"""A server whose reference embedding is further off than this is not ready; of int8, than MIN_COSINE."""
 
 READY_TIMEOUT_S = 180.0
 EXIT_TIMEOUT_S = 10

@@ -1,8 +1,9 @@
-"""The image encoder on the CPU, through onnxruntime, with no Triton in sight."""
+"""The image encoder on the CPU, in onnxruntime or OpenVINO, with no Triton in sight."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,19 @@ import onnxruntime as ort
 from clip_serving.errors import ConfigurationError
 
 
-class OnnxEncoder:
+class Encoder(Protocol):
     """An exported graph: uint8 pixels and a validity mask to L2-normalised float32 rows."""
+
+    def embed(self, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        """uint8 [N,H,W,3] and bool [N,1] to float32 [N,D]; rows that are not valid are NaN."""
+
+
+class OnnxEncoder:
+    """A graph in onnxruntime, in the precision that it was written in."""
 
     def __init__(self, path: Path, threads: int) -> None:
         """Raises ConfigurationError when `path` is missing or is no graph that onnxruntime loads."""
-        if not path.is_file():
-            raise ConfigurationError(f"{path} is missing: run clip-export for this repository")
+        _require(path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -29,7 +36,53 @@ class OnnxEncoder:
             raise ConfigurationError(f"onnxruntime cannot load {path}: {error}") from error
 
     def embed(self, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-        """uint8 [N,H,W,3] and bool [N,1] to float32 [N,D]; rows that are not valid are NaN."""
         (embedding,) = self._session.run(["embedding"], {"pixels": pixels, "valid": valid})
         rows: npt.NDArray[np.float32] = embedding
         return rows
+
+
+class OpenVinoEncoder:
+    """A float32 graph in OpenVINO, computed in `precision` where OpenVINO finds that this CPU can.
+
+    `precision` is then what it is really computed in: on a CPU without BF16 OpenVINO takes the hint for
+    bf16 and computes in float32.
+    """
+
+    def __init__(self, path: Path, threads: int, precision: Literal["fp32", "bf16"]) -> None:
+        """Raises ConfigurationError when OpenVINO is not installed or does not load `path`."""
+        _require(path)
+        try:
+            import openvino
+        except ImportError as error:
+            raise ConfigurationError(
+                "openvino is not installed: pip install 'clip-triton-serving[cpu]'"
+            ) from error
+        options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            # Each instance is a process: pinned, all of them would sit on the first cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            compiled = openvino.Core().compile_model(str(path), "CPU", options)
+            self._request = compiled.create_infer_request()
+            hint: Any = compiled.get_property("INFERENCE_PRECISION_HINT")
+        except RuntimeError as error:
+            raise ConfigurationError(f"OpenVINO cannot load {path}: {error}") from error
+        name: str = hint.get_type_name()
+        self.precision = {"f32": "fp32"}.get(name, name)
+
+    def embed(self, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        rows: npt.NDArray[np.float32] = self._request.infer({"pixels": pixels, "valid": valid})["embedding"]
+        # In bf16 the norm is rounded too, to three digits; and what is given back is OpenVINO's own memory.
+        normal: npt.NDArray[np.float32] = rows / np.maximum(
+            np.linalg.norm(rows, axis=1, keepdims=True), 1e-12
+        )
+        return normal
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is missing: run clip-export for this repository")

@@ -27,9 +27,9 @@ import psutil
 
 from clip_serving import defaults, runtime, server_log
 from clip_serving.arguments import server_arguments
-from clip_serving.defaults import Quality
+from clip_serving.defaults import EncoderPrecision, Quality
 from clip_serving.errors import ServerError
-from clip_serving.staging import InstanceLayout, available_cores, stage
+from clip_serving.staging import Fit, InstanceLayout, available_cores, stage
 
 _logger = logging.getLogger(__name__)
 _HOST = "127.0.0.1"
@@ -41,7 +41,7 @@ _STUB = "triton_python_backend_stub"
 class ServerOptions:
     """How to start the server. Port 0 takes a free one; `layout` None is chosen from the cores.
 
-    `quality` None leaves the repository's.
+    `quality` and `encoder_precision` (a CPU encoder's) None leave the repository's.
     """
 
     grpc_port: int = 0
@@ -50,6 +50,7 @@ class ServerOptions:
     model_config_name: str = "cpu"
     layout: InstanceLayout | None = None
     quality: Quality | None = None
+    encoder_precision: EncoderPrecision | None = None
     supervise: bool = True
     check_reference: bool = True
     ready_timeout_s: float = defaults.READY_TIMEOUT_S
@@ -69,6 +70,8 @@ class TritonServer:
         self._repository = repository
         self._options = options or ServerOptions()
         self.layout = self._options.layout or InstanceLayout.for_cores(available_cores())
+        self.encoder: str | None = None
+        """What the CPU encoder said of itself: precision, engine, threads, and why; None on a GPU."""
         self.restarts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._stubs: list[psutil.Process] = []
@@ -112,7 +115,11 @@ class TritonServer:
         try:
             staged = self._folder / "model_repository"
             staged.mkdir()
-            stage(self._repository, staged, self.layout, self._options.quality)
+            stage(
+                self._repository,
+                staged,
+                Fit(self.layout, self._options.quality, self._options.encoder_precision),
+            )
             self._ports = _ports(self._options)
             self._start()
         except BaseException:
@@ -168,6 +175,7 @@ class TritonServer:
             )
         self._wait_until_ready()
         self._stubs = _stubs_of(self._process.pid)
+        self.encoder = server_log.announced(self.log_path)
 
     def _wait_until_ready(self) -> None:
         begin = time.monotonic()

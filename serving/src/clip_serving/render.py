@@ -14,6 +14,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving import defaults
+from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError
 from clip_serving.settings import DeploymentSettings, PreprocessSettings
 from clip_serving.spec import ModelSpec
@@ -28,6 +29,11 @@ _ENCODER_MODEL_PY = "from clip_serving.triton_encoder import TritonPythonModel a
 def encoder_model_py() -> str:
     """The `model.py` that clip-export puts into each of the encoder's version directories."""
     return _ENCODER_MODEL_PY
+
+
+def reference_min_cosine(precision: EncoderPrecision) -> float:
+    """What a server's reference embedding must reach: less for int8, which is proved on photos besides."""
+    return defaults.MIN_COSINE["int8"] if precision == "int8" else defaults.REFERENCE_MIN_COSINE
 
 
 def render_all(
@@ -49,7 +55,7 @@ def render_all(
         ),
         f"{defaults.PREPROCESS}/config.pbtxt": _preprocess(spec, deployment),
         encoder: _onnx_gpu(spec, deployment, encoder_version),
-        f"{variants}/cpu.pbtxt": _onnx_cpu(spec, deployment, encoder_version),
+        f"{variants}/cpu.pbtxt": _cpu(spec, deployment, encoder_version),
         f"{variants}/tensorrt.pbtxt": _tensorrt(spec, deployment, encoder_version),
         f"{variants}/torchscript.pbtxt": _torchscript(spec, deployment, encoder_version),
     }
@@ -167,6 +173,7 @@ def _ensemble(
                     "encoder_version": "latest" if encoder_version is None else encoder_version,
                     "reference_image": spec.reference_image,
                     "reference_embedding": spec.reference_embedding,
+                    "reference_min_cosine": reference_min_cosine(deployment.encoder_precision),
                 }
             ),
         }
@@ -256,12 +263,12 @@ def _onnx_gpu(spec: ModelSpec, deployment: DeploymentSettings, version: int | No
     return _encoder(spec, deployment, version, fields)
 
 
-def _onnx_cpu(spec: ModelSpec, deployment: DeploymentSettings, version: int | None) -> pb.ModelConfig:
+def _cpu(spec: ModelSpec, deployment: DeploymentSettings, version: int | None) -> pb.ModelConfig:
     fields = {
         "backend": "python",
         "instance_group": [{"kind": "KIND_CPU", "count": deployment.encoder_instances}],
         "parameters": _parameters(
-            {"model_file": defaults.ONNX_FP32_FILE, "threads": deployment.encoder_threads}
+            {"precision": deployment.encoder_precision, "threads": deployment.encoder_threads}
         ),
     }
     return _encoder(spec, deployment, version, fields)

@@ -1,4 +1,4 @@
-"""Makes one readable paragraph of tritonserver's log when a model does not load."""
+"""Reads tritonserver's log: why a model does not load, and which encoder serves."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ from pathlib import Path
 # "E1124 10:00:00.000000 4242 model_lifecycle.cc:642] ..." or the same in quotes.
 _PREFIX = re.compile(r'^[EWIF]\d{4} [\d:.]+ \d+ [\w.]+:\d+\] "?')
 _FAILED = re.compile(r"failed to load '(?P<model>\w+)' version (?P<version>\d+): (?P<cause>.*)", re.S)
+
+_ENCODER = "the CPU encoder serves "
+
+
+def announcement(encoder: str) -> str:
+    """The line of the log in which the encoder says what it is; `announced` reads it back."""
+    return f"{_ENCODER}{encoder}"
+
+
+def announced(log: Path) -> str | None:
+    """What the last encoder to load said of itself; None of one that says nothing, as on a GPU."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line.partition(_ENCODER)[2] for line in lines if _ENCODER in line]
+    return said[-1].rstrip('"') if said else None
 
 
 def explain(log: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from clip_serving import defaults
+from clip_serving.defaults import EncoderPrecision
 from clip_serving.defaults import Quality as Quality
 from clip_serving.errors import ConfigurationError
 from clip_serving.spec import Interpolation, ModelSpec, ResizeMode
@@ -104,6 +105,8 @@ class DeploymentSettings:
     preprocess_threads: int = defaults.PREPROCESS_THREADS
     encoder_instances: int = defaults.ENCODER_INSTANCES
     encoder_threads: int = defaults.ENCODER_THREADS
+    encoder_precision: EncoderPrecision = defaults.ENCODER_PRECISION
+    """A CPU encoder's."""
     max_batch_size: int = defaults.MAX_BATCH_SIZE
     preferred_batch_sizes: tuple[int, ...] = defaults.PREFERRED_BATCH_SIZES
     max_queue_delay_us: int = defaults.MAX_QUEUE_DELAY_US

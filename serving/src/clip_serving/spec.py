@@ -48,6 +48,11 @@ class ModelSpec:
     """base64 of a small JPEG that every server of this model can be asked to embed."""
     reference_embedding: str = ""
     """base64 of its embedding by open_clip itself: little-endian float32 [embedding_dim]."""
+    min_cosine: dict[str, float] = field(default_factory=dict)
+    """By precision, the least cosine to open_clip's embeddings that the export saw on its pictures.
+
+    It is there for an int8 graph that was refused, too. Empty in specs of before there was any.
+    """
     spec_version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:

@@ -14,8 +14,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving import defaults
-from clip_serving.defaults import Quality
+from clip_serving.defaults import EncoderPrecision, Quality
 from clip_serving.errors import ConfigurationError
+from clip_serving.render import reference_min_cosine
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,34 @@ def available_cores() -> int:
         return cores
 
 
-def stage(source: Path, target: Path, layout: InstanceLayout, quality: Quality | None = None) -> None:
-    """Fills the empty folder `target` from the repository `source`; `quality` None leaves it as it is.
+@dataclass(frozen=True)
+class Fit:
+    """What is changed in the copy; `quality` and `encoder_precision` None leave the repository's."""
+
+    layout: InstanceLayout
+    quality: Quality | None = None
+    encoder_precision: EncoderPrecision | None = None
+
+
+def stage(source: Path, target: Path, fit: Fit) -> None:
+    """Fills the empty folder `target` from the repository `source`.
 
     Raises ConfigurationError that names what `source` lacks.
     """
-    copy_repository(source, target, lambda config: _fit(config, layout, quality))
-    if not any(entry.name.isdigit() for entry in (source / defaults.ENCODER).iterdir()):
+    copy_repository(source, target, lambda config: _change(config, fit))
+    newest_version(source)
+
+
+def newest_version(repository: Path) -> Path:
+    """The encoder's newest version directory; raises ConfigurationError where nothing was exported."""
+    exported = [
+        int(entry.name) for entry in (repository / defaults.ENCODER).glob("*") if entry.name.isdigit()
+    ]
+    if not exported:
         raise ConfigurationError(
-            f"{source} holds no exported encoder. Run: clip-export --repository {source}"
+            f"{repository} holds no exported encoder. Run: clip-export --repository {repository}"
         )
+    return repository / defaults.ENCODER / str(max(exported))
 
 
 def copy_repository(source: Path, target: Path, change: Callable[[pb.ModelConfig], None]) -> None:
@@ -104,15 +123,20 @@ def _copy_model(source: Path, target: Path, change: Callable[[pb.ModelConfig], N
         copy.write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")
 
 
-def _fit(config: pb.ModelConfig, layout: InstanceLayout, quality: Quality | None) -> None:
+def _change(config: pb.ModelConfig, fit: Fit) -> None:
+    if config.name == defaults.ENSEMBLE and fit.encoder_precision is not None:
+        least = reference_min_cosine(fit.encoder_precision)
+        config.parameters["reference_min_cosine"].string_value = str(least)
     if config.backend != "python":
         return
-    encoder = config.name == defaults.ENCODER
+    encoder, layout = config.name == defaults.ENCODER, fit.layout
     config.instance_group[0].count = layout.encoder_instances if encoder else layout.preprocess_instances
     threads = layout.encoder_threads if encoder else layout.preprocess_threads
     config.parameters["threads"].string_value = str(threads)
-    if not encoder and quality is not None:
-        config.parameters["quality"].string_value = quality
+    if encoder and fit.encoder_precision is not None:
+        config.parameters["precision"].string_value = fit.encoder_precision
+    if not encoder and fit.quality is not None:
+        config.parameters["quality"].string_value = fit.quality
 
 
 def read_config(path: Path) -> pb.ModelConfig:

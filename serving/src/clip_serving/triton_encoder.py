@@ -10,7 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from clip_serving.encoder import OnnxEncoder
+from clip_serving import defaults
+from clip_serving.encoder_choice import choose
+from clip_serving.errors import ConfigurationError
+from clip_serving.server_log import announcement
+from clip_serving.settings import one_of
 from clip_serving.triton_config import parameters_of
 
 
@@ -20,7 +24,13 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         parameters = parameters_of(json.loads(args["model_config"]))
         version = Path(args["model_repository"]) / args["model_version"]
-        self._encoder = OnnxEncoder(version / parameters["model_file"], int(parameters["threads"]))
+        try:
+            precision = one_of(defaults.EncoderPrecision, parameters["precision"])
+        except ValueError as error:
+            raise ConfigurationError(f"the parameter precision of the model's config: {error}") from error
+        chosen = choose(version, precision, int(parameters["threads"]))
+        self._encoder = chosen.encoder
+        pb_utils.Logger.log_info(announcement(str(chosen)))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Runs the requests that Triton batched as one batch."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 import psutil
 
+from clip_serving.cpu import Cpu
 from clip_serving.profile import gpu
 from clip_serving.staging import available_cores
 
@@ -38,14 +37,14 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        cpu, flags = _cpu()
+        cpu = Cpu.here()
         wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
         return cls(
             system=f"{platform.system()} {platform.release()}",
-            cpu=cpu,
+            cpu=cpu.name,
             cores=available_cores(),
             memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
-            cpu_features=tuple(name for name in wanted if name in flags),
+            cpu_features=tuple(name for name in wanted if name in cpu.flags),
             gpus=gpu.names(),
         )
 
@@ -64,13 +63,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _cpu() -> tuple[str, frozenset[str]]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = fields.get("model name") or platform.processor() or os.uname().machine
-    return name, frozenset(fields.get("flags", "").split())

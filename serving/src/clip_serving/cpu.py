@@ -1,0 +1,42 @@
+"""What this machine's CPU is, and which instructions it has."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+"""With either, products of bfloat16 are instructions; without, they are made of several float32 ones."""
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """A CPU's name and the `flags` of /proc/cpuinfo."""
+
+    name: str
+    flags: frozenset[str]
+
+    @classmethod
+    def here(cls) -> Cpu:
+        try:
+            text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        except OSError:
+            text = ""
+        return cls.from_cpuinfo(text)
+
+    @classmethod
+    def from_cpuinfo(cls, text: str) -> Cpu:
+        """Of the text of /proc/cpuinfo; empty of what it does not hold."""
+        fields = {key.strip(): value.strip() for key, _, value in map(_split, text.splitlines())}
+        name = fields.get("model name") or platform.processor() or os.uname().machine
+        return cls(name, frozenset(fields.get("flags", "").split()))
+
+    @property
+    def has_bf16(self) -> bool:
+        return bool(self.flags & BF16_FLAGS)
+
+
+def _split(line: str) -> tuple[str, str, str]:
+    return line.partition(":")
