@@ -40,7 +40,7 @@ test: lint $(TEST_REPOSITORY)/.ready ## Everything: lint, unit, golden and integ
 test-fast: setup ## The unit tests alone
 	$(RUN) -m pytest tests/unit
 
-$(TEST_REPOSITORY)/.ready: $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py serving/src/clip_serving/spec.py serving/src/clip_serving/render.py)
+$(TEST_REPOSITORY)/.ready: $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py serving/src/clip_serving/spec.py serving/src/clip_serving/render.py serving/src/clip_serving/proof.py)
 	rm -rf $(TEST_REPOSITORY)
 	$(CLIP_EXPORT) --model ViT-B-32 --pretrained none --seed 0 --repository $(TEST_REPOSITORY)
 	touch $@

@@ -44,11 +44,16 @@ def test_all_formats_of_one_tower(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "RANDOM WEIGHTS" in said.err
     parity = json.loads(said.out)["parity"]
     assert {(entry["artefact"], entry["batch"]) for entry in parity} == {
-        (artefact, batch) for artefact in ("onnx-fp32", "onnx-fp16", "torchscript") for batch in (1, 3, 8)
+        *((artefact, batch) for artefact in ("onnx-fp32", "onnx-fp16", "torchscript") for batch in (1, 3, 8)),
+        *(("onnx-int8", batch) for batch in (1, 8, 32)),
     }
+    assert "32 photos: max abs difference" in said.err
+    least = spec_of(tmp_path).min_cosine
+    assert least["fp32"] > 0.999999
+    assert 0.99 <= least["int8"] < 0.999999, "near, and not secretly fp32"
     folder = tmp_path / "clip_image_encoder" / "1"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "model.fp16.onnx", "model.onnx", "model.pt", "model.py", "spec.json",
+        "model.fp16.onnx", "model.int8.onnx", "model.onnx", "model.pt", "model.py", "proof.npz", "spec.json",
     ]  # fmt: skip
     written = onnx.load(str(folder / "model.onnx"))
     assert written.ir_version <= 10

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import copy
+import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,9 +17,10 @@ from clip_serving.settings import DecodeLimits, DeploymentSettings, Quality
 from clip_serving.spec import ModelSpec
 
 _DESCRIPTION = """\
-Writes an open_clip image tower as ONNX (fp32 for a CPU, fp16 for a GPU) and TorchScript, holds each
-against open_clip's own encode_image, and publishes them as a new version of clip_image_encoder.
-Nothing of the repository changes until all of it is right; earlier versions stay.
+Writes an open_clip image tower as ONNX (fp32 and int8 for a CPU, fp16 for a GPU) and TorchScript, holds
+each against open_clip's own encode_image, and publishes them as a new version of clip_image_encoder.
+Nothing of the repository changes until all of it is right; earlier versions stay. int8 is published only
+where its cosine to fp32 is at least 0.99 on real photos, and served only to who asks for it.
 """
 _EPILOG = """\
 examples:
@@ -38,7 +38,8 @@ _LOUD = """\
 *  The embeddings are NOT CLIP's. They prove the service, nothing else. *
 ************************************************************************"""
 
-FORMATS = ("onnx-fp32", "onnx-fp16", "torchscript")
+FORMATS = ("onnx-fp32", "onnx-fp16", "torchscript", "onnx-int8")
+"""In the order in which they are written: int8 is made of fp32."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,6 +127,16 @@ def _parser() -> argparse.ArgumentParser:
         help="requests that may wait; one more is refused and retried (default: %(default)s)")  # fmt: skip
     add("--encoder-threads", type=int, default=defaults.ENCODER_THREADS, metavar="N",
         help="of each CPU encoder instance (default: %(default)s)")  # fmt: skip
+    add(
+        "--encoder-precision",
+        choices=get_args(defaults.EncoderPrecision),
+        default=defaults.ENCODER_PRECISION,
+        help="of a CPU encoder: auto is bf16 where the serving CPU has it and it proves right there, else "
+        "fp32; int8 is fastest and further off (default: %(default)s)",
+    )
+    add("--verify-photos", type=Path, metavar="DIR",
+        help="photos like yours to judge int8 and bf16 by; eight of them, as the model sees them, stay in "
+        "the repository (default: some that come along)")  # fmt: skip
     add("--activate", type=int, metavar="VERSION", help="serve an earlier version again; exports nothing")
     add("--json", action="store_true", help="print a summary as JSON on standard output")
     return parser
@@ -136,7 +147,9 @@ def _formats(text: str) -> tuple[str, ...]:
     unknown = set(chosen) - set(FORMATS)
     if unknown or not chosen:
         raise argparse.ArgumentTypeError(f"not among {', '.join(FORMATS)}: {', '.join(sorted(unknown))}")
-    return chosen
+    if "onnx-int8" in chosen and "onnx-fp32" not in chosen:
+        raise argparse.ArgumentTypeError("onnx-int8 is made of onnx-fp32: name both")
+    return tuple(name for name in FORMATS if name in chosen)
 
 
 def _deployment(options: argparse.Namespace) -> DeploymentSettings:
@@ -149,6 +162,7 @@ def _deployment(options: argparse.Namespace) -> DeploymentSettings:
         limits=DecodeLimits(options.max_bytes, options.max_pixels, options.decode_timeout),
         max_queue_size=options.max_queue_size,
         encoder_threads=options.encoder_threads,
+        encoder_precision=options.encoder_precision,
     )
 
 
@@ -166,13 +180,16 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     from clip_export.verify import with_reference
 
     begin = time.monotonic()
+    if options.encoder_precision == "int8" and "onnx-int8" not in options.formats:
+        raise ExportError("--encoder-precision int8 needs onnx-int8 among the --formats")
     loaded = _load(options)
     spec = with_reference(loaded)
     if spec.random_weights:
         _say(_LOUD.format(why=f"seed {options.seed}, no training."))
     _say(f"{spec.model} ({spec.pretrained}): {_describe(spec)}")
     with staging(options.repository) as folder:
-        parities = [parity for name in options.formats for parity in _write_and_verify(name, loaded, folder)]
+        parities = _write_all(options, loaded, folder)
+        spec = dataclasses.replace(spec, min_cosine=_least_cosines(parities))
         version = publish(folder, options.repository, spec, _deployment(options))
     took = time.monotonic() - begin
     _say(f"published version {version} in {options.repository / defaults.ENCODER} after {took:.0f} s")
@@ -184,6 +201,7 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         "weights_sha256": spec.weights_sha256,
         "embedding_dim": spec.embedding_dim,
         "seconds": round(took, 1),
+        "min_cosine": spec.min_cosine,
         "parity": [vars(parity) for parity in parities],
     }
 
@@ -205,29 +223,31 @@ def _load(options: argparse.Namespace) -> Any:
         return attempt("none")
 
 
-def _write_and_verify(name: str, loaded: Any, folder: Path) -> list[Any]:
-    from clip_export import graph, verify
+def _write_all(options: argparse.Namespace, loaded: Any, folder: Path) -> list[Any]:
+    """What was asked for, and the proof for those that serve; every line of parity that was found."""
+    from clip_export.artefacts import write_and_verify, write_int8
+    from clip_export.verify import PROOF_PHOTOS, photo_proof
 
-    half = name == "onnx-fp16"
-    # half() changes a module in place, and the loaded model stays the reference.
-    visual = copy.deepcopy(loaded.model.visual) if half else loaded.model.visual
-    tower = graph.ServedTower(visual, loaded.spec, half=half).eval()
-    file = {
-        "onnx-fp32": defaults.ONNX_FP32_FILE,
-        "onnx-fp16": defaults.ONNX_FP16_FILE,
-        "torchscript": defaults.TORCHSCRIPT_FILE,
-    }[name]
-    path = folder / file
-    begin = time.monotonic()
-    if name == "torchscript":
-        graph.write_torchscript(tower, loaded.spec, path)
-        encoder: Callable[..., Any] = verify.torchscript_encoder(path)
-    else:
-        graph.write_onnx(tower, loaded.spec, path)
-        encoder = verify.onnx_encoder(path)
-    _say(f"wrote {file}: {path.stat().st_size / 1e6:.0f} MB in {time.monotonic() - begin:.0f} s")
-    tolerance = verify.FP16_TOLERANCE if half else verify.FP32_TOLERANCE
-    return verify.verify(name, encoder, loaded, tolerance, _say)
+    found: list[Any] = []
+    for name in options.formats:
+        if name != "onnx-int8":
+            found += write_and_verify(name, loaded, folder, _say)
+    if "onnx-fp32" in options.formats:
+        photos = photo_proof(loaded, options.verify_photos)
+        photos.first(PROOF_PHOTOS).save(folder)
+        if "onnx-int8" in options.formats:
+            found += write_int8(folder, photos, _say, required=options.encoder_precision == "int8")
+    return found
+
+
+def _least_cosines(parities: list[Any]) -> dict[str, float]:
+    """By precision; TorchScript is fp32 as well, but never a CPU's."""
+    found: dict[str, float] = {}
+    for parity in parities:
+        form, _, precision = parity.artefact.partition("-")
+        if form == "onnx":
+            found[precision] = min(found.get(precision, 1.0), round(parity.min_cosine, 7))
+    return found
 
 
 def _describe(spec: ModelSpec) -> str:

@@ -86,6 +86,25 @@ def write_torchscript(tower: ServedTower, spec: ModelSpec, path: Path) -> None:
         raise GraphError(_sentence(spec, "TorchScript", error)) from error
 
 
+def write_int8(fp32: Path, path: Path) -> None:
+    """Quantizes the weights of `fp32`'s matrix products; activations are quantized as they come.
+
+    Weights take seven of their eight bits: a CPU without VNNI adds pairs of products in 16 bits, which
+    eight-bit weights overflow (cosines of 0.98 where these give 0.9997, at the same speed).
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _quiet():
+        quantize_dynamic(
+            fp32,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            weight_type=QuantType.QInt8,
+            reduce_range=True,
+            per_channel=True,
+        )
+
+
 def _sentence(spec: ModelSpec, form: str, error: Exception) -> str:
     cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return f"the image tower of {spec.model} cannot be written as {form}: {cause}"

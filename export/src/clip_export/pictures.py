@@ -1,11 +1,18 @@
-"""Pictures made by code, so that an export can be verified anywhere, offline, and always alike."""
+"""Pictures to verify an export by, anywhere, offline, and always alike.
+
+Some are made by code; natural ones come in scikit-image's wheel, or from a folder of the user's own.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import io
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
+
+from clip_export.errors import ExportError
 
 
 def sample_pictures(count: int) -> list[Image.Image]:
@@ -42,3 +49,56 @@ def _picture(seed: int, size: tuple[int, int] | None = None) -> Image.Image:
         colour = tuple(int(value) for value in random.integers(0, 256, 3))
         (draw.ellipse if random.random() < 0.5 else draw.rectangle)(box, fill=colour)
     return picture
+
+
+_NATURAL = (
+    "astronaut.png",
+    "coffee.png",
+    "chelsea.png",
+    "rocket.jpg",
+    "motorcycle_left.png",
+    "hubble_deep_field.jpg",
+    "retina.jpg",
+    "ihc.png",
+)
+
+_OWN_SIDE = 1024
+
+
+def natural_pictures(count: int) -> list[Image.Image]:
+    """RGB crops of scikit-image's photos, a new one each time round; its code is not imported."""
+    package = importlib.util.find_spec("skimage")
+    if package is None or package.origin is None:
+        raise ExportError("scikit-image, whose photos int8 is judged by, is not installed: pip install it")
+    folder = Path(package.origin).parent / "data"
+    random = np.random.default_rng(0)
+    found = []
+    for index in range(count):
+        with Image.open(folder / _NATURAL[index % len(_NATURAL)]) as picture:
+            width, height = picture.size
+            scale = float(random.uniform(0.5, 1.0))
+            left = int(random.integers(0, round(width * (1 - scale)) + 1))
+            top = int(random.integers(0, round(height * (1 - scale)) + 1))
+            box = (left, top, left + round(width * scale), top + round(height * scale))
+            found.append(picture.convert("RGB").crop(box))
+    return found
+
+
+def own_pictures(folder: Path, least: int, most: int) -> list[Image.Image]:
+    """Up to `most` photos, taken evenly from the names of `folder`. Raises ExportError below `least`."""
+    if not folder.is_dir():
+        raise ExportError(f"{folder} is no folder of photos")
+    readable = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    names = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in readable]
+    found: list[Image.Image] = []
+    for path in names[:: max(1, len(names) // most)][:most]:
+        try:
+            with Image.open(path) as picture:
+                small = ImageOps.exif_transpose(picture).convert("RGB")
+                small.thumbnail((_OWN_SIDE, _OWN_SIDE))  # all are held in memory at once
+                found.append(small)
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue
+    if len(found) < least:
+        raise ExportError(f"{folder} holds {len(found)} photos that can be read; {least} are needed")
+    return found

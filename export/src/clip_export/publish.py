@@ -11,6 +11,7 @@ from pathlib import Path
 
 from clip_export.errors import ExportError
 from clip_serving import defaults
+from clip_serving.encoder_choice import require_int8
 from clip_serving.render import encoder_model_py, write_repository
 from clip_serving.settings import DeploymentSettings
 from clip_serving.spec import SPEC_FILE, ModelSpec
@@ -60,7 +61,10 @@ def activate(repository: Path, version: int, deployment: DeploymentSettings) -> 
     known = versions(repository)
     if version not in known:
         raise ExportError(f"{repository} has no version {version} of the encoder; it has {known}")
-    spec = ModelSpec.load(repository / defaults.ENCODER / str(version) / SPEC_FILE)
+    folder = repository / defaults.ENCODER / str(version)
+    if deployment.encoder_precision == "int8":
+        require_int8(folder)
+    spec = ModelSpec.load(folder / SPEC_FILE)
     write_repository(repository, spec, deployment, encoder_version=version)
     return spec
 

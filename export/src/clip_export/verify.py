@@ -21,12 +21,17 @@ from PIL import Image
 
 from clip_export.errors import ParityError
 from clip_export.load import LoadedModel
-from clip_export.pictures import reference_jpeg, sample_pictures
+from clip_export.pictures import natural_pictures, own_pictures, reference_jpeg, sample_pictures
+from clip_serving import defaults
 from clip_serving.preprocess import preprocess_one
+from clip_serving.proof import Proof, least_cosine
 from clip_serving.settings import DeploymentSettings, PreprocessSettings
 from clip_serving.spec import ModelSpec
 
 BATCHES = (1, 3, 8)
+_INT8_MASK_TOLERANCE = 0.05
+PHOTOS, PROOF_PHOTOS = 32, 8
+"""Natural pictures by which int8 is judged, and of those the ones that every server is asked."""
 FP32_TOLERANCE = 1e-4
 FP16_TOLERANCE = 5e-3
 
@@ -95,8 +100,7 @@ def verify(
     """Runs `encode` at each of BATCHES; raises ParityError past the tolerance or for a wrong mask."""
     pictures = sample_pictures(max(BATCHES))
     wanted = reference_embeddings(loaded, pictures)
-    settings = PreprocessSettings.of(loaded.spec, DeploymentSettings(quality="exact"))
-    pixels = np.stack([preprocess_one(_png(picture), settings) for picture in pictures])
+    pixels = _exact_pixels(loaded, pictures)
     results = []
     for batch in BATCHES:
         rows = encode(pixels[:batch], np.ones((batch, 1), np.bool_))
@@ -109,6 +113,63 @@ def verify(
         )
     _check_mask(artefact, encode, pixels[:3], wanted[:3], tolerance)
     return results
+
+
+@dataclass(frozen=True)
+class Int8Parity:
+    """How far int8 is from fp32 on real photos, at one batch size: what it is compared with is a cosine."""
+
+    artefact: str
+    batch: int
+    photos: int
+    max_abs_difference: float
+    mean_cosine: float
+    min_cosine: float
+    bound: float
+
+    @property
+    def ok(self) -> bool:
+        return self.min_cosine >= self.bound
+
+    def __str__(self) -> str:
+        return (
+            f"{self.artefact:16} batch {self.batch}, {self.photos} photos: max abs difference "
+            f"{self.max_abs_difference:.1e}, cosine mean {self.mean_cosine:.6f}, min {self.min_cosine:.6f} "
+            f"(at least {self.bound})" + ("" if self.ok else "  NOT OFFERED")
+        )
+
+
+def photo_proof(loaded: LoadedModel, folder: Path | None = None) -> Proof:
+    """Real photos, of `folder` or those that come along, and open_clip's own embeddings of them."""
+    pictures = own_pictures(folder, PROOF_PHOTOS, 2 * PHOTOS) if folder else natural_pictures(PHOTOS)
+    return Proof(_exact_pixels(loaded, pictures), reference_embeddings(loaded, pictures))
+
+
+def compare_int8(encode: Encoder, photos: Proof, report: Callable[[str], None]) -> list[Int8Parity]:
+    """Photo by photo and in batches, as the scale of what is quantized on the way is a batch's."""
+    results = []
+    for batch in (1, 8, len(photos.pixels)):
+        ends = range(batch, len(photos.pixels), batch)
+        rows = np.concatenate(
+            [encode(part, np.ones((len(part), 1), np.bool_)) for part in np.split(photos.pixels, ends)]
+        )
+        cosines = [least_cosine(a[None], b[None]) for a, b in zip(rows, photos.embeddings, strict=True)]
+        difference = float(np.abs(rows - photos.embeddings).max())
+        bound = defaults.MIN_COSINE["int8"]
+        results.append(
+            Int8Parity(
+                "onnx-int8", batch, len(rows), difference, float(np.mean(cosines)), min(cosines), bound
+            )
+        )
+        report(str(results[-1]))
+    if all(result.ok for result in results):
+        _check_mask("onnx-int8", encode, photos.pixels[:3], photos.embeddings[:3], _INT8_MASK_TOLERANCE)
+    return results
+
+
+def _exact_pixels(loaded: LoadedModel, pictures: list[Image.Image]) -> npt.NDArray[np.uint8]:
+    settings = PreprocessSettings.of(loaded.spec, DeploymentSettings(quality="exact"))
+    return np.stack([preprocess_one(_png(picture), settings) for picture in pictures])
 
 
 def _compare(artefact: str, rows: Floats, wanted: Floats, tolerance: float) -> Parity:

@@ -1,0 +1,64 @@
+"""Writes what was asked for into a staging folder, and holds each artefact to its bound."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from clip_export import graph, verify
+from clip_export.errors import ParityError
+from clip_export.load import LoadedModel
+from clip_serving import defaults
+from clip_serving.encoder import OnnxEncoder
+from clip_serving.proof import Proof
+from clip_serving.staging import available_cores
+
+Say = Callable[[str], None]
+_FILES = {
+    "onnx-fp32": defaults.ONNX_FP32_FILE,
+    "onnx-fp16": defaults.ONNX_FP16_FILE,
+    "torchscript": defaults.TORCHSCRIPT_FILE,
+}
+
+
+def write_and_verify(name: str, loaded: LoadedModel, folder: Path, say: Say) -> list[verify.Parity]:
+    """One of open_clip's own precision or fp16; raises ParityError past its tolerance."""
+    half = name == "onnx-fp16"
+    # half() changes a module in place, and the loaded model stays the reference.
+    visual = copy.deepcopy(loaded.model.visual) if half else loaded.model.visual
+    tower = graph.ServedTower(visual, loaded.spec, half=half).eval()
+    path = folder / _FILES[name]
+    begin = time.monotonic()
+    if name == "torchscript":
+        graph.write_torchscript(tower, loaded.spec, path)
+        encoder = verify.torchscript_encoder(path)
+    else:
+        graph.write_onnx(tower, loaded.spec, path)
+        encoder = verify.onnx_encoder(path)
+    say(f"wrote {path.name}: {path.stat().st_size / 1e6:.0f} MB in {time.monotonic() - begin:.0f} s")
+    tolerance = verify.FP16_TOLERANCE if half else verify.FP32_TOLERANCE
+    return verify.verify(name, encoder, loaded, tolerance, say)
+
+
+def write_int8(folder: Path, photos: Proof, say: Say, *, required: bool) -> list[verify.Int8Parity]:
+    """The fp32 graph quantized; it stays only where it is near enough to fp32 on real photos.
+
+    Raises ParityError where it is not and is `required`.
+    """
+    path = folder / defaults.ONNX_INT8_FILE
+    begin = time.monotonic()
+    graph.write_int8(folder / defaults.ONNX_FP32_FILE, path)
+    say(f"wrote {path.name}: {path.stat().st_size / 1e6:.0f} MB in {time.monotonic() - begin:.0f} s")
+    results = verify.compare_int8(OnnxEncoder(path, available_cores()).embed, photos, say)
+    if all(result.ok for result in results):
+        return results
+    if required:
+        raise ParityError(
+            f"int8 is further from fp32 than a cosine of {results[0].bound} allows, and "
+            "--encoder-precision asks for it; nothing was published. Take auto, bf16 or fp32"
+        )
+    path.unlink()
+    say("int8 is too far from fp32 and is not published; everything else is")
+    return results
