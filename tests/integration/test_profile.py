@@ -21,8 +21,8 @@ from tests.pictures import camera_photos
 
 _SMALL = [
     "--preprocess-instances", "1", "--encoder-instances", "1", "--encoder-threads", "1", "--max-batch", "8",
-    "--queue-delay-us", "0", "--concurrency", "1,3", "--seconds", "1.5", "--budget", "10",
-    "--finalists", "1", "--rounds", "1",
+    "--encoder-precision", "int8", "--queue-delay-us", "0", "--concurrency", "1,3", "--seconds", "1.5",
+    "--budget", "10", "--finalists", "1", "--rounds", "1",
 ]  # fmt: skip
 
 
@@ -68,6 +68,7 @@ def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
     }  # fmt: skip
     assert [one.arrival for one in done.measurements if one.round == 1] == ["closed", "poisson"]
     for one in done.measurements:
+        assert one.setting.encoder_precision == "int8"
         assert one.photos_per_s > 0
         assert 0 < one.p50_ms <= one.p95_ms <= one.p99_ms
         assert one.resources.cpu_ms_per_photo is not None

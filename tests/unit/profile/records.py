@@ -10,7 +10,7 @@ from clip_serving.profile.measurement import EMBED, PREPROCESS, Arrival, Measure
 from clip_serving.profile.run_folder import About
 from clip_serving.profile.setting import Setting, Space
 
-BASE = Setting("cpu", 2, 1, 2, 64, 2000, 8, 1)
+BASE = Setting("cpu", "fp32", 2, 1, 2, 64, 2000, 8, 1)
 
 
 def setting(**changes: Any) -> Setting:

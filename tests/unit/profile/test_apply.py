@@ -19,10 +19,19 @@ from tests.unit.profile.records import setting
 from tools.render_default import SPEC
 
 WANTED = setting(
-    preprocess_instances=7, encoder_instances=3, encoder_threads=2, max_batch=16, queue_delay_us=500
+    encoder_precision="int8",
+    preprocess_instances=7,
+    encoder_instances=3,
+    encoder_threads=2,
+    max_batch=16,
+    queue_delay_us=500,
 )
 ODD = DeploymentSettings(
-    preprocess_threads=1, apply_exif_orientation=False, quality="fast", max_queue_size=99
+    preprocess_threads=1,
+    encoder_precision="bf16",
+    apply_exif_orientation=False,
+    quality="fast",
+    max_queue_size=99,
 )
 
 
@@ -61,6 +70,7 @@ def test_the_configs_are_those_that_the_spec_renders(repository: Path, run: Path
     assert {path: (repository / path).read_text() for path in expected} == expected
     deployment = rendered.deployment
     assert (deployment.preprocess_instances, deployment.encoder_instances) == (7, 3)
+    assert deployment.encoder_precision == "int8"
     assert (deployment.encoder_threads, deployment.max_batch_size, deployment.max_queue_delay_us) == (
         2,
         16,
@@ -196,3 +206,8 @@ def test_the_journal_names_the_repository(repository: Path, run: Path) -> None:
     journal = json.loads((run / "applied.json").read_text())
     assert journal["done"] is True
     assert journal["repository"] == str(repository.resolve())
+
+
+def test_a_gpu_setting_leaves_the_cpu_encoders_precision(repository: Path, run: Path) -> None:
+    apply(setting(model_config_name="tensorrt", encoder_precision="fp32"), repository, run)
+    assert read_rendered(repository).deployment.encoder_precision == "bf16"

@@ -19,6 +19,22 @@ def test_labels_tell_all_points_apart() -> None:
     assert {point.server_label for point in points} == {point.server.server_label for point in points}
 
 
+def test_a_precision_is_a_cpu_encoders_alone() -> None:
+    axes = {"model_config_name": ("cpu", "tensorrt"), "encoder_precision": ("fp32", "int8")}
+    points = Space.for_cores(2, **axes).points()
+    names = {point.encoder_name for point in points}
+    assert names == {"cpu fp32", "cpu int8", "tensorrt"}
+    assert len({point.server_label for point in points}) == len({point.server for point in points})
+    assert setting(encoder_precision="int8").server != BASE.server
+
+
+def test_the_start_is_the_usual_setting_or_next_to_it() -> None:
+    space = Space.for_cores(2, encoder_precision=("bf16", "fp32"))
+    usual = Setting.usual(2, "bf16")
+    assert space.nearest(usual) == usual
+    assert space.nearest(setting(encoder_precision="int8", max_batch=32)).max_batch == 64
+
+
 def test_the_load_is_no_part_of_the_server() -> None:
     assert setting(concurrency=1).server == setting(concurrency=32, request_batch=4).server
     assert setting(queue_delay_us=0).server != BASE.server

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from clip_serving import defaults
+from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError, ProfileError
 from clip_serving.profile.setting import Setting
 from clip_serving.render import render_all
-from clip_serving.settings import DeploymentSettings, PreprocessSettings
+from clip_serving.settings import DeploymentSettings, PreprocessSettings, one_of
 from clip_serving.spec import SPEC_FILE, ModelSpec
 from clip_serving.staging import read_config
 
@@ -91,6 +92,9 @@ def deployment_for(setting: Setting, before: DeploymentSettings) -> DeploymentSe
         preprocess_threads=setting.layout.preprocess_threads,
         encoder_instances=setting.encoder_instances,
         encoder_threads=setting.encoder_threads,
+        encoder_precision=one_of(EncoderPrecision, setting.encoder_precision)
+        if setting.on_cpu
+        else before.encoder_precision,
         max_batch_size=setting.max_batch,
         preferred_batch_sizes=preferred,
         max_queue_delay_us=setting.queue_delay_us,
@@ -115,6 +119,7 @@ def read_rendered(repository: Path) -> Rendered:
         preprocess_threads=int(parameters["threads"]),
         encoder_instances=encoder.instance_group[0].count,
         encoder_threads=int(encoder.parameters["threads"].string_value),
+        encoder_precision=_precision(encoder.parameters["precision"].string_value),
         max_batch_size=ensemble.max_batch_size,
         preferred_batch_sizes=tuple(encoder.dynamic_batching.preferred_batch_size),
         max_queue_delay_us=encoder.dynamic_batching.max_queue_delay_microseconds,
@@ -125,6 +130,15 @@ def read_rendered(repository: Path) -> Rendered:
         max_queue_size=preprocess.dynamic_batching.default_queue_policy.max_queue_size,
     )
     return Rendered(spec, deployment, pinned)
+
+
+def _precision(text: str) -> EncoderPrecision:
+    """Of a config that has none, another version's, the default: it is refused as not rendered."""
+    try:
+        precision: EncoderPrecision = one_of(EncoderPrecision, text)
+        return precision
+    except ValueError:
+        return defaults.ENCODER_PRECISION
 
 
 def _refuse_edited(repository: Path, rendered: dict[str, str]) -> None:

@@ -9,14 +9,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import get_args
 
 from clip_client.errors import ClipClientError
 from clip_serving import defaults, perf_analyzer
+from clip_serving.encoder_choice import servable
 from clip_serving.errors import ClipServingError, ProfileError
 from clip_serving.profile import apply, compare, origin_command
 from clip_serving.profile.arguments import at_least as _at_least
@@ -36,7 +37,7 @@ from clip_serving.profile.stages.compare import are_reports, compare_reports
 from clip_serving.profile.sweep import Sweep, SweepOptions
 from clip_serving.profile.target import EmbeddedTarget, RemoteTarget, Target
 from clip_serving.spec import SPEC_FILE, ModelSpec
-from clip_serving.staging import InstanceLayout, available_cores
+from clip_serving.staging import available_cores, newest_version
 
 _EPILOG = """\
 examples:
@@ -130,7 +131,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     add("--exhaustive", action="store_true", help="run every setting instead of searching")
     axes = parser.add_argument_group("values to choose from, as N,N,... (default: from the cores)")
     for field in dataclasses.fields(Setting):
-        kind = _names if field.name == "model_config_name" else _counts
+        kind = {"model_config_name": _names, "encoder_precision": _precisions}.get(field.name, _counts)
         axes.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar="V,V")
 
 
@@ -143,6 +144,13 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    names, known = _names(text), get_args(defaults.Precision)
+    if not set(names) <= set(known):
+        raise argparse.ArgumentTypeError(f"{text}: each of {', '.join(known)} is a precision")
+    return names
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -182,14 +190,7 @@ def _target(options: argparse.Namespace, photos: Photos) -> Target:
 
 
 def _model_of(repository: Path) -> str:
-    """The exported model's name; raises ConfigurationError where there is none."""
-    encoder = repository / defaults.ENCODER
-    exported = [int(entry.name) for entry in encoder.glob("*") if entry.name.isdigit()]
-    if not exported:
-        raise ProfileError(
-            f"{repository} holds no exported encoder. Run: clip-export --repository {repository}"
-        )
-    spec = ModelSpec.load(encoder / str(max(exported)) / SPEC_FILE)
+    spec = ModelSpec.load(newest_version(repository) / SPEC_FILE)
     return f"{spec.model} ({spec.pretrained})"
 
 
@@ -204,21 +205,9 @@ def _space(options: argparse.Namespace, target: Target) -> tuple[Space, Setting]
         loads = {name: chosen[name] for name in ("concurrency", "request_batch") if chosen[name]}
         return Space.for_cores(4, **{**own, "concurrency": None, **loads}), target.setting
     cores = available_cores()
-    layout = InstanceLayout.for_cores(cores)
-    usual = Setting(
-        "cpu", layout.preprocess_instances, layout.encoder_instances, layout.encoder_threads,
-        defaults.MAX_BATCH_SIZE, defaults.MAX_QUEUE_DELAY_US, 4 * cores, 1,
-    )  # fmt: skip
-    space = Space.for_cores(cores, **chosen)
-    return space, _nearest(space.points(), usual)
-
-
-def _nearest(points: Sequence[Setting], wanted: Setting) -> Setting:
-    def distance(point: Setting) -> float:
-        pairs = zip(dataclasses.astuple(point)[1:], dataclasses.astuple(wanted)[1:], strict=True)
-        return float(sum(abs(a - b) / max(a, b, 1) for a, b in pairs))
-
-    return min(points, key=distance)
+    precisions = chosen["encoder_precision"] or servable(newest_version(options.repository))
+    space = Space.for_cores(cores, **{**chosen, "encoder_precision": precisions})
+    return space, space.nearest(Setting.usual(cores, "bf16" if "bf16" in precisions else "fp32"))
 
 
 def _about(target: Target, photos: Photos, space: Space) -> About:
@@ -302,7 +291,8 @@ def _apply(setting: Setting, options: argparse.Namespace) -> None:
     say(f"to hold it to these: clip-serve --repository {options.repository} --model-config-name "
         f"{setting.model_config_name} --preprocess-instances {layout.preprocess_instances} "
         f"--preprocess-threads {layout.preprocess_threads} --encoder-instances {layout.encoder_instances} "
-        f"--encoder-threads {layout.encoder_threads}")  # fmt: skip
+        f"--encoder-threads {layout.encoder_threads}"
+        + f" --encoder-precision {setting.encoder_precision}" * setting.on_cpu)  # fmt: skip
     if changed:
         say(f"undo: clip-profile recommend {options.run} --undo --repository {options.repository}")
 

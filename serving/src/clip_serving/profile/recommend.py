@@ -16,6 +16,11 @@ _SHOWN = 4
 _UNSTEADY = 0.1
 """One run's relative standard deviation above which the machine, and not the settings, is what was seen."""
 
+_INT8 = (
+    "int8 embeddings are further from open_clip's (spec.json says how far on the export's photos) and vary a "
+    "little with their batch: sweep with --encoder-precision fp32,bf16 if your index must not mind."
+)
+
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -51,6 +56,8 @@ class Recommendation:
         ]
         if best.poisson:
             said.append(_open_loop(best))
+        if best.setting.on_cpu and best.setting.encoder_precision == "int8":
+            said.append(_INT8)
         return [
             *said,
             self._certainty(),
@@ -62,8 +69,8 @@ class Recommendation:
     def _past_cores(self, best: Result) -> list[str]:
         if self.cores is None:
             return []
-        on_cpu = best.setting.model_config_name == "cpu"
-        return [f"Warning: {text}." for text in best.setting.layout.past(self.cores, encoder_on_cpu=on_cpu)]
+        warnings = best.setting.layout.past(self.cores, encoder_on_cpu=best.setting.on_cpu)
+        return [f"Warning: {text}." for text in warnings]
 
     def _certainty(self) -> str:
         if self.best is not None and not self.best.repeated:

@@ -21,7 +21,7 @@ from clip_serving.profile.machine import Machine
 from clip_serving.profile.measurement import Failure, Measurement
 from clip_serving.profile.setting import Space
 
-FORMAT = 1
+FORMAT = 2
 """Of both files; a folder of another one is refused rather than misread."""
 _KEY = "clip_profile_format"
 _ABOUT = "run.json"

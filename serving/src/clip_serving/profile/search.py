@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from clip_serving.profile.setting import Setting, Space
+from clip_serving.profile.setting import NOMINAL, Setting, Space
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,7 +57,7 @@ class Search:
         self._places = _places(space, self.points)
         axes = space.axes
         self._ranks = np.array([[axes[name].index(getattr(p, name)) for name in axes] for p in self.points])
-        self._nominal = [name == "model_config_name" for name in axes]
+        self._nominal = [name in NOMINAL for name in axes]
         self._start = self._index[start]
         self._cost = cost
         self._values: dict[int, float | None] = {}
@@ -140,7 +140,7 @@ def _places(space: Space, points: Sequence[Setting]) -> Floats:
         if len(values) < 2:
             continue
         ranks = {value: rank / (len(values) - 1) for rank, value in enumerate(values)}
-        if name == "model_config_name":
+        if name in NOMINAL:
             columns += [[0.5 * (getattr(p, name) == value) for p in points] for value in values]
         else:
             columns.append([ranks[getattr(p, name)] for p in points])

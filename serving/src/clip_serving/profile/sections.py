@@ -267,6 +267,8 @@ def reproduction(run: RunFolder, found: Recommendation) -> str:
         f"clip-serve --repository model_repository --model-config-name {setting.model_config_name} "
         f"--preprocess-instances {setting.preprocess_instances} "
         f"--encoder-instances {setting.encoder_instances} --encoder-threads {setting.encoder_threads}"
+        + f" --encoder-precision {setting.encoder_precision}"
+        * setting.on_cpu
     )
     press = list(shown.closed[-1].command)
     if run.about.target == "embedded" and "-u" in press:

@@ -72,6 +72,9 @@ def read_setting(client: InferenceServerClient) -> Setting:
     threads = encoder.parameters["threads"].string_value if "threads" in encoder.parameters else "1"
     return Setting(
         model_config_name=encoder.backend or encoder.platform,
+        encoder_precision=encoder.parameters["precision"].string_value
+        if "precision" in encoder.parameters
+        else "",
         preprocess_instances=_instances(configs[defaults.PREPROCESS]),
         encoder_instances=_instances(encoder),
         encoder_threads=int(threads),

@@ -9,19 +9,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_serving import defaults
+from clip_serving.defaults import Precision
 from clip_serving.errors import ProfileError
 from clip_serving.staging import InstanceLayout
+
+CPU_ENCODERS = ("cpu", "python")
+"""The config that serves the CPU encoder, and its backend, which is what a running server tells."""
+NOMINAL = ("model_config_name", "encoder_precision")
+"""Axes whose values are names, in no order."""
 
 
 @dataclass(frozen=True, order=True)
 class Setting:
     """Counts are processes or requests, `queue_delay_us` microseconds.
 
-    `concurrency` requests are in flight at once, each with `request_batch` photos. `encoder_threads` is
-    a CPU encoder's; `model_config_name` (the encoder's format) is empty for each model's config.pbtxt.
+    `concurrency` requests are in flight at once, each with `request_batch` photos. `encoder_precision` and
+    `encoder_threads` are a CPU encoder's; `model_config_name` (the encoder's format) is empty for each
+    model's config.pbtxt.
     """
 
     model_config_name: str
+    encoder_precision: str
     preprocess_instances: int
     encoder_instances: int
     encoder_threads: int
@@ -45,15 +53,25 @@ class Setting:
         )
 
     @property
-    def server_label(self) -> str:
-        """Short and unique, as in `cpu p2 e1x2 b64 d2000`."""
+    def on_cpu(self) -> bool:
+        """Whether the encoder is the one that has a precision to choose."""
+        return self.model_config_name in CPU_ENCODERS
+
+    @property
+    def encoder_name(self) -> str:
+        """The encoder's format, and its precision where it has one to choose."""
         name = self.model_config_name or "default"
+        return f"{name} {self.encoder_precision}" if self.on_cpu and self.encoder_precision else name
+
+    @property
+    def server_label(self) -> str:
+        """Short and unique, as in `cpu fp32 p2 e1x2 b64 d2000`."""
         layout = f"p{self.preprocess_instances} e{self.encoder_instances}x{self.encoder_threads}"
-        return f"{name} {layout} b{self.max_batch} d{self.queue_delay_us}"
+        return f"{self.encoder_name} {layout} b{self.max_batch} d{self.queue_delay_us}"
 
     @property
     def label(self) -> str:
-        """The server's label and the load's, as in `cpu p2 e1x2 b64 d2000 c8x1`."""
+        """The server's label and the load's, as in `cpu fp32 p2 e1x2 b64 d2000 c8x1`."""
         return f"{self.server_label} c{self.concurrency}x{self.request_batch}"
 
     def explain(self) -> str:
@@ -65,10 +83,19 @@ class Setting:
         return (
             f"{count(self.preprocess_instances, 'preprocess instance')}, "
             f"{count(self.encoder_instances, 'encoder instance')} with "
-            f"{count(self.encoder_threads, 'thread')} ({self.model_config_name or 'default'}), batches of up "
+            f"{count(self.encoder_threads, 'thread')} ({self.encoder_name}), batches of up "
             f"to {self.max_batch}, queue delay {self.queue_delay_us / 1000:g} ms; "
             f"{count(self.concurrency, 'request')} in flight with {count(self.request_batch, 'photo')} each"
         )
+
+    @classmethod
+    def usual(cls, cores: int, precision: Precision) -> Setting:
+        """What clip-serve does on so many cores without being told, under a load that keeps them busy."""
+        layout = InstanceLayout.for_cores(cores)
+        return cls(
+            "cpu", precision, layout.preprocess_instances, layout.encoder_instances, layout.encoder_threads,
+            defaults.MAX_BATCH_SIZE, defaults.MAX_QUEUE_DELAY_US, 4 * cores, 1,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -89,6 +116,7 @@ class Space:
     """The values to choose from, in rising order; one value each keeps an axis still."""
 
     model_config_name: tuple[str, ...] = ("cpu",)
+    encoder_precision: tuple[str, ...] = ("fp32",)
     preprocess_instances: tuple[int, ...] = (1, 2, 4)
     encoder_instances: tuple[int, ...] = (1, 2)
     encoder_threads: tuple[int, ...] = (1, 2)
@@ -136,8 +164,21 @@ class Space:
         for values in itertools.product(*axes.values()):
             setting = Setting(**dict(zip(axes, values, strict=True)))
             cores = setting.encoder_instances * setting.encoder_threads
+            if not setting.on_cpu and setting.encoder_precision != self.encoder_precision[0]:
+                continue  # an encoder on a GPU has no such choice
             if setting.request_batch <= setting.max_batch and cores <= (self.encoder_cores or cores):
                 yield setting
+
+    def nearest(self, wanted: Setting) -> Setting:
+        """The point most like `wanted`: by the ratios of its counts, then by its names."""
+        counts = [name for name in self.axes if name not in NOMINAL]
+
+        def distance(point: Setting) -> tuple[float, int]:
+            pairs = [(getattr(point, name), getattr(wanted, name)) for name in counts]
+            unlike = sum(getattr(point, name) != getattr(wanted, name) for name in NOMINAL)
+            return sum(abs(a - b) / max(a, b, 1) for a, b in pairs), unlike
+
+        return min(self.points(), key=distance)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -17,12 +17,14 @@ from tritonclient.grpc import InferenceServerClient
 from clip_client import ClipClient
 from clip_client.errors import ClipClientError, ItemError
 from clip_serving import defaults, server_log
+from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError, ProfileError, ServerError
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.profile.measurement import EMBED, PREPROCESS
 from clip_serving.profile.server_stats import read_setting
 from clip_serving.profile.setting import Setting
 from clip_serving.profile.variant import make_variant
+from clip_serving.settings import one_of
 
 SERVER = "server"
 """The role of tritonserver itself, beside those of its stages' processes."""
@@ -120,7 +122,11 @@ class EmbeddedTarget:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="clip-profile-")))
         make_variant(self._repository, folder / "variant", setting)
         options = ServerOptions(
-            model_config_name=setting.model_config_name, layout=setting.layout, supervise=False
+            model_config_name=setting.model_config_name,
+            layout=setting.layout,
+            # Named, so that a precision that cannot be served fails instead of being another.
+            encoder_precision=one_of(EncoderPrecision, setting.encoder_precision) if setting.on_cpu else None,
+            supervise=False,
         )
         self._server = self._stack.enter_context(TritonServer(folder / "variant", options))
         url = self._server.grpc_url
