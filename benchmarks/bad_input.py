@@ -25,7 +25,7 @@ def ask_all(place: Place, bucket: FakeGcs, photo: bytes) -> list[Row]:
         rows += [("origin", kind, _origin(service.address, bucket, data)) for kind, data in sets.items()]
     with litserve("null", place) as service:
         rows += [("LitServe", kind, _litserve(service.address, data)) for kind, data in sets.items()]
-    with ours("null", place) as service:
+    with ours("null", None, place) as service:
         rows += [("ours", kind, _ours(service.address, data)) for kind, data in sets.items()]
     return rows
 

@@ -20,6 +20,8 @@ from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.processes import running
 from clip_serving import defaults
+from clip_serving.cpu import Cpu
+from clip_serving.defaults import Precision
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.render import write_repository
 from clip_serving.spec import SPEC_FILE, ModelSpec
@@ -76,6 +78,8 @@ class Contender:
     drives: tuple[Drive, ...]
     encoder: bool = field(default=False)
     """Whether a ceiling runs the encoder."""
+    cannot: str = ""
+    """Why it cannot be measured on this machine; empty where it can."""
 
 
 # --- the peers -------------------------------------------------------------------------------
@@ -128,12 +132,15 @@ def litserve(work: Work, place: Place) -> Iterator[Service]:
 
 
 @contextmanager
-def ours(work: Work, place: Place) -> Iterator[Service]:
+def ours(work: Work, precision: Precision | None, place: Place) -> Iterator[Service]:
+    """A `precision` that cannot be served fails; it is never another one under its name."""
     repository = place.scratch / f"ours-{work}"
     if not repository.exists():
         make_repository(repository, place.version, work)
     # A constant vector is not the reference embedding.
-    options = ServerOptions(check_reference=work == "whole", ready_timeout_s=_START_TIMEOUT_S)
+    options = ServerOptions(
+        check_reference=work == "whole", encoder_precision=precision, ready_timeout_s=_START_TIMEOUT_S
+    )
     with TritonServer(repository, options) as server:
         yield Service(server.grpc_url, lambda: [server.pid], partial(triton_totals, server))
 
@@ -198,8 +205,8 @@ SWEEP = (1, 4, 32)
 _ORIGIN = ("origin", ORIGIN_REQUESTS, ORIGIN_PHOTOS)
 
 
-def contenders(cores: int) -> list[Contender]:
-    """All, in the order in which a pass measures them."""
+def contenders(cores: int, cpu: Cpu) -> list[Contender]:
+    """All, in the order in which a pass measures them; what `cpu` cannot do among them, and marked."""
     found: list[Contender] = []
     for work in ("whole", "null"):
         end = "" if work == "whole" else "-null"
@@ -222,7 +229,12 @@ def contenders(cores: int) -> list[Contender]:
                 Drive(f"ours-fp32-bytes-{n}", f"ours, uploads, {n} in flight", "triton-bytes", n, share=0.75)
                 for n in SWEEP
             ]
-        found.append(Contender(f"ours-{name}", work, partial(ours, work), tuple(drives)))
+        precision: Precision | None = "fp32" if work == "whole" else None
+        found.append(Contender(f"ours-{name}", work, partial(ours, work, precision), tuple(drives)))
+        if work == "whole":
+            cannot = "" if cpu.has_bf16 else "this CPU has no BF16 instructions"
+            found.append(_lower("bf16", "OpenVINO", cannot))
+            found.append(_lower("int8", "onnxruntime"))
         drive = Drive(f"ceiling{end}", "in-process ceiling", "ceiling", cores, 8)
         found.append(Contender(drive.key, work, nothing, (drive,), encoder=work == "whole"))
     return found
@@ -232,6 +244,16 @@ def only_from_bucket(contender: Contender) -> Contender:
     """Without the drives that upload photos which their client has in memory."""
     drives = tuple(drive for drive in contender.drives if drive.client in ("origin", "triton-bucket"))
     return replace(contender, drives=drives)
+
+
+def _lower(precision: Precision, engine: str, cannot: str = "") -> Contender:
+    """Ours in less than fp32."""
+    key, label = f"ours-{precision}", f"ours, {precision} ({engine})"
+    drives = (
+        Drive(key, f"{label}, from the bucket", "triton-bucket", IN_FLIGHT),
+        Drive(f"{key}-bytes", f"{label}, uploads", "triton-bytes", IN_FLIGHT),
+    )
+    return Contender(key, "whole", partial(ours, "whole", precision), drives, cannot=cannot)
 
 
 # --- small things ------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +12,10 @@ from pathlib import Path
 import psutil
 
 from benchmarks.contenders import BenchmarkError
+from clip_serving.cpu import Cpu
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "avx_vnni")
-_OURS = ("clip-triton-serving", "nvidia-pytriton", "onnxruntime", "numpy", "pillow", "simplejpeg")
+_OURS = ("clip-triton-serving", "nvidia-pytriton", "onnxruntime", "openvino", "numpy", "pillow", "simplejpeg")
 _PEERS = (
     *("fastapi", "uvicorn", "gcloud-aio-storage", "litserve", "open_clip_torch", "torch"),
     *("opencv-python-headless", "pillow", "numpy"),
@@ -31,10 +31,7 @@ def describe(peers: Path, cores: int) -> dict[str, str]:
 
     Raises BenchmarkError where `peers`, their Python, lacks a package of theirs.
     """
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    model = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
-    flags = re.search(r"^flags\s*:\s*(.+)$", info, re.MULTILINE)
-    present = set(flags.group(1).split()) if flags else set()
+    cpu = Cpu.here()
     answer = subprocess.run([str(peers), "-c", _ASK, *_PEERS], capture_output=True, text=True)
     if answer.returncode:
         said = answer.stderr.strip().splitlines()
@@ -43,8 +40,8 @@ def describe(peers: Path, cores: int) -> dict[str, str]:
             "`make setup-bench` makes one that has"
         )
     return {
-        "CPU": model.group(1).strip() if model else platform.machine(),
-        "instructions": ", ".join(flag for flag in _FLAGS if flag in present) or "none of note",
+        "CPU": cpu.name,
+        "instructions": ", ".join(flag for flag in _FLAGS if flag in cpu.flags) or "none of note",
         "cores used": f"{cores} of {os.cpu_count()}",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "GPU": "none used",

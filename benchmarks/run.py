@@ -47,6 +47,7 @@ from benchmarks.photos import own_photos, photo_names
 from benchmarks.processes import PeakMemory, cpu_seconds, machine_cpu_seconds, running
 from benchmarks.results import Results, Window, difference, latencies_ms, rate
 from clip_serving import defaults
+from clip_serving.cpu import Cpu
 from clip_serving.errors import ClipServingError
 from clip_serving.staging import available_cores
 from tools.fake_gcs import FakeGcs
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="bench: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    found = contenders(available_cores())
+    found = contenders(available_cores(), Cpu.here())
     try:
         chosen = _chosen(found, options.only, from_bucket=options.from_bucket)
         results = Results.load(DATA) if options.render else measure(options, chosen)
@@ -115,7 +116,10 @@ def _chosen(
     chosen = [contender for contender in found if not keys or contender.key in keys]
     if from_bucket:
         chosen = [contender for contender in map(only_from_bucket, chosen) if contender.drives]
-    return chosen
+    for contender in chosen:
+        if contender.cannot:
+            say(f"{contender.key} is left out: {contender.cannot}")
+    return [contender for contender in chosen if not contender.cannot]
 
 
 def measure(options: argparse.Namespace, chosen: list[Contender]) -> Results:
