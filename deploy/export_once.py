@@ -1,6 +1,7 @@
 """Runs clip-export unless the repository already holds what it would make.
 
-    export_once.py --repository DIR [--preprocess-instances N] [--encoder-instances N] -- OPTION...
+    export_once.py --repository DIR [--preprocess-instances N] [--encoder-instances N]
+        [--encoder-precision NAME] -- OPTION...
 
 The options after `--` say which model: when the last export was made with the same ones, by the same
 exporter, only the configs are rendered again, so that a change of instances costs no export.
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, value in (
             ("preprocess-instances", options.preprocess_instances),
             ("encoder-instances", options.encoder_instances),
+            ("encoder-precision", options.encoder_precision),
         )
         if value is not None
     ]
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repository", type=Path, required=True, metavar="DIR")
     parser.add_argument("--preprocess-instances", metavar="N")
     parser.add_argument("--encoder-instances", metavar="N")
+    parser.add_argument("--encoder-precision", metavar="NAME")
     parser.add_argument("--command", default="clip-export", help="default: %(default)s")
     parser.add_argument("model_options", nargs="*", metavar="OPTION", help="of clip-export")
     return parser

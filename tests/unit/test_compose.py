@@ -155,10 +155,15 @@ def test_health_check_renews_a_server_that_fails(services: dict[str, Any]) -> No
 @needs_compose
 def test_settings_reach_the_services() -> None:
     changed = resolved(
-        CLIP_MODEL="RN50", CLIP_PREPROCESS_INSTANCES="9", CLIP_GRPC_PORT="9001", CLIP_SHM_SIZE="3g"
+        CLIP_MODEL="RN50",
+        CLIP_PREPROCESS_INSTANCES="9",
+        CLIP_ENCODER_PRECISION="int8",
+        CLIP_GRPC_PORT="9001",
+        CLIP_SHM_SIZE="3g",
     )
     assert "--model=RN50" in changed["export"]["command"]
     assert "--preprocess-instances=9" in changed["export"]["command"]
+    assert "--encoder-precision=int8" in changed["export"]["command"]
     assert "9001" in {port["published"] for port in changed["server"]["ports"]}
     assert int(changed["server"]["shm_size"]) == 3 * 1024**3
 
@@ -184,6 +189,18 @@ def test_images_are_pinned_and_not_root() -> None:
 def test_the_image_has_the_embedded_servers_malloc() -> None:
     text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     assert dict(re.findall(r"(MALLOC_\w+)=(\d+)", text)) == defaults.MALLOC
+
+
+def test_the_server_image_has_both_engines_of_the_cpu_encoder() -> None:
+    text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    (installed,) = re.findall(r'"\./serving\[([a-z,]+)\]" \\$', text, re.MULTILINE)
+    assert "cpu" in installed.split(",")
+    extras = re.search(
+        r"^cpu = \[(.+?)^\]", (ROOT / "serving/pyproject.toml").read_text(), re.MULTILINE | re.S
+    )
+    assert extras is not None
+    assert {"onnxruntime", "openvino"} == set(re.findall(r'"(\w+)>=', extras[1]))
+    assert "import openvino" in text, "the build fails where it does not load"
 
 
 def test_what_the_dockerfile_copies_is_there() -> None:

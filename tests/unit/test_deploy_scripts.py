@@ -157,15 +157,16 @@ class Exporter:
         )
         self._program.chmod(0o755)
 
-    def start(self, *model: str, instances: int = 4) -> subprocess.Popen[bytes]:
+    def start(self, *model: str, instances: int = 4, precision: str = "auto") -> subprocess.Popen[bytes]:
         command = [
             *(sys.executable, str(DEPLOY / "export_once.py"), f"--repository={self.repository}"),
-            *(f"--command={self._program}", f"--preprocess-instances={instances}", "--", *model),
+            *(f"--command={self._program}", f"--preprocess-instances={instances}"),
+            *(f"--encoder-precision={precision}", "--", *model),
         ]
         return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
-    def run(self, *model: str, instances: int = 4) -> int:
-        return self.start(*model, instances=instances).wait(30)
+    def run(self, *model: str, instances: int = 4, precision: str = "auto") -> int:
+        return self.start(*model, instances=instances, precision=precision).wait(30)
 
     def wait_for_call(self) -> None:
         deadline = time.monotonic() + 20
@@ -182,11 +183,12 @@ def test_same_model_is_not_exported_twice(tmp_path: Path) -> None:
     exporter = Exporter(tmp_path)
     assert exporter.run("--model=RN50") == 0
     assert "--model=RN50" in exporter.last_call()
-    assert exporter.run("--model=RN50", instances=9) == 0
+    assert exporter.run("--model=RN50", instances=9, precision="int8") == 0
     assert exporter.last_call() == [
         "--activate=1",
         f"--repository={exporter.repository}",
         "--preprocess-instances=9",
+        "--encoder-precision=int8",
     ]
 
 
