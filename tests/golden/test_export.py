@@ -19,6 +19,7 @@ from clip_export.errors import HubUnreachable, LoadError, ParityError
 from clip_export.load import LoadedModel, load
 from clip_export.pictures import sample_pictures
 from clip_export.publish import staging, versions
+from clip_serving.encoder_choice import choose
 from clip_serving.spec import SPEC_FILE, ModelSpec
 
 _SMALL = "ViT-S-32"
@@ -39,19 +40,23 @@ def spec_of(repository: Path, version: int = 1) -> ModelSpec:
 
 
 def test_all_formats_of_one_tower(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export(tmp_path, "--model", _SMALL, "--json") == 0
+    assert export(tmp_path, "--model", _SMALL, "--encoder-precision", "int8", "--json") == 0
     said = capsys.readouterr()
     assert "RANDOM WEIGHTS" in said.err
-    parity = json.loads(said.out)["parity"]
+    summary = json.loads(said.out)
+    parity = summary["parity"]
     assert {(entry["artefact"], entry["batch"]) for entry in parity} == {
         *((artefact, batch) for artefact in ("onnx-fp32", "onnx-fp16", "torchscript") for batch in (1, 3, 8)),
         *(("onnx-int8", batch) for batch in (1, 8, 32)),
     }
     assert "32 photos: max abs difference" in said.err
     least = spec_of(tmp_path).min_cosine
+    assert summary["min_cosine"] == least
     assert least["fp32"] > 0.999999
     assert 0.99 <= least["int8"] < 0.999999, "near, and not secretly fp32"
+    assert '"int8"' in (tmp_path / "clip_image_encoder" / "configs" / "cpu.pbtxt").read_text()
     folder = tmp_path / "clip_image_encoder" / "1"
+    assert str(choose(folder, "int8", 1)).startswith("int8 in onnxruntime, 1 thread, cosine to fp32 0.99")
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.fp16.onnx", "model.int8.onnx", "model.onnx", "model.pt", "model.py", "proof.npz", "spec.json",
     ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -69,25 +68,20 @@ def bad_quantization(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "write_int8", write)
 
 
-def test_int8_is_offered_and_its_difference_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_is_judged_by_ones_own_photos(small: LoadedModel, fp32: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for index, photo in enumerate(camera_photos(8, seed=4)):
         (photos / f"{index}.jpg").write_bytes(photo)
     (photos / "notes.txt").write_text("no photo")
     (photos / "broken.jpg").write_bytes(b"no photo either")
-    assert export(tmp_path, "--encoder-precision", "int8", "--verify-photos", str(photos), "--json") == 0
-    said = capsys.readouterr()
-    assert "onnx-int8" in said.err
-    assert "8 photos: max abs difference" in said.err
-    version = version_of(tmp_path)
-    least = ModelSpec.load(version / SPEC_FILE).min_cosine["int8"]
-    assert json.loads(said.out)["min_cosine"]["int8"] == least >= 0.99
-    chosen = choose(version, "int8", 1)
-    assert chosen.cosine is not None
-    assert chosen.cosine >= 0.99
-    config = (tmp_path / "clip_image_encoder" / "configs" / "cpu.pbtxt").read_text()
-    assert '"int8"' in config
+    (tmp_path / "model.onnx").symlink_to(fp32)
+    said: list[str] = []
+    results = write_int8(tmp_path, verify.photo_proof(small, photos), said.append, required=True)
+    assert [(one.batch, one.photos) for one in results] == [(1, 8), (8, 8)]
+    assert all(0.99 <= one.min_cosine <= one.mean_cosine < 0.999999 for one in results)
+    assert (tmp_path / "model.int8.onnx").is_file()
+    assert "8 photos: max abs difference" in said[1]
 
 
 @pytest.mark.usefixtures("bad_quantization")

@@ -148,7 +148,7 @@ def photo_proof(loaded: LoadedModel, folder: Path | None = None) -> Proof:
 def compare_int8(encode: Encoder, photos: Proof, report: Callable[[str], None]) -> list[Int8Parity]:
     """Photo by photo and in batches, as the scale of what is quantized on the way is a batch's."""
     results = []
-    for batch in (1, 8, len(photos.pixels)):
+    for batch in sorted({1, 8, len(photos.pixels)}):
         ends = range(batch, len(photos.pixels), batch)
         rows = np.concatenate(
             [encode(part, np.ones((len(part), 1), np.bool_)) for part in np.split(photos.pixels, ends)]

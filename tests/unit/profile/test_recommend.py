@@ -55,6 +55,12 @@ def test_the_bound_on_the_latency_decides(run: RunFolder) -> None:
         assert found.best.setting == wanted
 
 
+def test_what_int8_costs_is_said_with_its_recommendation(tmp_path: Path, run: RunFolder) -> None:
+    assert not any("int8" in sentence for sentence in advised(run, Objective()).sentences())
+    int8 = run_of(tmp_path / "int8", *repeats(setting(encoder_precision="int8"), [20.0, 20.1, 19.9], 400))
+    assert any("further from open_clip's" in sentence for sentence in advised(int8, Objective()).sentences())
+
+
 def test_where_none_will_do_the_nearest_is_named(run: RunFolder) -> None:
     found = advised(run, Objective(p95_ms=100))
     assert found.best is None
