@@ -16,6 +16,8 @@ from clip_serving.encoder_choice import choose
 from clip_serving.errors import ConfigurationError, ServerError
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.proof import Proof, least_cosine
+from clip_serving.render import write_repository
+from clip_serving.spec import SPEC_FILE, ModelSpec
 from clip_serving.staging import InstanceLayout, newest_version
 from tests.pictures import camera_photos
 
@@ -77,6 +79,34 @@ def test_openvino_embeds_as_onnxruntime_does(version: Path) -> None:
     again = encoder.embed(proof.pixels[3:4], mask[:1])
     np.testing.assert_allclose(rows[0], proof.embeddings[0], atol=1e-5, err_msg="a later call changed it")
     np.testing.assert_allclose(again[0], proof.embeddings[3], atol=1e-5)
+
+
+_IN_OPENVINO = """
+from pathlib import Path
+from clip_serving import triton_encoder
+from clip_serving.encoder import OpenVinoEncoder
+
+class TritonPythonModel(triton_encoder.TritonPythonModel):
+    def initialize(self, args):
+        super().initialize(args)
+        graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        self._encoder = OpenVinoEncoder(graph, 1, "fp32")
+"""
+
+
+def test_openvino_runs_inside_the_servers_process(version: Path, tmp_path: Path) -> None:
+    """Its libraries beside Triton's: with `auto`, only a CPU with BF16 would show it."""
+    root = tmp_path / "repository"
+    write_repository(root, ModelSpec.load(version / SPEC_FILE))
+    encoder = root / defaults.ENCODER / "1"
+    encoder.mkdir()
+    (encoder / "model.onnx").symlink_to((version / "model.onnx").resolve())
+    (encoder / "model.py").write_text(_IN_OPENVINO)
+    with TritonServer(root, options("fp32")) as server, ClipClient(server.grpc_url) as client:
+        assert check(server.grpc_url).ok
+        assert client.embed(camera_photos(9, seed=5)).shape == (9, 512)
+        mapped = [Path(f"/proc/{pid}/maps").read_text() for pid in server.stub_pids]
+        assert sum("openvino" in text for text in mapped) == 1, "it is the encoder's engine"
 
 
 def test_bf16_is_never_claimed_where_fp32_was_computed(version: Path) -> None:

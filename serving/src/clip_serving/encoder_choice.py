@@ -121,7 +121,11 @@ def require_int8(version: Path) -> None:
 
 def _proved(encoder: Encoder, version: Path, precision: Precision) -> float:
     """The least cosine to fp32; raises ConfigurationError where it is below the precision's bound."""
-    cosine, bound = Proof.load(version).least_cosine(encoder.embed), defaults.MIN_COSINE[precision]
+    proof, bound = Proof.load(version), defaults.MIN_COSINE[precision]
+    try:
+        cosine = proof.least_cosine(encoder.embed)
+    except RuntimeError as error:  # what both engines raise where an instruction or a kernel is missing
+        raise ConfigurationError(f"it fails on this CPU: {error}") from error
     if cosine < bound:
         raise ConfigurationError(f"its cosine to fp32 is {cosine:.6f} on this CPU, below {bound}")
     return cosine

@@ -85,6 +85,7 @@ def settle(repository: Path, run: Path) -> None:
 
 def deployment_for(setting: Setting, before: DeploymentSettings) -> DeploymentSettings:
     """`before` with what the sweep measured; what it does not vary stays."""
+    precision = _precision(setting.encoder_precision) if setting.on_cpu else before.encoder_precision
     preferred = tuple(n for n in before.preferred_batch_sizes if n <= setting.max_batch)
     return dataclasses.replace(
         before,
@@ -92,9 +93,7 @@ def deployment_for(setting: Setting, before: DeploymentSettings) -> DeploymentSe
         preprocess_threads=setting.layout.preprocess_threads,
         encoder_instances=setting.encoder_instances,
         encoder_threads=setting.encoder_threads,
-        encoder_precision=one_of(EncoderPrecision, setting.encoder_precision)
-        if setting.on_cpu
-        else before.encoder_precision,
+        encoder_precision=precision,
         max_batch_size=setting.max_batch,
         preferred_batch_sizes=preferred,
         max_queue_delay_us=setting.queue_delay_us,
@@ -133,7 +132,7 @@ def read_rendered(repository: Path) -> Rendered:
 
 
 def _precision(text: str) -> EncoderPrecision:
-    """Of a config that has none, another version's, the default: it is refused as not rendered."""
+    """The default for a text that is none, as of another version's config, which is refused as edited."""
     try:
         precision: EncoderPrecision = one_of(EncoderPrecision, text)
         return precision
