@@ -120,7 +120,7 @@ def measure(options: argparse.Namespace, plan: Plan, photos: list[bytes]) -> tup
 def _keep_apart(server: TritonServer) -> None:
     cores = sorted(os.sched_getaffinity(0))
     half = len(cores) // 2
-    roles = pids_by_role(server)
+    roles = pids_by_role(server.pid, server.stub_pids)
     for role, own in ((EMBED, cores[:half]), (PREPROCESS, cores[half:])):
         for pid in roles[role]:
             for thread in psutil.Process(pid).threads():

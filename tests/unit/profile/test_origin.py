@@ -19,6 +19,7 @@ from benchmarks.contenders import contenders, only_from_bucket
 from benchmarks.results import FORMAT, Results
 from benchmarks.results import Window as Written
 from clip_serving import defaults
+from clip_serving.cpu import Cpu
 from clip_serving.errors import ProfileError
 from clip_serving.profile import origin, origin_run
 from clip_serving.profile.cli import main
@@ -79,7 +80,7 @@ def means(found: Row) -> list[float | None]:
 
 
 def test_the_benchmark_has_what_is_asked_of_it() -> None:
-    found = {contender.key: only_from_bucket(contender) for contender in contenders(2)}
+    found = {contender.key: only_from_bucket(contender) for contender in contenders(2, Cpu.here())}
     assert [drive.key for key in KEYS for drive in found[key].drives] == list(KEYS)
     assert not found["litserve"].drives
     assert origin.FORMAT == FORMAT
