@@ -103,12 +103,15 @@ def test_a_killed_server_is_started_again(repository: Path) -> None:
 
 def test_a_models_load_error_is_a_sentence(repository: Path, tmp_path: Path) -> None:
     root = linked(repository, tmp_path)
-    write_repository(root, ModelSpec.load(root / "clip_image_encoder" / "1" / SPEC_FILE))
-    config = root / "clip_image_encoder" / "configs" / "cpu.pbtxt"
-    config.write_text(config.read_text().replace("model.onnx", "gone.onnx"))
+    encoder = root / "clip_image_encoder" / "1"
+    write_repository(root, ModelSpec.load(encoder / SPEC_FILE))
+    code = (encoder / "model.py").read_text()
+    encoder.unlink()
+    encoder.mkdir()
+    (encoder / "model.py").write_text(code)
     with (
         pytest.raises(
-            ServerError, match=r"clip_image_encoder .* could not be loaded: .*gone\.onnx is missing"
+            ServerError, match=r"clip_image_encoder .* could not be loaded: .*model\.onnx is missing"
         ),
         TritonServer(root),
     ):
