@@ -32,7 +32,7 @@ def contenders(cores: int) -> list[Contender]:
     functions = Drive(FUNCTIONS, "its functions, in process", "ceiling", cores, CEILING_BATCH)
     floor = Drive(FLOOR, "Huffman floor, in process", "floor", cores, CEILING_BATCH)
     return [
-        Contender(SERVICE, "null", partial(ours, "null"), (service,)),
+        Contender(SERVICE, "null", partial(ours, "null", None), (service,)),
         Contender(FUNCTIONS, "null", nothing, (functions,)),
         Contender(FLOOR, "null", nothing, (floor,)),
     ]
