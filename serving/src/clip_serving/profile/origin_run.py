@@ -79,7 +79,7 @@ def measure(options: OriginOptions, console: Console) -> Measured:
     root = clone()
     python = peers_python(root)
     wanted = options.passes * len(KEYS) * (options.seconds + _AROUND_S)
-    console.line(f"{options.passes} passes of {len(KEYS)} services: about {duration(wanted)}")
+    console.line(f"passes over {len(KEYS)} services: {options.passes}, about {duration(wanted)}")
     with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder:
         data = Path(folder) / "results.json"
         said, stopped = _run(_command(options, data), root, python, console)
