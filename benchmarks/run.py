@@ -226,7 +226,7 @@ class Run:
             bucket=BUCKET,
             in_flight=drive.in_flight,
             photos_per_request=drive.photos_per_request,
-            warm_up_s=self._options.warm_up * drive.share,
+            warm_up_s=self._options.warm_up,
             seconds=seconds,
             encoder=str(self._place.version) if contender.encoder else "",
             quality=defaults.QUALITY,
