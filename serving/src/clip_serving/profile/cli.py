@@ -20,8 +20,7 @@ from clip_serving import defaults, perf_analyzer
 from clip_serving.encoder_choice import servable
 from clip_serving.errors import ClipServingError, ProfileError
 from clip_serving.profile import apply, compare, origin_command
-from clip_serving.profile.arguments import at_least as _at_least
-from clip_serving.profile.arguments import positive as _positive
+from clip_serving.profile.arguments import at_least, positive
 from clip_serving.profile.console import Console
 from clip_serving.profile.load import PerfAnalyzer
 from clip_serving.profile.machine import Machine, versions
@@ -115,18 +114,18 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
         help="what the embedded server serves; it is not changed (default: %(default)s)")  # fmt: skip
     add("--url", help="a running server's gRPC address instead: only the load is varied there")
     add("--metrics-url", help="its metrics, for the GPU's figures, as http://host:8002/metrics")
-    add("--budget", type=_positive, default=15.0, metavar="MIN", help="minutes (default: %(default)g)")
-    add("--seconds", type=_positive, metavar="S", help="of one run (default: a hundredth of the budget)")
-    add("--p95-ms", type=_positive, metavar="MS", help="look for the best under this bound on the latency")
-    add("--finalists", type=_at_least(1), default=3, metavar="N", help="to repeat (default: %(default)s)")
+    add("--budget", type=positive, default=15.0, metavar="MIN", help="minutes (default: %(default)g)")
+    add("--seconds", type=positive, metavar="S", help="of one run (default: a hundredth of the budget)")
+    add("--p95-ms", type=positive, metavar="MS", help="look for the best under this bound on the latency")
+    add("--finalists", type=at_least(1), default=3, metavar="N", help="to repeat (default: %(default)s)")
     add(
         "--rounds",
-        type=_at_least(0),
+        type=at_least(0),
         default=3,
         metavar="N",
         help="of interleaved repeats (default: %(default)s)",
     )
-    add("--share", type=_positive, default=0.7, metavar="X",
+    add("--share", type=positive, default=0.7, metavar="X",
         help="of a finalist's throughput to offer as Poisson arrivals (default: %(default)s)")  # fmt: skip
     add("--exhaustive", action="store_true", help="run every setting instead of searching")
     axes = parser.add_argument_group("values to choose from, as N,N,... (default: from the cores)")
@@ -245,8 +244,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_objective(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--p95-ms", type=_positive, metavar="MS", help="the 95th percentile of the latency may not exceed it")
-    add("--min-throughput", type=_positive, default=0.0, metavar="N", help="photos a second at least")
+    add("--p95-ms", type=positive, metavar="MS", help="the 95th percentile of the latency may not exceed it")
+    add("--min-throughput", type=positive, default=0.0, metavar="N", help="photos a second at least")
 
 
 def _objective(options: argparse.Namespace) -> Objective:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from itertools import islice
@@ -16,6 +16,7 @@ from clip_client import defaults as client_defaults
 from clip_client.source import ObjectInfo, Source, open_source
 from clip_serving import defaults
 from clip_serving.errors import ProfileError
+from clip_serving.profile.arguments import at_least, positive
 from clip_serving.profile.console import Console
 from clip_serving.profile.machine import Machine, versions
 from clip_serving.profile.stages.loop import NO_PHOTO_LEFT
@@ -54,14 +55,14 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
         help="what the embedded server serves (default: %(default)s)")  # fmt: skip
     add("--url", help="a running server's gRPC address instead")
     add("--metrics-url", help="its metrics, as http://host:8002/metrics: CPU, memory and GPU of its machine")
-    add("--concurrency", type=_at_least(1), default=client_defaults.CONCURRENCY, metavar="N",
+    add("--concurrency", type=at_least(1), default=client_defaults.CONCURRENCY, metavar="N",
         help="requests in flight (default: %(default)s)")  # fmt: skip
-    add("--images-per-request", type=_at_least(1), default=defaults.STAGES_IMAGES_PER_REQUEST, metavar="N",
+    add("--images-per-request", type=at_least(1), default=defaults.STAGES_IMAGES_PER_REQUEST, metavar="N",
         help="photos of one request (default: %(default)s)")  # fmt: skip
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=_above(0), default=defaults.STAGES_SECONDS, metavar="S",
+    length.add_argument("--seconds", type=positive, default=defaults.STAGES_SECONDS, metavar="S",
                         help="to measure (default: %(default)g)")  # fmt: skip
-    length.add_argument("--count", type=_at_least(1), metavar="N", help="photos to measure, instead")
+    length.add_argument("--count", type=at_least(1), metavar="N", help="photos to measure, instead")
     add("--warm-up", type=float, default=defaults.STAGES_WARM_UP_S, metavar="S",
         help="at least, before anything counts; every request in flight comes round once "
         "(default: %(default)g)")  # fmt: skip
@@ -69,25 +70,7 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON")
     layout = parser.add_argument_group("the embedded server's processes (default: from the cores)")
     for field in dataclasses.fields(InstanceLayout):
-        layout.add_argument(f"--{field.name.replace('_', '-')}", type=_at_least(1), metavar="N")
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is below {least}")
-        return int(text)
-
-    return whole
-
-
-def _above(bound: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        if not float(text) > bound:
-            raise argparse.ArgumentTypeError(f"{text} is not above {bound:g}")
-        return float(text)
-
-    return number
+        layout.add_argument(f"--{field.name.replace('_', '-')}", type=at_least(1), metavar="N")
 
 
 def _stages(options: argparse.Namespace) -> int:
