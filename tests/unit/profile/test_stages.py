@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from clip_serving.profile.stages.result import (
 )
 from clip_serving.profile.stages.table import table
 from clip_serving.profile.stages.traces import RequestTrace
+from tests.unit.profile.pages import metrics_page
 
 _ABOUT: dict[str, Any] = {"model": "ViT-B-32 (none)", "server": "embedded", "photos": "album"}
 _PLAN = Plan(concurrency=4, images_per_request=2, seconds=10.0, count=None, warm_up_s=1.0)
@@ -211,20 +210,8 @@ nv_cpu_memory_used_bytes 400
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest) -> Iterator[str]:
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(request.param.encode())
-
-        def log_message(self, *_: object) -> None: ...
-
-    with HTTPServer(("127.0.0.1", 0), Page) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/metrics"
-        server.shutdown()
-        thread.join()
+    with metrics_page(request.param) as url:
+        yield url
 
 
 @pytest.mark.parametrize("page", [_PAGE], indirect=True)

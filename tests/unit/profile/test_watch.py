@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pynvml
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from clip_serving.profile import gpu
 from clip_serving.profile.server_stats import Counts, PhotoSeconds, read_photo_seconds
 from clip_serving.profile.watch import MOST_SAMPLES, PERIOD_S, Watch
+from tests.unit.profile.pages import metrics_page
 
 
 def burn(seconds: float) -> None:
@@ -110,20 +109,8 @@ nv_inference_count{model="clip_image",version="1"} 10
 
 @pytest.fixture
 def metrics_url() -> Iterator[str]:
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(_PAGE.encode())
-
-        def log_message(self, *_: object) -> None: ...
-
-    with HTTPServer(("127.0.0.1", 0), Page) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/metrics"
-        server.shutdown()
-        thread.join()
+    with metrics_page(_PAGE) as url:
+        yield url
 
 
 def test_decode_and_preprocess_are_read_from_the_metrics(metrics_url: str) -> None:
