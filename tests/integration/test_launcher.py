@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.contenders import make_repository
 from clip_client import ClipClient, ItemError
 from clip_client.transport import Embedding
 from clip_serving.errors import ServerError
@@ -90,6 +91,35 @@ def test_a_killed_stub_costs_time_and_nothing_else(repository: Path) -> None:
     for index, outcome in enumerate(outcomes):
         assert not isinstance(outcome, ItemError), outcome
         assert float(outcome @ wanted[index % 4]) > 0.9999
+
+
+_FRAGILE = """
+import os
+from clip_serving.triton_preprocess import TritonPythonModel as Preprocess
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel(Preprocess):
+    def execute(self, requests):
+        for request in requests:
+            if b"poison" in pb_utils.get_input_tensor_by_name(request, "image").as_numpy().reshape(-1):
+                os._exit(1)
+        return super().execute(requests)
+"""
+
+
+def test_a_photo_that_processes_die_of_costs_no_other_photo(repository: Path, tmp_path: Path) -> None:
+    """Photos share its batches, its process and its server; all of them are embedded in the end."""
+    make_repository(tmp_path / "fragile", repository / "clip_image_encoder" / "1", "null")
+    (tmp_path / "fragile" / "clip_image_preprocess" / "1" / "model.py").write_text(_FRAGILE)
+    photos = camera_photos(4, seed=6) * 4
+    photos[5] = b"poison"
+    options = ServerOptions(layout=_SMALL, check_reference=False)
+    with TritonServer(tmp_path / "fragile", options) as server, ClipClient(server.grpc_url) as client:
+        rows = client.embed(photos, on_error="return")
+        assert server.restarts >= 2
+    assert [index for index, row in enumerate(rows) if isinstance(row, ItemError)] == [5]
+    assert isinstance(rows[5], ItemError)
+    assert rows[5].code == "request_failed"
 
 
 def test_a_killed_server_is_started_again(repository: Path) -> None:

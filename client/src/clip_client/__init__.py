@@ -9,6 +9,7 @@ with ClipClient("127.0.0.1:8001") as client:
 from clip_client.aio import AsyncClipClient
 from clip_client.check import CheckResult, check
 from clip_client.client import ClipClient
+from clip_client.connection import ConnectionOptions
 from clip_client.errors import (
     ClipClientError,
     ItemError,
@@ -19,7 +20,7 @@ from clip_client.errors import (
     SourceError,
 )
 from clip_client.timings import Stage, TimedAnswer, Timings
-from clip_client.transport import ConnectionOptions, ModelInfo
+from clip_client.transport import ModelInfo
 
 __all__ = [
     "AsyncClipClient",

@@ -8,8 +8,6 @@ import warnings
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from google.api_core import exceptions as api_exceptions
-    from google.api_core.exceptions import RetryError
-    from google.api_core.retry import AsyncRetry, Retry
     from google.auth.credentials import AnonymousCredentials
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import storage
@@ -19,11 +17,8 @@ with warnings.catch_warnings():
 __all__ = [
     "DEFAULT_RETRY",
     "AnonymousCredentials",
-    "AsyncRetry",
     "DataCorruption",
     "DefaultCredentialsError",
-    "Retry",
-    "RetryError",
     "api_exceptions",
     "storage",
 ]

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
-from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+import grpc
+from tritonclient.grpc import InferResult
 
 from clip_client import defaults, transport
-from clip_client._google import AsyncRetry, RetryError
-from clip_client.client import busy, denied, late, read_photo, unavailable
+from clip_client.attempts import Attempts, Deaths, Failure, Verdict
+from clip_client.conclusions import late, refused, unavailable
+from clip_client.connection import Calls, ConnectionOptions
 from clip_client.errors import ItemError, ServerMismatch
-from clip_client.pace import Pace
 from clip_client.source import ObjectInfo, Source, open_source
 from clip_client.stream import load
 from clip_client.timings import ServerTimes, TimedAnswer, Timings, server_times
-from clip_client.transport import ConnectionOptions, Embedding, ModelInfo
-
-T = TypeVar("T")
+from clip_client.transport import Embedding, Image, ModelInfo
+from clip_client.turns import AsyncTurns
 
 
 class AsyncClipClient:
@@ -48,16 +46,19 @@ class AsyncClipClient:
         self._concurrency = concurrency
         self._images_per_request = images_per_request
         self._bytes_per_request = bytes_per_request
-        self._triton = InferenceServerClient(url, **self._connection.arguments())
-        self._pace = Pace(concurrency)
-        turns = asyncio.Lock()
-        self._first, self._again = asyncio.Condition(turns), asyncio.Condition(turns)
+        self._channel = self._connection.async_channel(url)
+        self._calls = Calls(self._channel, self._connection.headers)
+        self._turns = AsyncTurns(concurrency)
+        self._deaths = Deaths()
         self._sending = asyncio.Semaphore(concurrency)
+        self._loaders = ThreadPoolExecutor(concurrency, "clip-client-load")
         self._info: ModelInfo | None = None
         self._timings: Timings | None = None
 
     async def close(self) -> None:
-        await self._triton.close()
+        """Ends what is in flight."""
+        await self._channel.close()
+        self._loaders.shutdown(wait=False, cancel_futures=True)
 
     async def __aenter__(self) -> AsyncClipClient:
         return self
@@ -73,51 +74,55 @@ class AsyncClipClient:
     async def info(self) -> ModelInfo:
         """The model's names, dimension, largest batch and parameters, asked for once."""
         if self._info is None:
-
-            async def ask() -> Any:
-                return await self._triton.get_model_config(
-                    self._model, headers=self._connection.headers, client_timeout=self._deadline_s
-                )
-
-            try:
-                self._info = ModelInfo.from_config((await self._retrying(ask)).config)
-            except InferenceServerException as error:
-                raise ServerMismatch(
-                    f"the server at {self.url} does not serve {self._model}: {error}"
-                ) from error
+            self._info = await self._read_info()
         return self._info
 
+    async def _read_info(self) -> ModelInfo:
+        end, attempts = time.monotonic() + self._deadline_s, Attempts(Deaths())
+        while True:
+            try:
+                answer = await self._calls.config(self._model, max(0.001, end - time.monotonic()))
+                return ModelInfo.from_config(answer.config)
+            except grpc.RpcError as error:
+                failure = Failure.of(error)
+            pause = attempts.pause_s()
+            if not failure.is_passing or time.monotonic() + pause > end:
+                raise unavailable(self.url, self._deadline_s, failure) or ServerMismatch(
+                    f"the server at {self.url} does not serve {self._model}: {failure}"
+                )
+            await asyncio.sleep(pause)
+
     @overload
-    async def embed(self, images: Sequence[bytes | Path | str]) -> Embedding: ...
+    async def embed(self, images: Sequence[Image]) -> Embedding: ...
+    @overload
+    async def embed(self, images: Sequence[Image], *, on_error: Literal["raise"]) -> Embedding: ...
     @overload
     async def embed(
-        self, images: Sequence[bytes | Path | str], *, on_error: Literal["raise"]
-    ) -> Embedding: ...
-    @overload
-    async def embed(
-        self, images: Sequence[bytes | Path | str], *, on_error: Literal["return"]
+        self, images: Sequence[Image], *, on_error: Literal["return"]
     ) -> list[Embedding | ItemError]: ...
 
     async def embed(
-        self, images: Sequence[bytes | Path | str], *, on_error: Literal["raise", "return"] = "raise"
+        self, images: Sequence[Image], *, on_error: Literal["raise", "return"] = "raise"
     ) -> Embedding | list[Embedding | ItemError]:
         """As ClipClient.embed: float32 [N, D], or with `on_error="return"` an entry a photo."""
         info = await self.info()
-        read = [await asyncio.to_thread(read_photo, image) for image in images]
-        results: list[Any] = list(read)
-        readable = [index for index, data in enumerate(read) if isinstance(data, bytes)]
-        photos = [data for data in read if isinstance(data, bytes)]
         limit = max(1, min(self._images_per_request, info.max_batch_size))
-        groups = list(transport.chunks(photos, limit, self._bytes_per_request))
-        tasks = [asyncio.create_task(self._send([photos[i] for i in group])) for group in groups]
+        sizes = [transport.size_of(image) for image in images]
+        groups = list(transport.chunks(sizes, limit, self._bytes_per_request))
+        tasks = [asyncio.create_task(self._embed_group([images[i] for i in group])) for group in groups]
         try:
             answers = await asyncio.gather(*tasks)
         finally:
             await _cancel(tasks)
-        for group, answer in zip(groups, answers, strict=True):
-            for index, entry in zip(group, answer, strict=True):
-                results[readable[index]] = entry
-        return transport.collect(results, info, on_error)
+        return transport.collect([entry for answer in answers for entry in answer], info, on_error)
+
+    async def _embed_group(self, images: Sequence[Image]) -> list[Embedding | ItemError]:
+        """In one request; no more than `concurrency` at a time have read their files."""
+        info = await self.info()
+        async with self._sending:
+            read = [await self._in_thread(transport.read_photo, info, image) for image in images]
+            photos = [entry for entry in read if isinstance(entry, bytes)]
+            return transport.filled(read, await self.request(photos) if photos else [])
 
     async def embed_objects(
         self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
@@ -147,16 +152,18 @@ class AsyncClipClient:
 
     async def _load_and_embed(self, source: Source, item: ObjectInfo) -> Embedding | ItemError:
         on_load = self._timings.add_load if self._timings is not None else None
+        if error := (await self.info()).too_large(item.size):
+            return error
         try:
-            data = await asyncio.to_thread(load, source, item, on_load)
+            data = await self._in_thread(load, source, item, on_load)
         except ItemError as error:
             return error
-        return (await self.request([data]))[0]
-
-    async def _send(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
-        """request(), of which no more than `concurrency` at a time wait for the server's pace."""
         async with self._sending:
-            return await self.request(photos)
+            return (await self.request([data]))[0]
+
+    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+        """`concurrency` at a time, which asyncio's own threads are not."""
+        return await asyncio.get_running_loop().run_in_executor(self._loaders, function, *arguments)
 
     @asynccontextmanager
     async def timed(self) -> AsyncIterator[Timings]:
@@ -176,97 +183,77 @@ class AsyncClipClient:
 
     async def _server_times(self) -> dict[str, ServerTimes]:
         """Of each composing model; empty where the server keeps its statistics to itself."""
-        headers, timeout = self._connection.headers, self._deadline_s
+        steps = (await self.info()).steps
         try:
-            answers = [
-                await self._triton.get_inference_statistics(step, headers=headers, client_timeout=timeout)
-                for step in (await self.info()).steps
-            ]
-        except InferenceServerException:
+            return server_times([await self._calls.statistics(step, self._deadline_s) for step in steps])
+        except grpc.RpcError:
             return {}
-        return server_times(answers)
 
     async def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
         """One request, with retries: one entry a photo. Raises ServerUnavailable."""
-        info = await self.info()
         timings = self._timings
-        inputs, outputs = transport.build_request(info, photos, timed=timings is not None)
-        begin, tries = time.perf_counter(), itertools.count()
-        end = await self._first_turn()
+        answer = await self._request(photos, timed=timings is not None)
+        if timings is not None:
+            timings.add(answer)
+        return answer.outcomes
 
-        async def infer() -> Any:
-            return await self._triton.infer(
-                info.name,
-                inputs,
-                outputs=outputs,
-                headers=self._connection.headers,
-                client_timeout=max(0.001, end - time.monotonic()),
-            )
+    async def request_timed(self, photos: Sequence[bytes], request_id: str = "") -> TimedAnswer:
+        """As request(), with what it took; `request_id` is its name in the server's traces."""
+        return await self._request(photos, timed=True, request_id=request_id)
 
-        async def in_turn() -> Any:
-            if next(tries):
-                await self._another_turn(end)
-            return await self._answered(infer)
+    async def _request(
+        self, photos: Sequence[bytes], *, timed: bool = False, request_id: str = "", alone: bool = False
+    ) -> TimedAnswer:
+        """`alone`: nothing else is to be in flight, as one of these photos may be a server's death."""
+        begin, info = time.perf_counter(), await self.info()
+        data = transport.request_bytes(info, photos, timed=timed, request_id=request_id)
+        # A group's death is proof enough to try each photo by itself.
+        proof = defaults.MAX_DEATHS if len(photos) == 1 else 1
+        attempts = Attempts(self._deaths, alone=alone, proof=proof)
+        answer, waited_s = await self._answer(data, attempts)
+        if not isinstance(answer, Failure):
+            return TimedAnswer.of(info, InferResult(answer), time.perf_counter() - begin, waited_s)
+        if answer.is_death and len(photos) > 1:  # of one of them
+            rows = [row for photo in photos for row in (await self._request([photo], alone=True)).outcomes]
+        else:
+            rows = [*refused(answer, len(photos))]
+        return TimedAnswer(rows, time.perf_counter() - begin, None, waited_s)
 
-        try:
-            result = await self._retrying(in_turn, end - time.monotonic())
-            answer = TimedAnswer.of(info, result, time.perf_counter() - begin)
-            if timings is not None:
-                timings.add(answer)
-            return answer.outcomes
-        except InferenceServerException as error:
-            return transport.refused(error, len(photos))
+    async def _answer(self, request: bytes, attempts: Attempts) -> tuple[Any, float]:
+        """As ClipClient's: the server's answer, or the Failure that is about these photos."""
+        begin = time.perf_counter()
+        end = await self._turns.first(self._deadline_s, alone=attempts.alone)
+        if end is None:
+            raise late(self.url, self._deadline_s, self._turns.pace)
+        while True:
+            waited_s = time.perf_counter() - begin
+            answer = await self._try(request, end)
+            if not isinstance(answer, Failure):
+                return answer, waited_s
+            verdict, pause = attempts.judge(answer), attempts.pause_s()
+            if verdict is Verdict.BLAME:
+                return answer, waited_s
+            if verdict is Verdict.RETRY and time.monotonic() + pause < end:
+                await asyncio.sleep(pause)
+                if await self._turns.again(end, alone=attempts.alone):
+                    continue
+            if error := unavailable(self.url, self._deadline_s, answer):
+                raise error
+            return answer, waited_s
 
-    async def _first_turn(self) -> float:
-        """As ClipClient's: waits until the pace allows another request, returns when its time is up."""
-        ready = time.monotonic()
-        async with self._first:
-            while (left := self._pace.waits_since(ready) + self._deadline_s - time.monotonic()) > 0:
-                if self._pace.is_open:
-                    self._pace.begin()
-                    return time.monotonic() + left
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._first.wait(), left)
-            raise late(self.url, self._deadline_s, self._pace)
-
-    async def _another_turn(self, end: float) -> None:
-        async with self._again:
-            try:
-                waiting = self._again.wait_for(lambda: self._pace.is_open)
-                await asyncio.wait_for(waiting, max(0.0, end - time.monotonic()))
-            except asyncio.TimeoutError as error:
-                raise busy(self.url, self._deadline_s) from error
-            self._pace.begin()
-
-    async def _answered(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What `call` returns or raises; then its turn is over."""
+    async def _try(self, request: bytes, end: float) -> Any:
+        """The server's answer or a Failure; then the turn is over."""
         refused = answered = False
         try:
-            result = await call()
+            answer = await self._calls.infer(request, max(0.001, end - time.monotonic()))
             answered = True
-            return result
-        except InferenceServerException as error:
-            refused, answered = transport.is_refusal(error), not transport.is_away(error)
-            raise
+            return answer
+        except grpc.RpcError as error:
+            failure = Failure.of(error)
+            refused, answered = failure.is_refusal, not failure.is_away
+            return failure
         finally:
-            self._pace.end(refused=refused, answered=answered)
-            async with self._first:
-                for waiting in (self._again, self._first):
-                    waiting.notify(2)  # one for the place, one should the limit have grown
-
-    async def _retrying(self, call: Callable[[], Awaitable[T]], left_s: float | None = None) -> T:
-        """`left_s`: of the deadline, where some of it is over."""
-        retry = AsyncRetry(**transport.retry_arguments(self._deadline_s if left_s is None else left_s))
-        try:
-            return await retry(call)()
-        except RetryError as error:
-            raise unavailable(self.url, self._deadline_s, error.cause) from error
-        except InferenceServerException as error:
-            if transport.is_denied(error):
-                raise denied(self.url, error) from error
-            if transport.is_away(error):
-                raise unavailable(self.url, self._deadline_s, error) from error
-            raise
+            await self._turns.over(refused=refused, answered=answered)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -17,12 +17,12 @@ from clip_client import defaults
 from clip_client.bulk import Summary, embed_to_parquet, is_failed
 from clip_client.check import check
 from clip_client.client import ClipClient
+from clip_client.connection import ConnectionOptions
 from clip_client.errors import ClipClientError, ServerBusy
 from clip_client.memory import keep_freed_memory
 from clip_client.source import open_source
 from clip_client.stream import EmbeddedObject
 from clip_client.timings import Stage, table
-from clip_client.transport import ConnectionOptions
 
 _DESCRIPTION = """\
 Embeds every photo under gs://bucket/prefix, or in a folder, through a clip-triton server, and writes

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
-from tritonclient.grpc import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+import grpc
+from tritonclient.grpc import InferResult
 
 from clip_client import defaults, transport
-from clip_client._google import Retry, RetryError
-from clip_client.errors import ItemError, ServerBusy, ServerMismatch, ServerUnavailable
-from clip_client.pace import Pace
+from clip_client.attempts import Attempts, Deaths, Failure, Verdict
+from clip_client.conclusions import late, refused, unavailable
+from clip_client.connection import Calls, ConnectionOptions
+from clip_client.errors import ItemError, ServerMismatch
 from clip_client.source import Source, open_source
 from clip_client.stream import EmbeddedObject, stream
 from clip_client.timings import ServerTimes, TimedAnswer, Timings, server_times
-from clip_client.transport import ConnectionOptions, Embedding, ModelInfo
-
-T = TypeVar("T")
+from clip_client.transport import Embedding, Image, ModelInfo
+from clip_client.turns import Turns
 
 
 class ClipClient:
@@ -53,17 +50,19 @@ class ClipClient:
         self._images_per_request = images_per_request
         self._bytes_per_request = bytes_per_request
         self._concurrency = concurrency
-        self._triton = InferenceServerClient(url, **self._connection.arguments())
+        self._channel = self._connection.channel(url)
+        self._calls = Calls(self._channel, self._connection.headers)
         self._pool = ThreadPoolExecutor(concurrency, "clip-client")
+        self._turns = Turns(concurrency)
+        self._deaths = Deaths()
         self._info: ModelInfo | None = None
         self._timings: Timings | None = None
-        self._pace = Pace(concurrency)
-        turns = threading.Lock()
-        self._first, self._again = threading.Condition(turns), threading.Condition(turns)
 
     def close(self) -> None:
+        """Ends what is in flight."""
+        self._turns.close()
+        self._channel.close()
         self._pool.shutdown(cancel_futures=True)
-        self._triton.close()
 
     def __enter__(self) -> ClipClient:
         return self
@@ -91,27 +90,31 @@ class ClipClient:
         return self._info
 
     def _read_info(self, deadline_s: float) -> ModelInfo:
-        def ask() -> Any:
-            return self._triton.get_model_config(
-                self._model, headers=self._connection.headers, client_timeout=deadline_s
-            ).config
-
-        try:
-            return ModelInfo.from_config(self._retrying(ask, deadline_s))
-        except InferenceServerException as error:
-            raise ServerMismatch(f"the server at {self.url} does not serve {self._model}: {error}") from error
+        end, attempts = time.monotonic() + deadline_s, Attempts(Deaths())
+        while True:
+            try:
+                answer = self._calls.config(self._model, max(0.001, end - time.monotonic()))
+                return ModelInfo.from_config(answer.config)
+            except grpc.RpcError as error:
+                failure = Failure.of(error)
+            pause = attempts.pause_s()
+            if not failure.is_passing or time.monotonic() + pause > end:
+                raise unavailable(self.url, deadline_s, failure) or ServerMismatch(
+                    f"the server at {self.url} does not serve {self._model}: {failure}"
+                )
+            self._turns.rest(pause)
 
     @overload
-    def embed(self, images: Sequence[bytes | Path | str]) -> Embedding: ...
+    def embed(self, images: Sequence[Image]) -> Embedding: ...
     @overload
-    def embed(self, images: Sequence[bytes | Path | str], *, on_error: Literal["raise"]) -> Embedding: ...
+    def embed(self, images: Sequence[Image], *, on_error: Literal["raise"]) -> Embedding: ...
     @overload
     def embed(
-        self, images: Sequence[bytes | Path | str], *, on_error: Literal["return"]
+        self, images: Sequence[Image], *, on_error: Literal["return"]
     ) -> list[Embedding | ItemError]: ...
 
     def embed(
-        self, images: Sequence[bytes | Path | str], *, on_error: Literal["raise", "return"] = "raise"
+        self, images: Sequence[Image], *, on_error: Literal["raise", "return"] = "raise"
     ) -> Embedding | list[Embedding | ItemError]:
         """Embeds encoded photos, given as bytes or as paths, in their order.
 
@@ -120,17 +123,17 @@ class ClipClient:
         ServerUnavailable and ServerMismatch in both cases.
         """
         info = self.info
-        read = [read_photo(image) for image in images]
-        results: list[Any] = list(read)
-        readable = [index for index, data in enumerate(read) if isinstance(data, bytes)]
-        photos = [data for data in read if isinstance(data, bytes)]
         limit = max(1, min(self._images_per_request, info.max_batch_size))
-        groups = list(transport.chunks(photos, limit, self._bytes_per_request))
-        answers = self._pool.map(lambda group: self.request([photos[i] for i in group]), groups)
-        for group, answer in zip(groups, answers, strict=True):
-            for index, entry in zip(group, answer, strict=True):
-                results[readable[index]] = entry
-        return transport.collect(results, info, on_error)
+        sizes = [transport.size_of(image) for image in images]
+        groups = list(transport.chunks(sizes, limit, self._bytes_per_request))
+        answers = self._pool.map(lambda group: self._embed_group([images[i] for i in group]), groups)
+        return transport.collect([entry for answer in answers for entry in answer], info, on_error)
+
+    def _embed_group(self, images: Sequence[Image]) -> list[Embedding | ItemError]:
+        """In one request; files are read no sooner than that."""
+        read = [transport.read_photo(self.info, image) for image in images]
+        photos = [entry for entry in read if isinstance(entry, bytes)]
+        return transport.filled(read, self.request(photos) if photos else [])
 
     def embed_objects(
         self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
@@ -144,14 +147,25 @@ class ClipClient:
             yield item.name, item.outcome
 
     def embed_records(
-        self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
+        self,
+        uri: str | Source,
+        *,
+        bytes_in_flight: int = defaults.BYTES_IN_FLIGHT,
+        on_interrupt: Callable[[], None] | None = None,
     ) -> Iterator[EmbeddedObject]:
-        """As embed_objects, with each object's generation, size and CRC32C."""
-        self.info  # noqa: B018 - a wrong server is refused before anything is downloaded
-        source = open_source(uri, self._concurrency) if isinstance(uri, str) else uri
-        on_load = self._timings.add_load if self._timings is not None else None
+        """As embed_objects, with each object's generation, size and CRC32C.
+
+        Ctrl-C waits for the requests in flight; close() as `on_interrupt` ends them first.
+        """
+        info = self.info  # a wrong server is refused before anything is downloaded
         return stream(
-            source, lambda data: self.request([data])[0], self._concurrency, bytes_in_flight, on_load
+            open_source(uri, self._concurrency) if isinstance(uri, str) else uri,
+            lambda data: self.request([data])[0],
+            self._concurrency,
+            bytes_in_flight,
+            too_large=info.too_large,
+            on_load=self._timings.add_load if self._timings is not None else None,
+            on_interrupt=on_interrupt,
         )
 
     @contextmanager
@@ -170,17 +184,24 @@ class ClipClient:
             self._timings = None
             timings.set_server(before, self._server_times() if before else {})
 
+    @property
+    def dead_processes(self) -> frozenset[str]:
+        """Those of the server that requests of this client have found dead, and not renewed since."""
+        return frozenset(self._deaths.known)
+
+    def is_ready(self) -> bool:
+        """Whether the server says so, or does not tell; a dead process makes it unready from 26.04 on."""
+        try:
+            return bool(self._calls.ready(self._deadline_s).ready)
+        except grpc.RpcError as error:
+            return Failure.of(error).is_denied
+
     def _server_times(self) -> dict[str, ServerTimes]:
         """Of each composing model; empty where the server keeps its statistics to itself."""
-        headers, timeout = self._connection.headers, self._deadline_s
         try:
-            answers = [
-                self._triton.get_inference_statistics(step, headers=headers, client_timeout=timeout)
-                for step in self.info.steps
-            ]
-        except InferenceServerException:
+            return server_times([self._calls.statistics(step, self._deadline_s) for step in self.info.steps])
+        except grpc.RpcError:
             return {}
-        return server_times(answers)
 
     def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
         """One request, with retries: one entry a photo. Raises ServerUnavailable."""
@@ -194,130 +215,59 @@ class ClipClient:
         """As request(), with what it took; `request_id` is its name in the server's traces."""
         return self._request(photos, timed=True, request_id=request_id)
 
-    def _request(self, photos: Sequence[bytes], *, timed: bool, request_id: str = "") -> TimedAnswer:
-        info = self.info
-        inputs, outputs = transport.build_request(info, photos, timed=timed)
-        begin, tries = time.perf_counter(), itertools.count()
-        end = self._first_turn()
+    def _request(
+        self, photos: Sequence[bytes], *, timed: bool = False, request_id: str = "", alone: bool = False
+    ) -> TimedAnswer:
+        """`alone`: nothing else is to be in flight, as one of these photos may be a server's death."""
+        begin = time.perf_counter()
+        data = transport.request_bytes(self.info, photos, timed=timed, request_id=request_id)
+        # A group's death is proof enough to try each photo by itself.
+        proof = defaults.MAX_DEATHS if len(photos) == 1 else 1
+        attempts = Attempts(self._deaths, alone=alone, proof=proof)
+        answer, waited_s = self._answer(data, attempts)
+        if not isinstance(answer, Failure):
+            return TimedAnswer.of(self.info, InferResult(answer), time.perf_counter() - begin, waited_s)
+        if answer.is_death and len(photos) > 1:  # of one of them
+            rows = [row for photo in photos for row in self._request([photo], alone=True).outcomes]
+        else:
+            rows = [*refused(answer, len(photos))]
+        return TimedAnswer(rows, time.perf_counter() - begin, None, waited_s)
 
-        def infer() -> Any:
-            return self._triton.infer(
-                info.name,
-                inputs,
-                outputs=outputs,
-                request_id=request_id,
-                headers=self._connection.headers,
-                client_timeout=max(0.001, end - time.monotonic()),
-            )
+    def _answer(self, request: bytes, attempts: Attempts) -> tuple[Any, float]:
+        """The server's answer, or the Failure that is about these photos; seconds before its last try.
 
-        def in_turn() -> Any:
-            if next(tries):
-                self._another_turn(end)
-            return self._answered(infer)
-
-        try:
-            answer = self._retrying(in_turn, self._deadline_s, end - time.monotonic())
-            return TimedAnswer.of(info, answer, time.perf_counter() - begin)
-        except InferenceServerException as error:
-            return TimedAnswer(transport.refused(error, len(photos)), time.perf_counter() - begin)
-
-    def _first_turn(self) -> float:
-        """Waits until the pace allows another request; returns when that one's time is up.
-
-        Raises ServerUnavailable where the server has given no sign of ease for `deadline_s`.
+        Raises ServerUnavailable.
         """
-        ready = time.monotonic()
-        with self._first:
-            while (left := self._pace.waits_since(ready) + self._deadline_s - time.monotonic()) > 0:
-                if self._pace.is_open:
-                    self._pace.begin()
-                    return time.monotonic() + left
-                self._first.wait(left)
-            raise late(self.url, self._deadline_s, self._pace)
+        begin = time.perf_counter()
+        end = self._turns.first(self._deadline_s, alone=attempts.alone)
+        if end is None:
+            raise late(self.url, self._deadline_s, self._turns.pace)
+        while True:
+            waited_s = time.perf_counter() - begin
+            answer = self._try(request, end)
+            if not isinstance(answer, Failure):
+                return answer, waited_s
+            verdict, pause = attempts.judge(answer), attempts.pause_s()
+            if verdict is Verdict.BLAME:
+                return answer, waited_s
+            if verdict is Verdict.RETRY and time.monotonic() + pause < end:
+                self._turns.rest(pause)
+                if self._turns.again(end, alone=attempts.alone):
+                    continue
+            if error := unavailable(self.url, self._deadline_s, answer):
+                raise error
+            return answer, waited_s
 
-    def _another_turn(self, end: float) -> None:
-        """As _first_turn for a retry, before those that have not been tried; raises ServerBusy at `end`."""
-        with self._again:
-            if not self._again.wait_for(lambda: self._pace.is_open, max(0.0, end - time.monotonic())):
-                raise busy(self.url, self._deadline_s)
-            self._pace.begin()
-
-    def _answered(self, call: Callable[[], T]) -> T:
-        """What `call` returns or raises; then its turn is over."""
+    def _try(self, request: bytes, end: float) -> Any:
+        """The server's answer or a Failure; then the turn is over."""
         refused = answered = False
         try:
-            result = call()
+            answer = self._calls.infer(request, max(0.001, end - time.monotonic()))
             answered = True
-            return result
-        except InferenceServerException as error:
-            refused, answered = transport.is_refusal(error), not transport.is_away(error)
-            raise
+            return answer
+        except grpc.RpcError as error:
+            failure = Failure.of(error)
+            refused, answered = failure.is_refusal, not failure.is_away
+            return failure
         finally:
-            with self._first:
-                self._pace.end(refused=refused, answered=answered)
-                for waiting in (self._again, self._first):
-                    waiting.notify(2)  # one for the place, one should the limit have grown
-
-    def _retrying(self, call: Callable[[], T], deadline_s: float, left_s: float | None = None) -> T:
-        """`left_s`: of the deadline, where some of it is over."""
-        retry = Retry(**transport.retry_arguments(deadline_s if left_s is None else left_s))
-        try:
-            return retry(call)()
-        except RetryError as error:
-            raise unavailable(self.url, deadline_s, error.cause) from error
-        except InferenceServerException as error:
-            if transport.is_denied(error):
-                raise denied(self.url, error) from error
-            if transport.is_away(error):
-                raise unavailable(self.url, deadline_s, error) from error
-            raise
-
-
-def late(url: str, deadline_s: float, pace: Pace) -> ServerUnavailable:
-    """The error for a request that had no turn, as those before it were refused or not answered."""
-    if pace.is_held_back:
-        return busy(url, deadline_s)
-    return unavailable(url, deadline_s, "nor to the requests before this one")
-
-
-def unavailable(url: str, deadline_s: float, cause: object) -> ServerUnavailable:
-    """The error for a server that has not answered, `cause` being the last try's."""
-    if isinstance(cause, Exception) and transport.is_refusal(cause):
-        return busy(url, deadline_s)
-    return ServerUnavailable(
-        f"no answer from the server at {url} within {deadline_s:.0f} s ({cause}). {_advice(str(cause))}"
-    )
-
-
-def _advice(cause: str) -> str:
-    if "handshake" in cause:
-        return "Do the certificates fit? Give the server's with --root-certificates (ConnectionOptions)"
-    if "Socket closed" in cause or "reset by peer" in cause:
-        return "It hangs up: has it ended, or does it want TLS (--ssl) or a certificate of yours?"
-    return "Is it running? Start one with: clip-serve --repository DIR"
-
-
-def denied(url: str, cause: InferenceServerException) -> ServerUnavailable:
-    return ServerUnavailable(
-        f"the server at {url} turns this client away ({cause}). Does it want a header? "
-        "Give one with ConnectionOptions(headers=...), or clip-embed --header NAME:VALUE"
-    )
-
-
-def busy(url: str, deadline_s: float) -> ServerBusy:
-    return ServerBusy(
-        f"the server at {url} was too busy for {deadline_s:.0f} s: its queue stayed full. Send fewer photos "
-        "at once, or give it more instances"
-    )
-
-
-def read_photo(image: bytes | Path | str) -> bytes | ItemError:
-    """The encoded photo, or why its file cannot be read."""
-    if isinstance(image, bytes):
-        return image
-    try:
-        return Path(image).read_bytes()
-    except FileNotFoundError:
-        return ItemError("not_found", f"{image} does not exist")
-    except OSError as error:
-        return ItemError("load_failed", f"{image}: {error.strerror}")
+            self._turns.over(refused=refused, answered=answered)

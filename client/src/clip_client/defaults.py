@@ -10,6 +10,8 @@ CONCURRENCY = 16
 IMAGES_PER_REQUEST = 8
 """A request is never split by Triton, and one preprocess instance decodes all of it."""
 BYTES_PER_REQUEST = 64 * 1024 * 1024
+MAX_PHOTO_BYTES = 2**31 - 2**20
+"""No gRPC message is larger than 2 GiB; a server's own limit is far below."""
 BYTES_IN_FLIGHT = 256 * 1024 * 1024
 
 MALLOC_MMAP_BYTES = 32 * 1024 * 1024
@@ -21,8 +23,8 @@ DEADLINE_S = 60.0
 """For one request with all its retries."""
 RETRY_INITIAL_S = 0.1
 RETRY_MAXIMUM_S = 5.0
-MAX_DEATHS = 5
-"""Deaths of a server's Python process that one request may meet; then it is held to be their cause."""
+MAX_DEATHS = 2
+"""Deaths of a server's process while a request is alone with it; then it is held to be their cause."""
 WAIT_FOR_SERVER_S = 10.0
 
 MIN_REFERENCE_COSINE = 0.999

@@ -20,6 +20,9 @@ class Pace:
         self._most = float(most)
         self._limit = float(most)
         self._in_flight = 0
+        self._alone = False
+        self.wish_to_be_alone = 0
+        """Requests that wait until nothing else is in flight; no other begins before them."""
         self._shrunk = self._eased = float("-inf")
         self._refusing = False
 
@@ -27,9 +30,11 @@ class Pace:
     def limit(self) -> int:
         return max(1, int(self._limit))
 
-    @property
-    def is_open(self) -> bool:
-        return self._in_flight < self.limit
+    def is_open(self, *, alone: bool = False) -> bool:
+        """Whether another request may begin; one that is to be `alone`, only with nothing in flight."""
+        if self._alone or (self.wish_to_be_alone and not alone):
+            return False
+        return self._in_flight < (1 if alone else self.limit)
 
     @property
     def is_held_back(self) -> bool:
@@ -40,12 +45,14 @@ class Pace:
         """When a request, ready since `begin`, began to wait for the server and not for its own kind."""
         return max(begin, self._eased)
 
-    def begin(self) -> None:
+    def begin(self, *, alone: bool = False) -> None:
         self._in_flight += 1
+        self._alone = alone
 
     def end(self, *, refused: bool, answered: bool = True, now: float | None = None) -> None:
         """`refused` where the server's queue was full, not `answered` where it said nothing."""
         self._in_flight -= 1
+        self._alone = False
         now = time.monotonic() if now is None else now
         self._refusing = refused
         if not refused:

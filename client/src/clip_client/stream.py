@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from clip_client.errors import ItemError
@@ -61,17 +61,26 @@ def stream(
     embed: Callable[[bytes], Embedding | ItemError],
     concurrency: int,
     bytes_in_flight: int,
+    *,
+    too_large: Callable[[int], ItemError | None] = lambda _: None,
     on_load: Callable[[float], None] | None = None,
+    on_interrupt: Callable[[], None] | None = None,
 ) -> Iterator[EmbeddedObject]:
     """Every listed object, in the listing's order. What `embed` raises ends the stream.
 
-    `on_load` is told the seconds that each object took to load.
+    `too_large` says of a size whether it is worth loading; `on_load` is told the seconds that each object
+    took to load; `on_interrupt` is called at Ctrl-C, to end what is then waited for.
     """
     budget = _ByteBudget(bytes_in_flight)
+    over = threading.Event()
 
     def work(item: ObjectInfo) -> EmbeddedObject:
+        if error := too_large(item.size):
+            return EmbeddedObject(item, error)
         budget.take(item.size)
         try:
+            if over.is_set():
+                raise CancelledError
             data = load(source, item, on_load)
             known = item if item.crc32c else ObjectInfo(item.name, len(data), item.generation, crc32c(data))
             return EmbeddedObject(known, embed(data))
@@ -89,5 +98,10 @@ def stream(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    except KeyboardInterrupt:
+        if on_interrupt is not None:
+            on_interrupt()
+        raise
     finally:
+        over.set()
         pool.shutdown(wait=True, cancel_futures=True)

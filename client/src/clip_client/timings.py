@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tritonclient.grpc import InferResult
 
 from clip_client.errors import ItemError
 from clip_client.transport import Embedding, ModelInfo, read_answer
@@ -48,18 +49,20 @@ class TimedAnswer:
     """One request's entries, one a photo, and the seconds until its answer, all tries included.
 
     `photo_s` is float64 [N,2], decode and preprocess seconds of each photo; None where the server does not
-    measure them, or refused the request.
+    measure them, or refused the request. `waited_s`, of `seconds`, passed before the last try: a turn was
+    waited for, as the server had enough to do, or tries before it failed.
     """
 
     outcomes: list[Embedding | ItemError]
     seconds: float
     photo_s: npt.NDArray[np.float64] | None = None
+    waited_s: float = 0.0
 
     @classmethod
-    def of(cls, info: ModelInfo, answer: Any, seconds: float) -> TimedAnswer:
-        """From an InferResult, asked for with build_request()'s `timed` or without."""
+    def of(cls, info: ModelInfo, answer: InferResult, seconds: float, waited_s: float = 0.0) -> TimedAnswer:
+        """Of an answer to request_bytes(), `timed` or not."""
         told = answer.as_numpy(info.seconds_output) if info.seconds_output else None
-        return cls(read_answer(info, answer), seconds, told)
+        return cls(read_answer(info, answer), seconds, told, waited_s)
 
 
 @dataclass
@@ -101,6 +104,9 @@ class Timings:
     decode_s: list[float] = field(default_factory=list)
     preprocess_s: list[float] = field(default_factory=list)
     request_s: list[float] = field(default_factory=list)
+    """Of the last try of each."""
+    waited_s: list[float] = field(default_factory=list)
+    """Before it."""
     server: dict[str, ServerTimes] = field(default_factory=dict)
     """By composing model, in their order; empty where the server does not tell."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -114,12 +120,16 @@ class Timings:
         if answer.photo_s is None:
             return
         with self._lock:
-            self.request_s.append(answer.seconds)
+            self.request_s.append(answer.seconds - answer.waited_s)
+            self.waited_s.append(answer.waited_s)
             self.decode_s.extend(map(float, answer.photo_s[:, 0]))
             self.preprocess_s.extend(map(float, answer.photo_s[:, 1]))
 
     def set_server(self, before: Mapping[str, ServerTimes], after: Mapping[str, ServerTimes]) -> None:
-        self.server = {name: times.since(before[name]) for name, times in after.items()}
+        """Nothing where they do not tell: the server has started again meanwhile, and counts from 0."""
+        since = {name: times.since(before[name]) for name, times in after.items() if name in before}
+        told = since and all(times.requests > 0 for times in since.values())
+        self.server = since if told else {}
 
     def stages(self) -> dict[str, Stage]:
         """The six stages by name, in the order of the road."""
@@ -138,19 +148,21 @@ class Timings:
         return (sum(self.decode_s) + sum(self.preprocess_s)) / len(self.request_s)
 
     def _queue_and_embed(self) -> tuple[float | None, float | None]:
-        """Waiting for the other photos of one's batch counts as queue."""
+        """Waiting for the other photos of one's batch counts as queue, and for one's turn as well."""
         if not self.server or not self.request_s:
             return None, None
         *before, encoder = self.server.values()
         queue = encoder.mean_s(encoder.queue_ns) + sum(
             each.mean_s(each.queue_ns + each.compute_ns) for each in before
         )
-        return max(0.0, queue - self._own_s()), encoder.mean_s(encoder.compute_ns)
+        waited = float(np.mean(self.waited_s))
+        return waited + max(0.0, queue - self._own_s()), encoder.mean_s(encoder.compute_ns)
 
     def _transport(self, queue: float | None, embed: float | None) -> float | None:
         if queue is None or embed is None:
             return None
-        return max(0.0, float(np.mean(self.request_s)) - queue - embed - self._own_s())
+        whole = float(np.mean(self.request_s)) + float(np.mean(self.waited_s))
+        return max(0.0, whole - queue - embed - self._own_s())
 
 
 def table(stages: Mapping[str, Stage]) -> str:

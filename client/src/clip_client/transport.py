@@ -1,68 +1,23 @@
-"""What the sync and the async client share: requests, answers, retries, and the server's metadata."""
+"""What a server says of its model, and the messages to it and back: requests, answers, an error a photo."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import InferInput, InferRequestedOutput
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import InferResult
+from tritonclient.grpc import service_pb2 as pb
 
 from clip_client import defaults
-from clip_client.errors import ItemError, ServerMismatch, ServerUnavailable
+from clip_client.errors import ItemError, ServerMismatch
 
 Embedding = npt.NDArray[np.float32]
-
-CHANNEL_ARGUMENTS: list[tuple[str, Any]] = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # A restarted server is found again within seconds, not within gRPC's default two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-]
-
-
-@dataclass(frozen=True)
-class ConnectionOptions:
-    """How to reach a server. `headers` go with every call, in any case; the file paths are PEM."""
-
-    ssl: bool = False
-    root_certificates: Path | None = None
-    private_key: Path | None = None
-    certificate_chain: Path | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # gRPC refuses a header with a capital letter, whatever HTTP says of them.
-        lowered = {name.lower(): value for name, value in self.headers.items()}
-        object.__setattr__(self, "headers", lowered)
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of tritonclient's InferenceServerClient.
-
-        Raises ServerUnavailable for a file that cannot be read: there is no connection without it.
-        """
-        files = {
-            "root_certificates": self.root_certificates,
-            "private_key": self.private_key,
-            "certificate_chain": self.certificate_chain,
-        }
-        paths = {name: str(path) for name, path in files.items() if path is not None}
-        for name, path in paths.items():
-            _must_be_readable(name, path)
-        return {"ssl": self.ssl, "channel_args": CHANNEL_ARGUMENTS, **paths}
-
-
-def _must_be_readable(name: str, path: str) -> None:
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise ServerUnavailable(f"{name.replace('_', ' ')} {path}: {error.strerror}") from error
+Image = bytes | Path | str
+"""An encoded photo, or where one lies."""
 
 
 @dataclass(frozen=True)
@@ -110,82 +65,17 @@ class ModelInfo:
             steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
         )
 
+    def too_large(self, size: int) -> ItemError | None:
+        """The error for a photo that the server would refuse, before its bytes are loaded or sent."""
+        most = int(self.parameters.get("max_bytes", defaults.MAX_PHOTO_BYTES))
+        if size <= most:
+            return None
+        return ItemError("too_many_bytes", f"{size:,} bytes; the server takes at most {most:,}")
+
 
 def _type(config: Any, name: str) -> int:
     value: int = config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name[name].number
     return value
-
-
-_PASSING = (
-    "Stub process",  # a Python-backend process died; whoever watches the server renews it
-    "is not healthy",
-    "has no available versions",  # the server is loading its models, or putting them away
-    "Server is stopping",
-    "stopped accepting",
-)
-
-
-def is_retryable(error: Exception) -> bool:
-    """Shed load and a server that is away, starting, stopping or about to be renewed.
-
-    Triton answers only the first two with UNAVAILABLE; the others are known by their text.
-    """
-    if not isinstance(error, InferenceServerException) or is_denied(error):
-        return False
-    message = str(error.message())
-    return error.status() == "StatusCode.UNAVAILABLE" or any(text in message for text in _PASSING)
-
-
-class Retryable:
-    """is_retryable() for one request, which gives up on photos that Python processes keep dying of."""
-
-    def __init__(self) -> None:
-        self._deaths = 0
-
-    def __call__(self, error: Exception) -> bool:
-        if isinstance(error, InferenceServerException) and "Stub process" in str(error.message()):
-            self._deaths += 1
-        return is_retryable(error) and self._deaths < defaults.MAX_DEATHS
-
-
-def is_refusal(error: Exception) -> bool:
-    """A server behind its load: these are Triton's words for a full queue."""
-    return "Exceeds maximum queue size" in str(error)
-
-
-def is_away(error: Exception) -> bool:
-    """No server, or none in time: other photos would fare no better."""
-    return isinstance(error, InferenceServerException) and error.status() in (
-        "StatusCode.UNAVAILABLE",
-        "StatusCode.DEADLINE_EXCEEDED",
-    )
-
-
-def is_denied(error: Exception) -> bool:
-    """A server, or a gateway before it, that answers and turns this client away: no retry mends that.
-
-    Triton says UNAVAILABLE of a restricted protocol whose header is missing or wrong.
-    """
-    return isinstance(error, InferenceServerException) and (
-        error.status() in ("StatusCode.UNAUTHENTICATED", "StatusCode.PERMISSION_DENIED")
-        or "protocol is restricted" in str(error.message())
-    )
-
-
-def retry_arguments(deadline_s: float) -> dict[str, Any]:
-    """Jittered exponential back-off, for google.api_core's Retry and AsyncRetry alike."""
-    return {
-        "predicate": Retryable(),
-        "initial": defaults.RETRY_INITIAL_S,
-        "maximum": defaults.RETRY_MAXIMUM_S,
-        "timeout": deadline_s,
-    }
-
-
-def refused(error: InferenceServerException, count: int) -> list[Embedding | ItemError]:
-    """A request that failed as a whole, for a reason that no retry mends: an error for each photo."""
-    text = f"the server refused the request: {error.message()}"
-    return [ItemError("request_failed", text) for _ in range(count)]
 
 
 def collect(
@@ -202,21 +92,43 @@ def collect(
     return np.stack(rows) if rows else np.empty((0, info.dimension), np.float32)
 
 
-def build_request(
-    info: ModelInfo, photos: Sequence[bytes], *, timed: bool = False
-) -> tuple[list[InferInput], list[InferRequestedOutput]]:
-    """Inputs and outputs of one infer call for `photos` (at most the model's batch)."""
-    array = np.empty((len(photos), 1), np.object_)
-    array[:, 0] = photos
-    image = InferInput(info.image_input, list(array.shape), "BYTES")
-    image.set_data_from_numpy(array)
+def request_bytes(
+    info: ModelInfo, photos: Sequence[bytes], *, timed: bool = False, request_id: str = ""
+) -> bytes:
+    """One infer call for `photos` (at most the model's batch), as a serialised ModelInferRequest.
+
+    Photos are most of it, and are copied once: the message is serialised without them, and the field that
+    holds them, protobuf's last but for none, is written behind it.
+    """
     wanted = [info.embedding_output, info.error_output]
     if timed and info.seconds_output:
         wanted.append(info.seconds_output)
-    return [image], [InferRequestedOutput(name) for name in wanted]
+    head = pb.ModelInferRequest(
+        model_name=info.name,
+        id=request_id,
+        inputs=[{"name": info.image_input, "datatype": "BYTES", "shape": [len(photos), 1]}],
+        outputs=[{"name": name} for name in wanted],
+    )
+    parts = [head.SerializeToString(), _RAW_INPUT_CONTENTS, _varint(sum(4 + len(photo) for photo in photos))]
+    for photo in photos:
+        parts += (len(photo).to_bytes(4, "little"), photo)
+    return b"".join(parts)
 
 
-def read_answer(info: ModelInfo, result: Any) -> list[Embedding | ItemError]:
+_RAW_INPUT_CONTENTS = bytes([pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
+"""Protobuf's tag of that field: its number, and that a length and bytes follow."""
+
+
+def _varint(number: int) -> bytes:
+    """As protobuf writes lengths: seven bits a byte, the lowest first."""
+    groups = bytearray()
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*groups, number])
+
+
+def read_answer(info: ModelInfo, result: InferResult) -> list[Embedding | ItemError]:
     """One entry a photo, in the request's order."""
     rows = result.as_numpy(info.embedding_output)
     texts = result.as_numpy(info.error_output).reshape(-1)
@@ -234,18 +146,50 @@ def _read_row(row: Embedding, message: str) -> Embedding | ItemError:
     return row
 
 
-def chunks(photos: Sequence[bytes], limit: int, max_bytes: int) -> Iterator[list[int]]:
-    """Indices of `photos` for one request each: at most `limit` photos and `max_bytes` bytes.
+def size_of(image: Image) -> int:
+    """Bytes; 0 for a file that cannot be read, of which read_photo() tells."""
+    if isinstance(image, bytes):
+        return len(image)
+    try:
+        return Path(image).stat().st_size
+    except OSError:
+        return 0
+
+
+def read_photo(info: ModelInfo, image: Image) -> bytes | ItemError:
+    """The encoded photo, or why its file cannot be read or need not be sent."""
+    if too_large := info.too_large(size_of(image)):
+        return too_large
+    if isinstance(image, bytes):
+        return image
+    try:
+        return Path(image).read_bytes()
+    except FileNotFoundError:
+        return ItemError("not_found", f"{image} does not exist")
+    except OSError as error:
+        return ItemError("load_failed", f"{image}: {error.strerror}")
+
+
+def filled(
+    read: Sequence[bytes | ItemError], answers: Sequence[Embedding | ItemError]
+) -> list[Embedding | ItemError]:
+    """`read` with the next of `answers` in the place of each photo."""
+    rest = iter(answers)
+    return [next(rest) if isinstance(entry, bytes) else entry for entry in read]
+
+
+def chunks(sizes: Sequence[int], limit: int, max_bytes: int) -> Iterator[list[int]]:
+    """Indices of photos, given their sizes, for one request each: at most `limit` and `max_bytes` bytes.
 
     A photo that is larger than `max_bytes` travels alone.
     """
     chunk: list[int] = []
-    size = 0
-    for index, photo in enumerate(photos):
-        if chunk and (len(chunk) == limit or size + len(photo) > max_bytes):
+    total = 0
+    for index, size in enumerate(sizes):
+        if chunk and (len(chunk) == limit or total + size > max_bytes):
             yield chunk
-            chunk, size = [], 0
+            chunk, total = [], 0
         chunk.append(index)
-        size += len(photo)
+        total += size
     if chunk:
         yield chunk

@@ -8,11 +8,11 @@ from clip_client.pace import Pace
 def test_all_are_let_through_while_nothing_is_refused() -> None:
     pace = Pace(16)
     for _ in range(16):
-        assert pace.is_open
+        assert pace.is_open()
         pace.begin()
-    assert not pace.is_open
+    assert not pace.is_open()
     pace.end(refused=False)
-    assert pace.is_open
+    assert pace.is_open()
 
 
 def test_refusals_of_one_round_count_once() -> None:
@@ -58,7 +58,7 @@ def test_at_least_one_goes_through() -> None:
     for moment in range(20):
         pace.begin()
         pace.end(refused=True, now=float(moment))
-    assert pace.is_open
+    assert pace.is_open()
     assert pace.limit == 1
 
 
@@ -75,3 +75,18 @@ def test_a_server_that_takes_a_certain_load_is_held_near_it() -> None:
     settled = limits[100:]
     assert 25 <= sum(settled) / len(settled) <= 45
     assert max(settled) <= 50
+
+
+def test_one_that_is_to_be_alone_waits_for_the_others_and_they_for_it() -> None:
+    pace = Pace(4)
+    pace.begin()
+    assert not pace.is_open(alone=True)
+    pace.wish_to_be_alone = 1
+    assert not pace.is_open(), "it would have to wait for ever behind new ones"
+    pace.end(refused=False)
+    assert pace.is_open(alone=True)
+    pace.wish_to_be_alone = 0
+    pace.begin(alone=True)
+    assert not pace.is_open()
+    pace.end(refused=False)
+    assert pace.is_open()

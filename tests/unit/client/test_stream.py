@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -65,3 +67,29 @@ def test_a_server_that_is_away_ends_the_stream() -> None:
 
     with pytest.raises(ServerUnavailable):
         list(stream(source, away, concurrency=4, bytes_in_flight=40))
+
+
+def test_what_is_too_large_is_not_loaded() -> None:
+    def too_large(size: int) -> ItemError | None:
+        return ItemError("too_many_bytes", f"{size}") if size > 50 else None
+
+    source = Memory([5, 500, 5])
+    results = list(stream(source, source.embed, 2, 40, too_large=too_large))
+    assert [isinstance(item.outcome, ItemError) for item in results] == [False, True, False]
+    assert source.most <= 10
+
+
+def test_ctrl_c_ends_what_is_in_flight_before_it_is_waited_for() -> None:
+    source, ended = Memory([1] * 30), threading.Event()
+
+    def embed(data: bytes) -> Embedding:
+        if source.embed(data)[0] and not ended.wait(20):
+            raise AssertionError("nobody ended it")
+        return np.ones(1, np.float32)
+
+    records = stream(source, embed, 2, 40, on_interrupt=ended.set)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        next(records)
+    assert time.monotonic() - begin < 10

@@ -1,15 +1,19 @@
-"""Requests, answers and retries, without a server."""
+"""Requests and answers, without a server."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.grpc import InferInput, InferRequestedOutput, service_pb2
 from tritonclient.grpc import model_config_pb2 as pb
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc._utils import _get_inference_request
 
 import clip_client
 from clip_client import ItemError, ModelInfo, ServerMismatch, transport
@@ -40,9 +44,8 @@ def test_the_public_names() -> None:
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 8), st.integers(1, 60))
 def test_chunks_keep_order_and_bounds(sizes: list[int], limit: int, max_bytes: int) -> None:
-    photos = [b"x" * size for size in sizes]
-    groups = list(transport.chunks(photos, limit, max_bytes))
-    assert [index for group in groups for index in group] == list(range(len(photos)))
+    groups = list(transport.chunks(sizes, limit, max_bytes))
+    assert [index for group in groups for index in group] == list(range(len(sizes)))
     for group in groups:
         assert 1 <= len(group) <= limit
         assert len(group) == 1 or sum(sizes[index] for index in group) <= max_bytes
@@ -51,7 +54,7 @@ def test_chunks_keep_order_and_bounds(sizes: list[int], limit: int, max_bytes: i
 def test_an_answer_is_read_row_by_row() -> None:
     nan = [float("nan")] * 4
     answer = Answer([[1, 0, 0, 0], nan, nan, [2, 0, 0, 0]], ["", "truncated: JPEG 3x4: cut off", "", ""])
-    right, truncated, silent, long = transport.read_answer(_INFO, answer)
+    right, truncated, silent, long = transport.read_answer(_INFO, cast("Any", answer))
     assert isinstance(right, np.ndarray)
     assert isinstance(truncated, ItemError)
     assert (truncated.code, truncated.text) == ("truncated", "JPEG 3x4: cut off")
@@ -61,21 +64,44 @@ def test_an_answer_is_read_row_by_row() -> None:
     assert long.code == "bad_embedding"
 
 
-@pytest.mark.parametrize(
-    ("message", "status", "expected"),
-    [
-        ("Exceeds maximum queue size", "StatusCode.UNAVAILABLE", True),
-        ("Stub process 'clip_image_preprocess_0_1' is not healthy.", "StatusCode.INTERNAL", True),
-        ("Request for unknown model: 'clip_image' has no available versions", "StatusCode.INVALID", True),
-        ("Request for unknown model: 'clip_imag' is not found", "StatusCode.NOT_FOUND", False),
-        ("unexpected shape for input", "StatusCode.INVALID_ARGUMENT", False),
-        ("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED", False),
-        ("This protocol is restricted, expecting header 'x'", "StatusCode.UNAVAILABLE", False),
-        ("token expired", "StatusCode.UNAUTHENTICATED", False),
-    ],
-)
-def test_what_is_worth_another_try(message: str, status: str, expected: bool) -> None:
-    assert transport.is_retryable(InferenceServerException(message, status)) is expected
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=6), st.booleans(), st.text(max_size=5))
+def test_a_request_is_the_message_that_tritonclient_would_send(
+    photos: list[bytes], timed: bool, request_id: str
+) -> None:
+    array = np.empty((len(photos), 1), np.object_)
+    array[:, 0] = photos
+    image = InferInput("image", list(array.shape), "BYTES")
+    image.set_data_from_numpy(array)
+    names = ["embedding", "error", "seconds"] if timed else ["embedding", "error"]
+    wanted = _get_inference_request(
+        "clip_image", [image], "", request_id, [InferRequestedOutput(name) for name in names],
+        0, False, False, 0, None, None,
+    )  # fmt: skip
+    info = dataclasses.replace(_INFO, seconds_output="seconds")
+    sent = transport.request_bytes(info, photos, timed=timed, request_id=request_id)
+    assert service_pb2.ModelInferRequest.FromString(sent) == wanted
+
+
+@pytest.mark.parametrize("size", [2**7, 2**14, 2**21])
+def test_lengths_at_the_borders_of_a_varint(size: int) -> None:
+    for length in (size - 5, size - 4, size - 3):
+        request = service_pb2.ModelInferRequest.FromString(transport.request_bytes(_INFO, [bytes(length)]))
+        (content,) = request.raw_input_contents
+        assert content == length.to_bytes(4, "little") + bytes(length)
+
+
+def test_what_the_server_would_refuse_for_its_size_is_not_read(tmp_path: Path) -> None:
+    info = dataclasses.replace(_INFO, parameters={"max_bytes": "10"})
+    large, small = tmp_path / "large.jpg", tmp_path / "small.jpg"
+    small.write_bytes(bytes(10))
+    with large.open("wb") as file:
+        file.truncate(2**40)  # a hole: nobody could read it
+    error = transport.read_photo(info, large)
+    assert isinstance(error, ItemError)
+    assert error.code == "too_many_bytes"
+    assert transport.read_photo(info, small) == bytes(10)
+    assert isinstance(transport.read_photo(info, bytes(11)), ItemError)
+    assert transport.read_photo(_INFO, bytes(11)) == bytes(11), "an older server does not tell its limit"
 
 
 def config(change: Callable[[pb.ModelConfig], object] | None = None) -> pb.ModelConfig:
@@ -108,14 +134,6 @@ def test_a_model_that_is_not_ours_is_refused(
 ) -> None:
     with pytest.raises(ServerMismatch, match=message):
         ModelInfo.from_config(config(change))
-
-
-def test_a_photo_that_processes_die_of_is_given_up() -> None:
-    death = InferenceServerException("Stub process 'clip_image_preprocess_0_0' is not healthy.")
-    away = InferenceServerException("connection refused", "StatusCode.UNAVAILABLE")
-    retryable = transport.Retryable()
-    tries = [retryable(error) for error in (death, away, death, away, death, death, death)]
-    assert tries == [True] * 6 + [False]
 
 
 def test_what_could_be_read_of_a_truncated_photo_comes_with_its_error() -> None:
