@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from clip_client import check
 from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.staging import InstanceLayout
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "deploy" / "healthcheck.py"
 
@@ -42,3 +44,23 @@ def test_server_whose_stub_died_is_ended(repository: Path, tmp_path: Path) -> No
         ended = server._process
         assert ended is not None
         assert ended.wait(20) is not None
+
+
+def test_server_with_one_dead_process_among_several_is_not_healthy(repository: Path) -> None:
+    """It embeds, in the processes that are left; whoever meets the dead one is not served."""
+    layout = InstanceLayout(
+        preprocess_instances=2, preprocess_threads=1, encoder_instances=1, encoder_threads=1
+    )
+    with TritonServer(repository, ServerOptions(layout=layout, supervise=False)) as server:
+        assert check(server.grpc_url).ok
+        preprocess = next(pid for pid in server.stub_pids if "preprocess" in command_of(pid))
+        os.kill(preprocess, signal.SIGKILL)
+        found = [check(server.grpc_url) for _ in range(6)]
+    maimed = [result for result in found if not result.ok]
+    assert maimed
+    assert all("one of its Python processes has died" in result.message for result in maimed)
+    assert all(result.cosine is not None and result.cosine > 0.999 for result in found)
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()

@@ -1,7 +1,8 @@
 """Is a server right? It is asked to embed the reference picture that its own config carries.
 
 A server can answer every health probe and still embed wrongly: another preprocess, another file of
-weights, a driver that computes badly. The expected vector was made by open_clip at export.
+weights, a driver that computes badly. The expected vector was made by open_clip at export. It can also
+embed rightly with all of its Python processes but one, which Triton does not start again.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 
 from clip_client import defaults
 from clip_client.client import ClipClient
+from clip_client.connection import ConnectionOptions
 from clip_client.errors import ItemError, ServerMismatch
-from clip_client.transport import ConnectionOptions
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,13 @@ def check(
         begin = time.monotonic()
         (row,) = client.request([picture])
         took = time.monotonic() - begin
+        maimed = client.dead_processes or not client.is_ready()
     if isinstance(row, ItemError):
         return CheckResult(False, None, took, f"the reference picture was refused: {row}")
     cosine = float(row @ wanted)
+    if maimed:
+        text = "the server embeds, and one of its Python processes has died: requests to that one fail"
+        return CheckResult(False, cosine, took, text)
     ok = cosine >= min_cosine
     text = (
         f"cosine {cosine:.6f} to open_clip's embedding of the reference picture "
