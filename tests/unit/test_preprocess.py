@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import tracemalloc
 from typing import Any
@@ -75,6 +76,26 @@ def test_an_unknown_failure_stays_with_its_photo(
     assert "cheese" not in outcome.error.text
     assert "cheese" in caplog.text
     assert not rows[1].any()
+
+
+def test_bad_photos_leave_nothing_for_the_garbage_collector() -> None:
+    """Pictures would wait there with the errors that were raised over them, and a server grow by them."""
+
+    def alive() -> set[int]:
+        return {id(each) for each in gc.get_objects() if isinstance(each, Image.Image | BaseException)}
+
+    bad = [data for data, _ in corrupt_pictures().values()]
+    preprocessor = Preprocessor(SETTINGS, threads=1)
+    preprocessor.run(bad, empty_rows(len(bad)))  # libraries load their parts
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        assert all(outcome.error for outcome in preprocessor.run(bad, empty_rows(len(bad))))
+        assert alive() <= before
+    finally:
+        gc.enable()
+        preprocessor.close()
 
 
 def test_a_photo_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -110,11 +111,23 @@ def _fill_row(data: Data, row: Pixels, settings: PreprocessSettings, outcome: Ou
         outcome.preprocess_s = time.perf_counter() - decoded
         return
     except ItemError as error:
-        outcome.error = error
-    except Exception:
+        outcome.error = ItemError(error.code, error.text)
+        _forget(error)
+    except Exception as error:
         _log.exception("a photo of %d bytes could not be preprocessed", len(data))
         outcome.error = ItemError(ErrorCode.INTERNAL, "the server failed on this image; its log says where")
+        _forget(error)
     row[:] = 0
+
+
+def _forget(error: BaseException | None) -> None:
+    """Frees what the functions that raised it held, a picture often.
+
+    They and their errors hold each other: without this it would be for the garbage collector, much later.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def preprocess_one(data: Data, settings: PreprocessSettings) -> Pixels:
