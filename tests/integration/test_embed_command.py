@@ -103,6 +103,25 @@ def test_a_folder_becomes_a_file(server: TritonServer, tmp_path: Path) -> None:
     assert sorted(rows_of(out)) == ["deep/0.jpg", "deep/1.jpg", "deep/2.jpg"]
 
 
+def test_a_name_that_is_not_utf_8_is_a_row_like_any_other(server: TritonServer, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    good, other = camera_photos(2, seed=5)
+    (photos / os.fsdecode(b"caf\xe9.jpg")).write_bytes(good)
+    (photos / os.fsdecode(b"\xff.jpg")).write_bytes(b"no photo")
+    (photos / "plain.jpg").write_bytes(other)
+    out = tmp_path / "out.parquet"
+    arguments = (str(photos), "--out", str(out), "--url", server.grpc_url, "--json")
+    done = clip_embed(*arguments)
+    assert done.returncode == 1, done.stderr
+    rows = rows_of(out)
+    codes = {r"caf\xe9.jpg": None, "plain.jpg": None, r"\xff.jpg": "unsupported_format"}
+    assert {name: row["error_code"] for name, row in rows.items()} == codes
+    again = clip_embed(*arguments, "--resume")
+    assert json.loads(again.stdout)["skipped"] == 2
+    assert sorted(rows_of(out)) == sorted(codes)
+
+
 def test_resume_embeds_only_what_is_missing(
     server: TritonServer, fake_gcs: FakeGcs, bucket: str, tmp_path: Path
 ) -> None:

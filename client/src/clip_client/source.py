@@ -23,6 +23,7 @@ from clip_client._google import (
     api_exceptions as api,
 )
 from clip_client.errors import ItemError, SourceError
+from clip_client.names import path_of, printable
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _client(connections: int) -> Any:
 
 
 class FolderSource:
-    """Every file below a folder that is not hidden, in order of name."""
+    """Every file below a folder that is not hidden, in order of path; see names.py for other than UTF-8."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -132,11 +133,11 @@ class FolderSource:
         for path in sorted(self._root.rglob("*")):
             relative = path.relative_to(self._root)
             if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-                yield ObjectInfo(relative.as_posix(), path.stat().st_size)
+                yield ObjectInfo(printable(relative.as_posix()), path.stat().st_size)
 
     def load(self, item: ObjectInfo) -> bytes:
         try:
-            return (self._root / item.name).read_bytes()
+            return (self._root / path_of(item.name)).read_bytes()
         except FileNotFoundError as error:
             raise ItemError("not_found", f"{item.name} is gone since it was listed") from error
         except OSError as error:
