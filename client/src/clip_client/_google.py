@@ -9,7 +9,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from google.api_core import exceptions as api_exceptions
     from google.auth.credentials import AnonymousCredentials
-    from google.auth.exceptions import DefaultCredentialsError
+    from google.auth.exceptions import GoogleAuthError
     from google.cloud import storage
     from google.cloud.storage.retry import DEFAULT_RETRY
     from google.resumable_media import DataCorruption
@@ -18,7 +18,7 @@ __all__ = [
     "DEFAULT_RETRY",
     "AnonymousCredentials",
     "DataCorruption",
-    "DefaultCredentialsError",
+    "GoogleAuthError",
     "api_exceptions",
     "storage",
 ]

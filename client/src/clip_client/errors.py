@@ -5,7 +5,7 @@ ClipClientError
 ├── ServerUnavailable  no answer within the deadline, in spite of retries; or this client is turned away
 │   └── ServerBusy     it answers, but has refused load until the deadline
 ├── ServerMismatch     a server answers, but it is not one of ours, or it embeds wrongly
-├── SourceError        a bucket or folder cannot be listed at all
+├── SourceError        a bucket or folder cannot be listed, or its credentials are refused
 └── SinkError          the output cannot be written
 """
 
@@ -56,7 +56,7 @@ class ServerMismatch(ClipClientError):  # noqa: N818 - reads as the state that i
 
 
 class SourceError(ClipClientError):
-    """The photos' bucket or folder cannot be read at all."""
+    """The photos' bucket or folder cannot be read: none of its photos, not one."""
 
 
 class SinkError(ClipClientError):

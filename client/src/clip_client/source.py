@@ -16,7 +16,7 @@ from clip_client._google import (
     DEFAULT_RETRY,
     AnonymousCredentials,
     DataCorruption,
-    DefaultCredentialsError,
+    GoogleAuthError,
     storage,
 )
 from clip_client._google import (
@@ -24,6 +24,8 @@ from clip_client._google import (
 )
 from clip_client.errors import ItemError, SourceError
 from clip_client.names import path_of, printable
+
+_LOG_IN = "run `gcloud auth application-default login`"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Source(Protocol):
         """In a stable order; raises SourceError."""
 
     def load(self, item: ObjectInfo) -> bytes:
-        """The whole object; raises ItemError."""
+        """The whole object; raises ItemError, or SourceError where no other could be loaded either."""
 
 
 def open_source(uri: str, connections: int) -> Source:
@@ -66,10 +68,8 @@ class GcsSource:
         self._name, self._prefix = bucket, prefix
         try:
             self._client = _client(connections)
-        except DefaultCredentialsError as error:
-            raise SourceError(
-                f"no Google credentials for gs://{bucket}: run `gcloud auth application-default login`"
-            ) from error
+        except GoogleAuthError as error:
+            raise SourceError(f"no Google credentials for gs://{bucket} ({error}): {_LOG_IN}") from error
         self._bucket = self._client.bucket(bucket)
 
     def list(self) -> Iterator[ObjectInfo]:
@@ -79,8 +79,10 @@ class GcsSource:
                     yield ObjectInfo(blob.name, int(blob.size or 0), blob.generation, blob.crc32c)
         except api.NotFound as error:
             raise SourceError(f"the bucket gs://{self._name} does not exist") from error
-        except (api.Forbidden, api.Unauthorized) as error:
+        except api.Forbidden as error:
             raise SourceError(f"no permission to list gs://{self._name}: {error.message}") from error
+        except (api.Unauthorized, GoogleAuthError) as error:
+            raise self._logged_out(error) from error
         except (api.GoogleAPIError, requests.RequestException) as error:
             raise SourceError(f"gs://{self._name} cannot be listed: {error}") from error
 
@@ -99,6 +101,8 @@ class GcsSource:
             ) from error
         except api.Forbidden as error:
             raise ItemError("forbidden", f"no permission to read gs://{self._name}/{item.name}") from error
+        except (api.Unauthorized, GoogleAuthError) as error:
+            raise self._logged_out(error) from error
         except DataCorruption as error:
             raise ItemError(
                 "checksum_mismatch", f"{item.name}: what arrived does not fit its CRC32C"
@@ -109,12 +113,16 @@ class GcsSource:
             raise ItemError("checksum_mismatch", f"{item.name}: what arrived is not what was listed")
         return data
 
+    def _logged_out(self, error: Exception) -> SourceError:
+        """Not an ItemError: all that is still to come would fail in the same way."""
+        cause = error.args[0] if error.args else error
+        return SourceError(f"Google refuses the credentials for gs://{self._name} ({cause}): {_LOG_IN}")
+
 
 def _client(connections: int) -> Any:
-    if os.environ.get("STORAGE_EMULATOR_HOST"):
-        client = storage.Client(project="local", credentials=AnonymousCredentials())
-    else:
-        client = storage.Client()
+    # Objects are read without a project, and a user's own login has none.
+    credentials = AnonymousCredentials() if os.environ.get("STORAGE_EMULATOR_HOST") else None
+    client = storage.Client(project=None, credentials=credentials)
     adapter = requests.adapters.HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
     for scheme in ("https://", "http://"):
         client._http.mount(scheme, adapter)
