@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gzip
 import os
 import threading
 import time
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from clip_client import AsyncClipClient, ClipClient, ItemError, SourceError
+from clip_client import AsyncClipClient, ClipClient, ItemError, SourceError, defaults
 from clip_client.source import GcsSource, ObjectInfo, Source
 from clip_client.timings import STAGES, Timings
 from clip_client.transport import Embedding
@@ -247,6 +248,41 @@ def test_an_object_that_rots_on_the_servers_disk(
     assert rotten.code == "checksum_mismatch"
     assert not isinstance(first, ItemError), first
     assert not isinstance(last, ItemError), last
+
+
+def test_objects_stored_as_gzip(fake_gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`gcloud storage cp --gzip-local-all` stores photos so: the listing tells of the packed bytes."""
+    monkeypatch.setattr(defaults, "UNPACKED_BYTES", 1 << 20)
+    packed = gzip.compress(photo(0))
+    stored = {
+        "bomb.jpg": gzip.compress(bytes((1 << 20) + 1)),
+        "cut.jpg": packed[: len(packed) // 2],
+        "misnamed.jpg": photo(1),
+        "packed.jpg": packed,
+        "rotten.jpg": packed[:100] + bytes([packed[100] ^ 1]) + packed[101:],
+        "twice.jpg": gzip.compress(photo(2)[:500]) + gzip.compress(photo(2)[500:]),
+    }
+    bucket = fake_gcs.client.create_bucket(f"gzip-{uuid.uuid4().hex[:8]}")
+    for name, data in stored.items():
+        blob = bucket.blob(name)
+        blob.content_encoding = "gzip"
+        blob.upload_from_string(data, content_type="image/jpeg")
+    source = GcsSource(bucket.name, "", 1)
+    loaded: dict[str, bytes | str] = {}
+    for item in source.list():
+        assert (item.size, item.content_encoding) == (len(stored[item.name]), "gzip")
+        try:
+            loaded[item.name] = source.load(item)
+        except ItemError as error:
+            loaded[item.name] = error.code
+    assert loaded == {
+        "bomb.jpg": "too_many_bytes",
+        "cut.jpg": "load_failed",
+        "misnamed.jpg": photo(1),
+        "packed.jpg": photo(0),
+        "rotten.jpg": "load_failed",
+        "twice.jpg": photo(2),
+    }
 
 
 class Statistics:

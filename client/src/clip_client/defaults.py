@@ -13,6 +13,8 @@ BYTES_PER_REQUEST = 64 * 1024 * 1024
 MAX_PHOTO_BYTES = 2**31 - 2**20
 """No gRPC message is larger than 2 GiB; a server's own limit is far below."""
 BYTES_IN_FLIGHT = 256 * 1024 * 1024
+UNPACKED_BYTES = 64 * 1024 * 1024
+"""The most that an object stored as gzip may unpack to: twice what a server takes, by its default."""
 
 MALLOC_MMAP_BYTES = 32 * 1024 * 1024
 """Larger blocks alone come from the system each time; glibc allows no more."""

@@ -24,7 +24,7 @@ class ItemError(ClipClientError):
 
     `code` is the server's (`empty`, `unsupported_format`, `corrupt`, `truncated`, `too_many_bytes`,
     `too_many_pixels`, `too_complex`, `decode_timeout`, `internal`) or the client's (`not_found`,
-    `forbidden`, `checksum_mismatch`, `load_failed`, `bad_embedding`, `request_failed`).
+    `forbidden`, `checksum_mismatch`, `load_failed`, `too_many_bytes`, `bad_embedding`, `request_failed`).
 
     `embedding` is None, or the float32 vector [D] of what could be read of the photo, where the server
     was told to keep truncated ones.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import io
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,9 @@ from typing import Any, Protocol
 
 import google_crc32c
 import requests
+import urllib3
 
+from clip_client import defaults
 from clip_client._google import (
     DEFAULT_RETRY,
     AnonymousCredentials,
@@ -25,17 +30,22 @@ from clip_client._google import (
 from clip_client.errors import ItemError, SourceError
 from clip_client.names import path_of, printable
 
+_GZIP = b"\x1f\x8b"
 _LOG_IN = "run `gcloud auth application-default login`"
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object as it was listed. `crc32c` is base64, as Google Cloud Storage writes it."""
+    """One object as it was listed. `crc32c` is base64, as Google Cloud Storage writes it.
+
+    `size` and `crc32c` are of the stored bytes, which `content_encoding` may say are packed.
+    """
 
     name: str
     size: int
     generation: int | None = None
     crc32c: str | None = None
+    content_encoding: str | None = None
 
 
 class Source(Protocol):
@@ -76,7 +86,9 @@ class GcsSource:
         try:
             for blob in self._client.list_blobs(self._name, prefix=self._prefix or None):
                 if not blob.name.endswith("/"):  # the console's mark of an empty folder
-                    yield ObjectInfo(blob.name, int(blob.size or 0), blob.generation, blob.crc32c)
+                    yield ObjectInfo(
+                        blob.name, int(blob.size or 0), blob.generation, blob.crc32c, blob.content_encoding
+                    )
         except api.NotFound as error:
             raise SourceError(f"the bucket gs://{self._name} does not exist") from error
         except api.Forbidden as error:
@@ -92,6 +104,7 @@ class GcsSource:
             data: bytes = blob.download_as_bytes(
                 # The listed one is compared below, and is the stronger check; once is enough.
                 checksum=None if item.crc32c else "crc32c",
+                raw_download=item.content_encoding is not None,
                 single_shot_download=True,
                 retry=DEFAULT_RETRY,
             )
@@ -107,11 +120,11 @@ class GcsSource:
             raise ItemError(
                 "checksum_mismatch", f"{item.name}: what arrived does not fit its CRC32C"
             ) from error
-        except (api.GoogleAPIError, requests.RequestException) as error:
+        except (api.GoogleAPIError, requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise ItemError("load_failed", f"gs://{self._name}/{item.name}: {error}") from error
         if item.crc32c is not None and crc32c(data) != item.crc32c:
             raise ItemError("checksum_mismatch", f"{item.name}: what arrived is not what was listed")
-        return data
+        return unpacked(item, data) if item.content_encoding == "gzip" else data
 
     def _logged_out(self, error: Exception) -> SourceError:
         """Not an ItemError: all that is still to come would fail in the same way."""
@@ -150,6 +163,23 @@ class FolderSource:
             raise ItemError("not_found", f"{item.name} is gone since it was listed") from error
         except OSError as error:
             raise ItemError("load_failed", f"{item.name}: {error.strerror}") from error
+
+
+def unpacked(item: ObjectInfo, data: bytes) -> bytes:
+    """What was gzipped into `data`; raises ItemError. Bytes that only claim to be gzip stay as they are."""
+    if not data.startswith(_GZIP):
+        return data
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            photo = packed.read(defaults.UNPACKED_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ItemError(
+            "load_failed", f"{item.name} is stored as gzip that cannot be read: {error}"
+        ) from error
+    if len(photo) > defaults.UNPACKED_BYTES:
+        text = f"{item.name} is stored as gzip of more than {defaults.UNPACKED_BYTES} bytes"
+        raise ItemError("too_many_bytes", text)
+    return photo
 
 
 def crc32c(data: bytes) -> str:
