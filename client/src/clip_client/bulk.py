@@ -48,13 +48,20 @@ def embed_to_parquet(
     Raises ServerUnavailable, ServerMismatch, SourceError and SinkError; rows finished before that
     are kept in `OUT.parts/` and the next run goes on from them.
     """
-    info = client.info
-    sink = ParquetSink(out, info.dimension, _model(client))
-    known = sink.open(overwrite=overwrite, resume=resume)
-    summary = Summary(str(out))
+    with ParquetSink(out, client.info.dimension, _model(client)) as sink:
+        todo = _Remaining(source, sink.open(overwrite=overwrite, resume=resume))
+        records = client.embed_records(todo, bytes_in_flight=bytes_in_flight)
+        return _run(records, todo, sink, Summary(str(out)), on_item)
+
+
+def _run(
+    records: Iterator[EmbeddedObject],
+    todo: _Remaining,
+    sink: ParquetSink,
+    summary: Summary,
+    on_item: Callable[[EmbeddedObject], None] | None,
+) -> Summary:
     begin = time.monotonic()
-    todo = _Remaining(source, known)
-    records = client.embed_records(todo, bytes_in_flight=bytes_in_flight)
     try:
         _drain(records, sink, summary, on_item)
     except KeyboardInterrupt:
@@ -65,7 +72,7 @@ def embed_to_parquet(
     finally:
         summary.skipped = todo.skipped
         summary.seconds = time.monotonic() - begin
-    if not summary.photos and not known and not summary.interrupted:
+    if not summary.photos and not todo.known and not summary.interrupted:
         sink.abandon()
         raise SourceError("there is no photo to embed: the folder, or the bucket's prefix, is empty")
     counts = sink.finish()
@@ -98,12 +105,12 @@ class _Remaining:
     """A source without the objects that earlier runs embedded."""
 
     def __init__(self, source: Source, known: set[Key]) -> None:
-        self._source, self._known = source, known
+        self._source, self.known = source, known
         self.skipped = 0
 
     def list(self) -> Iterator[ObjectInfo]:
         for item in self._source.list():
-            if key_of(item) in self._known:
+            if key_of(item) in self.known:
                 self.skipped += 1
             else:
                 yield item

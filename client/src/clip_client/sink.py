@@ -1,7 +1,8 @@
 """Embeddings to one Parquet file, by way of finished shards that survive whatever happens.
 
 Rows go to numbered shard files in `OUT.parts/`, each complete or absent. The end merges them into
-OUT, by one rename, and removes them. A run that was cut off leaves its shards for the next one.
+OUT, by one rename, and removes them. A run that was cut off leaves its shards for the next one. Runs on
+one OUT would take each other's shards away, so a lock lets in one at a time.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from clip_client import defaults
 from clip_client.errors import ItemError, SinkError
+from clip_client.lock import Lock
 from clip_client.source import ObjectInfo
 from clip_client.stream import EmbeddedObject
 from clip_client.transport import Embedding
@@ -35,9 +38,10 @@ Key = tuple[str, int | None, int]
 
 
 class ParquetSink:
-    """Writes EmbeddedObjects; use as a context manager, then `finish()`.
+    """Writes EmbeddedObjects: `open()`, `write()` each, `finish()`, within a `with` block.
 
-    `model` describes the model whose vectors these are; shards of another model are refused.
+    Its end lets other runs at OUT again, and leaves the shards as they are. `model` describes the model
+    whose vectors these are; shards of another model are refused.
     """
 
     def __init__(self, out: Path, dimension: int, model: dict[str, str]) -> None:
@@ -46,6 +50,7 @@ class ParquetSink:
         self._out = out
         self._dimension = dimension
         self._parts = out.with_name(out.name + ".parts")
+        self._lock = Lock(out.with_name(f".{out.name}.lock"))
         self._schema = pa.schema(
             [
                 ("name", pa.string()),
@@ -62,13 +67,29 @@ class ParquetSink:
         self._rows: list[EmbeddedObject] = []
         self._flushed = time.monotonic()
 
+    def __enter__(self) -> ParquetSink:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
     def open(self, *, overwrite: bool = False, resume: bool = False) -> set[Key]:
         """Makes ready to write; returns the keys of objects that earlier runs embedded.
 
-        Raises SinkError where OUT exists and neither flag says what to do, where an earlier run's
-        rows are another model's, or where the folder cannot be written.
+        Raises SinkError where another run writes to OUT, where OUT exists and neither flag says what to
+        do, where an earlier run's rows are another model's, or where the folder cannot be written.
         """
         try:
+            self._out.parent.mkdir(parents=True, exist_ok=True)
+            if not self._lock.take():
+                raise SinkError(
+                    f"another run is writing {self._out}: wait for its end, or choose another --out"
+                )
             if overwrite:
                 shutil.rmtree(self._parts, ignore_errors=True)
             elif self._out.exists():
@@ -79,7 +100,7 @@ class ParquetSink:
                 first = self._parts / "shard-000000.parquet"
                 if not first.exists():
                     self._copy_in(first)
-            self._parts.mkdir(parents=True, exist_ok=True)
+            self._parts.mkdir(exist_ok=True)
         except OSError as error:
             raise SinkError(f"{self._parts} cannot be written: {error.strerror}") from error
         return {key for key, failed in self._known() if not failed}

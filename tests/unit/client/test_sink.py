@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_client import ItemError, SinkError
-from clip_client.sink import ParquetSink, key_of
+from clip_client.lock import Lock
+from clip_client.sink import Key, ParquetSink, key_of
 from clip_client.source import ObjectInfo
 from clip_client.stream import EmbeddedObject
 
@@ -40,19 +45,19 @@ def test_any_interruption_then_a_rerun(count: int, stops: list[tuple[int, bool]]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.parquet"
         for stop, flushed in stops:  # a run that embeds `stop` objects, then dies, with or without a flush
-            sink = sink_at(out)
+            with sink_at(out) as sink:
+                known = sink.open()
+                todo = [n for n in range(count) if key_of(row(n).info) not in known]
+                for number in todo[:stop]:
+                    sink.write(row(number, failed=number in failing))
+                if flushed:
+                    sink.flush()
+        with sink_at(out) as sink:
             known = sink.open()
-            todo = [n for n in range(count) if key_of(row(n).info) not in known]
-            for number in todo[:stop]:
-                sink.write(row(number, failed=number in failing))
-            if flushed:
-                sink.flush()
-        sink = sink_at(out)
-        known = sink.open()
-        for number in range(count):
-            if key_of(row(number).info) not in known:
-                sink.write(row(number, failed=number in failing))
-        counts = sink.finish()
+            for number in range(count):
+                if key_of(row(number).info) not in known:
+                    sink.write(row(number, failed=number in failing))
+            counts = sink.finish()
         table = pq.read_table(out).to_pylist()
         assert sorted(entry["name"] for entry in table) == [f"{n:03d}.jpg" for n in range(count)]
         failed = len(failing & set(range(count)))
@@ -64,42 +69,41 @@ def test_any_interruption_then_a_rerun(count: int, stops: list[tuple[int, bool]]
         assert [path.name for path in Path(folder).iterdir()] == ["out.parquet"]
 
 
+def finished(out: Path, *rows: EmbeddedObject, model: dict[str, str] = _MODEL, **flags: bool) -> set[Key]:
+    """What a run that writes `rows` and ends well was told of earlier ones."""
+    with sink_at(out, model) as sink:
+        known = sink.open(**flags)
+        for item in rows:
+            sink.write(item)
+        sink.finish()
+    return known
+
+
 def test_a_new_generation_replaces_the_row(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    first = sink_at(out)
-    first.open()
-    first.write(row(1))
-    first.finish()
-    second = sink_at(out)
-    known = second.open(resume=True)
+    finished(out, row(1))
+    known = finished(out, row(1, generation=2), resume=True)
     assert key_of(row(1, generation=2).info) not in known
-    second.write(row(1, generation=2))
-    second.finish()
     (entry,) = pq.read_table(out).to_pylist()
     assert entry["generation"] == 2
 
 
 def test_an_existing_file_needs_a_decision(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    sink = sink_at(out)
-    sink.open()
-    sink.write(row(1))
-    sink.finish()
+    finished(out, row(1))
     before = out.read_bytes()
     with pytest.raises(SinkError, match=r"--resume .* --overwrite"):
-        sink_at(out).open()
+        finished(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
     assert out.read_bytes() == before
 
 
 def test_the_model_is_in_the_metadata_and_another_one_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    sink = sink_at(out)
-    sink.open()
-    sink.write(row(1))
-    sink.finish()
+    finished(out, row(1))
     assert json.loads(pq.read_schema(out).metadata[b"clip_triton"]) == _MODEL
     with pytest.raises(SinkError, match="another model's"):
-        sink_at(out, {"weights_sha256": "b"}).open(resume=True)
+        finished(out, model={"weights_sha256": "b"}, resume=True)
     assert out.exists()
 
 
@@ -109,4 +113,68 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     parts.mkdir()
     (parts / "shard-000001.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(SinkError, match="shard-000001"):
-        sink_at(out).open()
+        finished(out)
+
+
+def test_two_runs_on_one_file(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    with sink_at(out) as first:
+        first.open()
+        first.write(row(1))
+        first.flush()
+        for flags in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(SinkError, match=r"another run is writing .*out\.parquet: wait for its end"):
+                finished(out, row(2), **flags)
+        finished(tmp_path / "other.parquet", row(2))
+        first.write(row(3))
+        first.finish()
+    assert [entry["name"] for entry in pq.read_table(out).to_pylist()] == ["001.jpg", "003.jpg"]
+    assert key_of(row(3).info) in finished(out, row(2), resume=True)
+    assert pq.read_table(out).num_rows == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.parquet", "out.parquet"]
+
+
+_DIES = """
+import os, sys
+from pathlib import Path
+from clip_client.sink import ParquetSink
+ParquetSink(Path(sys.argv[1]), 2, {}).open()
+print("open", flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_run_that_was_killed_keeps_nobody_out(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    killed = subprocess.run([sys.executable, "-c", _DIES, out], capture_output=True, text=True, check=False)
+    assert (killed.returncode, killed.stdout) == (-9, "open\n"), killed.stderr
+    assert (tmp_path / ".out.parquet.lock").exists()
+    finished(out, row(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+def test_only_one_of_many_at_a_time_holds_a_lock_that_comes_and_goes(tmp_path: Path) -> None:
+    """Each removes the file as it lets go, under those that have just opened it."""
+    inside, taken = [0], [0]
+    wrong: list[int] = []
+    end = time.monotonic() + 0.5
+
+    def run() -> None:
+        while time.monotonic() < end:
+            lock = Lock(tmp_path / "lock")
+            if lock.take():
+                inside[0] += 1
+                if inside[0] > 1:
+                    wrong.append(inside[0])
+                taken[0] += 1
+                time.sleep(0)
+                inside[0] -= 1
+                lock.release()
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert taken[0] > 10
