@@ -139,28 +139,64 @@ def test_resume_embeds_only_what_is_missing(
     assert len(rows_of(out)) == 13
 
 
-def test_ctrl_c_leaves_a_valid_file_and_resume_completes_it(
-    server: TritonServer, fake_gcs: FakeGcs, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def many(fake_gcs: FakeGcs) -> str:
+    """A bucket of 60 photos: more than are embedded before a signal arrives."""
     name = f"many-{uuid.uuid4().hex[:8]}"
     photos = camera_photos(5, seed=7)
-    for index in range(150):
+    for index in range(60):
         fake_gcs.upload(name, f"{index:03d}.jpg", photos[index % 5])
+    return name
+
+
+def interrupted(number: signal.Signals, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """clip-embed, sent a signal as soon as it has counted a photo."""
+    command = [sys.executable, "-m", "clip_client.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for_photos(process)
+        process.send_signal(number)
+        summary, said = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, summary, said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_same_command_goes_on_after_a_signal(
+    server: TritonServer, many: str, tmp_path: Path, number: signal.Signals
+) -> None:
     out = tmp_path / "out.parquet"
-    arguments = [f"gs://{name}", "--out", str(out), "--url", server.grpc_url, "--concurrency", "4"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "clip_client.cli", *arguments], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    _wait_for_photos(process)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    finished = len(rows_of(out))
-    assert 0 < finished < 150
-    done = clip_embed(*arguments, "--resume")
+    arguments = (f"gs://{many}", "--out", str(out), "--url", server.grpc_url, "--concurrency", "4", "--json")
+    stopped = interrupted(number, *arguments)
+    assert stopped.returncode == 130, stopped.stderr
+    assert not out.exists(), "a file under this name is a whole one"
+    summary = json.loads(stopped.stdout)
+    kept = summary["embedded"]
+    assert 0 < kept == summary["photos"] < 60
+    assert summary["kept_in"] == f"{out}.parts"
+    assert f"{out}.parts: {kept} rows" in stopped.stderr
+    assert "run the same command again" in stopped.stderr
+    done = clip_embed(*arguments)
     assert done.returncode == 0, done.stderr
-    assert len(rows_of(out)) == 150
+    assert json.loads(done.stdout)["skipped"] == kept
+    assert len(rows_of(out)) == 60
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+def test_an_overwriting_run_that_was_stopped_forgets_the_old_file(
+    server: TritonServer, many: str, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "old.jpg").write_bytes(camera_photos(1, seed=5)[0])
+    out = tmp_path / "out.parquet"
+    options = ("--out", str(out), "--url", server.grpc_url, "--concurrency", "4", "--json")
+    assert clip_embed(str(tmp_path / "photos"), *options).returncode == 0
+    stopped = interrupted(signal.SIGINT, f"gs://{many}", *options, "--overwrite")
+    assert stopped.returncode == 130, stopped.stderr
+    assert "--resume in the place of --overwrite" in stopped.stderr
+    assert list(rows_of(out)) == ["old.jpg"], "until all is done"
+    done = clip_embed(f"gs://{many}", *options, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["skipped"] == json.loads(stopped.stdout)["embedded"]
+    assert sorted(rows_of(out)) == [f"{index:03d}.jpg" for index in range(60)]
 
 
 def _wait_for_photos(process: subprocess.Popen[str]) -> None:

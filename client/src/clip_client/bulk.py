@@ -17,7 +17,10 @@ from clip_client.stream import EmbeddedObject
 
 @dataclass
 class Summary:
-    """What one run did; `failed` counts by error code, over all rows of the finished file."""
+    """What one run did. `embedded`, and `failed` by error code, count all rows, earlier runs' as well.
+
+    `kept_in` is where they are after an interruption, for another run to go on; else they are in `out`.
+    """
 
     out: str
     photos: int = 0
@@ -26,6 +29,7 @@ class Summary:
     megabytes: float = 0.0
     seconds: float = 0.0
     interrupted: bool = False
+    kept_in: str | None = None
     failed: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -43,10 +47,10 @@ def embed_to_parquet(
     bytes_in_flight: int = defaults.BYTES_IN_FLIGHT,
     on_item: Callable[[EmbeddedObject], None] | None = None,
 ) -> Summary:
-    """Embeds what is not yet in `out`; a KeyboardInterrupt ends it early with what was finished.
+    """Embeds what is not yet in `out`, and writes it when all is done.
 
-    Raises ServerUnavailable, ServerMismatch, SourceError and SinkError; rows finished before that
-    are kept in `OUT.parts/` and the next run goes on from them.
+    Raises ServerUnavailable, ServerMismatch, SourceError and SinkError; rows finished before that, or
+    before a KeyboardInterrupt, are kept in `OUT.parts/`, and the next run goes on from them.
     """
     with ParquetSink(out, client.info.dimension, _model(client)) as sink:
         todo = _Remaining(source, sink.open(overwrite=overwrite, resume=resume))
@@ -64,20 +68,19 @@ def _run(
     begin = time.monotonic()
     try:
         _drain(records, sink, summary, on_item)
+        if not summary.photos and not todo.known:
+            raise SourceError("there is no photo to embed: the folder, or the bucket's prefix, is empty")
+        counts = sink.finish()
     except KeyboardInterrupt:
-        summary.interrupted = True
+        counts = sink.keep()
+        summary.interrupted, summary.kept_in = True, str(sink.parts) if counts else None
     except BaseException:
-        sink.flush()
+        sink.keep()
         raise
-    finally:
-        summary.skipped = todo.skipped
-        summary.seconds = time.monotonic() - begin
-    if not summary.photos and not todo.known and not summary.interrupted:
-        sink.abandon()
-        raise SourceError("there is no photo to embed: the folder, or the bucket's prefix, is empty")
-    counts = sink.finish()
+    summary.skipped = todo.skipped
+    summary.seconds = time.monotonic() - begin
     summary.embedded = counts.pop("", 0)
-    summary.failed = counts
+    summary.failed = dict(counts)
     return summary
 
 

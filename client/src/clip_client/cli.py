@@ -18,8 +18,9 @@ from clip_client.bulk import Summary, embed_to_parquet, is_failed
 from clip_client.check import check
 from clip_client.client import ClipClient
 from clip_client.connection import ConnectionOptions
-from clip_client.errors import ClipClientError, ServerBusy
+from clip_client.errors import ClipClientError, ServerBusy, SinkError
 from clip_client.memory import keep_freed_memory
+from clip_client.sink import has_rows, parts_of, way_on
 from clip_client.source import open_source
 from clip_client.stream import EmbeddedObject
 from clip_client.timings import Stage, table
@@ -29,7 +30,8 @@ Embeds every photo under gs://bucket/prefix, or in a folder, through a clip-trit
 one row an object to a Parquet file: name, generation, size, crc32c, embedding (NaN where it failed),
 error_code, error_text. The model and its weights' hash are in the file's metadata (clip_triton).
 
-A run that is cut off keeps what it finished in OUT.parts/; the same command goes on from there.
+OUT is written when all is done. A run that is cut off, by whatever, keeps what it finished in OUT.parts/
+and leaves OUT as it was; the same command goes on from there (after --overwrite: with --resume).
 """
 _EPILOG = """\
 examples:
@@ -42,7 +44,7 @@ exit status:
   1    some objects failed, and are in the file with their error; --check: it embeds wrongly
   2    nothing could be done, or not go on: no server, no bucket, no room on the disk
   3    with --check: the server is alive, and too busy to tell
-  130  stopped by Ctrl-C; the file holds what was finished
+  130  stopped by Ctrl-C or SIGTERM; what was finished is in OUT.parts/
 """
 
 BUSY = 3
@@ -64,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
         return _embed(options)
     except ClipClientError as error:
         _say(f"error: {error}")
+        # A SinkError says itself where the rows are.
+        if options.out is not None and not isinstance(error, SinkError) and has_rows(options.out):
+            _say(f"what was finished is kept in {parts_of(options.out)}: {way_on(options.overwrite)}")
         return 2
     except KeyboardInterrupt:
         _say("stopped")
@@ -162,6 +167,8 @@ def _embed(options: argparse.Namespace) -> int:
                 on_item=progress.show,
             )
     _report(summary, timings.stages() if timings else {}, as_json=options.json)
+    if summary.kept_in:
+        _say(way_on(options.overwrite))
     if summary.interrupted:
         return 130
     return 1 if summary.failed else 0
@@ -200,10 +207,11 @@ def _report(summary: Summary, stages: dict[str, Stage], *, as_json: bool) -> Non
         f"in {summary.seconds:.1f} s, {summary.photos_per_second:.1f} photos/s{skipped}"
     )
     total = summary.embedded + sum(summary.failed.values())
-    _say(
-        f"{summary.out}: {total} rows, {summary.embedded} embedded"
-        + (f"; failed: {failures}" * bool(failures))
-    )
+    if total or not summary.interrupted:
+        _say(
+            f"{summary.kept_in or summary.out}: {total} rows, {summary.embedded} embedded"
+            + (f"; failed: {failures}" * bool(failures))
+        )
     if stages:
         print(table(stages), file=sys.stderr)
 

@@ -11,7 +11,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,6 +34,7 @@ except ImportError:  # an extra of this distribution; said when it is wanted
     pa = pq = None
 
 METADATA_KEY = b"clip_triton"
+_SHARDS = "shard-*.parquet"
 
 Key = tuple[str, int | None, int]
 """Name, generation and size: what is known of an object before it is loaded."""
@@ -49,7 +52,8 @@ class ParquetSink:
             raise SinkError("Parquet needs pyarrow: pip install 'clip-triton-client[parquet]'")
         self._out = out
         self._dimension = dimension
-        self._parts = out.with_name(out.name + ".parts")
+        self.parts = parts_of(out)
+        self._first = self.parts / "shard-000000.parquet"
         self._lock = Lock(out.with_name(f".{out.name}.lock"))
         self._schema = pa.schema(
             [
@@ -64,6 +68,7 @@ class ParquetSink:
             metadata={METADATA_KEY: json.dumps(model).encode()},
         )
         self._model = model
+        self._overwrite = False
         self._rows: list[EmbeddedObject] = []
         self._flushed = time.monotonic()
 
@@ -84,6 +89,7 @@ class ParquetSink:
         Raises SinkError where another run writes to OUT, where OUT exists and neither flag says what to
         do, where an earlier run's rows are another model's, or where the folder cannot be written.
         """
+        self._overwrite = overwrite
         try:
             self._out.parent.mkdir(parents=True, exist_ok=True)
             if not self._lock.take():
@@ -91,19 +97,15 @@ class ParquetSink:
                     f"another run is writing {self._out}: wait for its end, or choose another --out"
                 )
             if overwrite:
-                shutil.rmtree(self._parts, ignore_errors=True)
-            elif self._out.exists():
-                if not resume:
-                    raise SinkError(f"{self._out} exists: give --resume to complete it or --overwrite")
-                self._parts.mkdir(exist_ok=True)
-                # A copy, so that OUT stays whole until the new one takes its place.
-                first = self._parts / "shard-000000.parquet"
-                if not first.exists():
-                    self._copy_in(first)
-            self._parts.mkdir(exist_ok=True)
+                shutil.rmtree(self.parts, ignore_errors=True)
+            elif self._out.exists() and not resume:
+                raise SinkError(f"{self._out} exists: give --resume to complete it or --overwrite")
+            self.parts.mkdir(exist_ok=True)
+            if self._out.exists() and not self._first.exists():
+                self._take_up(empty=overwrite)
         except OSError as error:
-            raise SinkError(f"{self._parts} cannot be written: {error.strerror}") from error
-        return {key for key, failed in self._known() if not failed}
+            raise SinkError(f"{self.parts} cannot be written: {error.strerror}") from error
+        return {key for key, code in self._known() if code is None}
 
     def write(self, item: EmbeddedObject) -> None:
         """Takes one row; every SHARD_ROWS rows or SHARD_SECONDS they become a shard."""
@@ -116,7 +118,7 @@ class ParquetSink:
         """Makes a shard of the rows at hand; raises SinkError, and keeps them, when the disk is full."""
         if self._rows:
             number = max((int(path.stem.split("-")[1]) for path in self._shards()), default=0) + 1
-            self._write(self._parts / f"shard-{number:06d}.parquet", iter([self._table()]))
+            self._write(self.parts / f"shard-{number:06d}.parquet", iter([self._table()]))
             self._rows = []
         self._flushed = time.monotonic()
 
@@ -137,21 +139,37 @@ class ParquetSink:
                 yield table
 
         self._write(self._out, kept())
-        shutil.rmtree(self._parts, ignore_errors=True)
+        self._remove_shards()
         return counts
 
-    def abandon(self) -> None:
-        """Leaves nothing behind of a run that had nothing to do."""
-        if not self._shards():
-            shutil.rmtree(self._parts, ignore_errors=True)
+    def keep(self) -> dict[str, int]:
+        """Leaves the rows to another run, and OUT as it was; counts them as finish() does."""
+        self.flush()
+        counts = Counter(code or "" for _, code in self._known())
+        if not counts:
+            self._remove_shards()
+        return counts
 
-    def _copy_in(self, first: Path) -> None:
-        temporary = first.with_name(f".{first.name}.{os.getpid()}")
+    def _take_up(self, *, empty: bool) -> None:
+        """Makes OUT the first shard: a copy, as OUT stays whole until the new one takes its place.
+
+        `empty` for an OUT that is to be forgotten: what goes on from here shall not take it up either.
+        """
+        if empty:
+            self._write(self._first, iter(()))
+            return
+        temporary = self._first.with_name(f".{self._first.name}.{os.getpid()}")
         shutil.copyfile(self._out, temporary)
-        os.replace(temporary, first)
+        os.replace(temporary, self._first)
+
+    def _remove_shards(self) -> None:
+        # What is left of this is harmless, the rest being in OUT; but not an older OUT.
+        with suppress(OSError):
+            self._first.unlink()
+        shutil.rmtree(self.parts, ignore_errors=True)
 
     def _shards(self) -> list[Path]:
-        return sorted(self._parts.glob("shard-*.parquet"))
+        return sorted(self.parts.glob(_SHARDS))
 
     def _newest(self) -> dict[str, tuple[str, int]]:
         """Where each object's last row is: a later run's row replaces an earlier one's."""
@@ -161,17 +179,18 @@ class ParquetSink:
                 places[name] = (path.name, row)
         return places
 
-    def _known(self) -> Iterator[tuple[Key, bool]]:
+    def _known(self) -> Iterable[tuple[Key, str | None]]:
+        """Each object's newest row: its key and its error's code."""
         columns = ["name", "generation", "size", "error_code"]
-        rows: dict[str, tuple[Key, bool]] = {}
+        rows: dict[str, tuple[Key, str | None]] = {}
         for path in self._shards():
             self._check_model(path)
             table = self._read(path, columns)
             for name, generation, size, code in zip(
                 *(table.column(column).to_pylist() for column in columns), strict=True
             ):
-                rows[name] = ((name, generation, size), code is not None)
-        yield from rows.values()
+                rows[name] = ((name, generation, size), code)
+        return rows.values()
 
     def _check_model(self, path: Path) -> None:
         metadata = self._open(path).schema_arrow.metadata or {}
@@ -226,11 +245,25 @@ class ParquetSink:
         except OSError as error:
             raise SinkError(
                 f"{path} cannot be written: {os.strerror(error.errno) if error.errno else error}. "
-                f"What was finished before is kept in {self._parts}: make room and run the same command "
-                "again, and it goes on from there"
+                f"What was finished before is kept in {self.parts}: make room and {way_on(self._overwrite)}"
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def parts_of(out: Path) -> Path:
+    return out.with_name(out.name + ".parts")
+
+
+def has_rows(out: Path) -> bool:
+    """Whether a run that was cut off has left some; one without any leaves no shard."""
+    return any(parts_of(out).glob(_SHARDS))
+
+
+def way_on(overwrite: bool) -> str:
+    """What to do after a run that was cut off, and that overwrote OUT or not."""
+    again = "run it with --resume in the place of --overwrite" if overwrite else "run the same command again"
+    return f"{again}, and it goes on from there"
 
 
 def key_of(info: ObjectInfo) -> Key:

@@ -69,10 +69,16 @@ def test_any_interruption_then_a_rerun(count: int, stops: list[tuple[int, bool]]
         assert [path.name for path in Path(folder).iterdir()] == ["out.parquet"]
 
 
-def finished(out: Path, *rows: EmbeddedObject, model: dict[str, str] = _MODEL, **flags: bool) -> set[Key]:
+def finished(
+    out: Path,
+    *rows: EmbeddedObject,
+    model: dict[str, str] = _MODEL,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> set[Key]:
     """What a run that writes `rows` and ends well was told of earlier ones."""
     with sink_at(out, model) as sink:
-        known = sink.open(**flags)
+        known = sink.open(resume=resume, overwrite=overwrite)
         for item in rows:
             sink.write(item)
         sink.finish()
@@ -122,9 +128,9 @@ def test_two_runs_on_one_file(tmp_path: Path) -> None:
         first.open()
         first.write(row(1))
         first.flush()
-        for flags in ({}, {"resume": True}, {"overwrite": True}):
+        for resume, overwrite in ((False, False), (True, False), (False, True)):
             with pytest.raises(SinkError, match=r"another run is writing .*out\.parquet: wait for its end"):
-                finished(out, row(2), **flags)
+                finished(out, row(2), resume=resume, overwrite=overwrite)
         finished(tmp_path / "other.parquet", row(2))
         first.write(row(3))
         first.finish()
