@@ -13,7 +13,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,6 +35,7 @@ except ImportError:  # an extra of this distribution; said when it is wanted
 
 METADATA_KEY = b"clip_triton"
 _SHARDS = "shard-*.parquet"
+_READ_BYTES = 1024 * 1024
 
 Key = tuple[str, int | None, int]
 """Name, generation and size: what is known of an object before it is loaded."""
@@ -125,20 +126,8 @@ class ParquetSink:
     def finish(self) -> dict[str, int]:
         """Merges all shards into OUT; returns how many rows by error code ("" for embedded)."""
         self.flush()
-        counts: dict[str, int] = {}
-        newest = self._newest()
-
-        def kept() -> Iterator[Any]:
-            for path in self._shards():
-                table = self._read(path)
-                names = table.column("name").to_pylist()
-                keep = [newest[name] == (path.name, row) for row, name in enumerate(names)]
-                table = table.filter(pa.array(keep, pa.bool_()))
-                for code in table.column("error_code").to_pylist():
-                    counts[code or ""] = counts.get(code or "", 0) + 1
-                yield table
-
-        self._write(self._out, kept())
+        counts: Counter[str] = Counter()
+        self._write(self._out, self._row_groups(counts))
         self._remove_shards()
         return counts
 
@@ -171,12 +160,31 @@ class ParquetSink:
     def _shards(self) -> list[Path]:
         return sorted(self.parts.glob(_SHARDS))
 
+    def _row_groups(self, counts: Counter[str]) -> Iterator[Any]:
+        """Tables of about ROW_GROUP_ROWS rows, each object's newest; their codes are added to `counts`."""
+        newest = self._newest()
+        tables, rows = [], 0
+        for path in self._shards():
+            for begin, batch in self._batches(path):
+                names = batch.column("name").to_pylist()
+                keep = [newest[name] == (path.name, row) for row, name in enumerate(names, begin)]
+                kept = batch.filter(pa.array(keep, pa.bool_()))
+                counts.update(code or "" for code in kept.column("error_code").to_pylist())
+                tables.append(pa.Table.from_batches([kept]).cast(self._schema))
+                rows += kept.num_rows
+                if rows >= defaults.ROW_GROUP_ROWS:
+                    yield pa.concat_tables(tables)
+                    tables, rows = [], 0
+        if rows:
+            yield pa.concat_tables(tables)
+
     def _newest(self) -> dict[str, tuple[str, int]]:
         """Where each object's last row is: a later run's row replaces an earlier one's."""
         places = {}
         for path in self._shards():
-            for row, name in enumerate(self._read(path, ["name"]).column("name").to_pylist()):
-                places[name] = (path.name, row)
+            for begin, batch in self._batches(path, ["name"]):
+                for row, name in enumerate(batch.column("name").to_pylist(), begin):
+                    places[name] = (path.name, row)
         return places
 
     def _known(self) -> Iterable[tuple[Key, str | None]]:
@@ -185,15 +193,16 @@ class ParquetSink:
         rows: dict[str, tuple[Key, str | None]] = {}
         for path in self._shards():
             self._check_model(path)
-            table = self._read(path, columns)
-            for name, generation, size, code in zip(
-                *(table.column(column).to_pylist() for column in columns), strict=True
-            ):
-                rows[name] = ((name, generation, size), code)
+            for _, batch in self._batches(path, columns):
+                for name, generation, size, code in zip(
+                    *(batch.column(column).to_pylist() for column in columns), strict=True
+                ):
+                    rows[name] = ((name, generation, size), code)
         return rows.values()
 
     def _check_model(self, path: Path) -> None:
-        metadata = self._open(path).schema_arrow.metadata or {}
+        with _reading(path), pq.ParquetFile(path) as file:
+            metadata = file.schema_arrow.metadata or {}
         written = json.loads(metadata.get(METADATA_KEY, b"{}"))
         if written.get("weights_sha256") != self._model.get("weights_sha256"):
             raise SinkError(
@@ -201,14 +210,17 @@ class ParquetSink:
                 f"{written.get('pretrained')}): choose another --out, or give --overwrite"
             )
 
-    def _read(self, path: Path, columns: list[str] | None = None) -> Any:
-        return self._open(path).read(columns)
+    def _batches(self, path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, Any]]:
+        """A shard's record batches, each with the number of its first row.
 
-    def _open(self, path: Path) -> Any:
-        try:
-            return pq.ParquetFile(path)
-        except (OSError, pa.ArrowException) as error:
-            raise SinkError(f"{path} cannot be read ({error}): remove it and run again") from error
+        The shard may be an OUT larger than memory: it is read in small pieces, and by this thread alone, as
+        each of Arrow's own would keep memory for itself.
+        """
+        begin = 0
+        with _reading(path), pq.ParquetFile(path, buffer_size=_READ_BYTES) as file:
+            for batch in file.iter_batches(defaults.SHARD_ROWS, columns=columns, use_threads=False):
+                yield begin, batch
+                begin += batch.num_rows
 
     def _table(self) -> Any:
         infos = [item.info for item in self._rows]
@@ -240,7 +252,7 @@ class ParquetSink:
         try:
             with pq.ParquetWriter(temporary, self._schema) as writer:
                 for table in tables:
-                    writer.write_table(table.cast(self._schema))
+                    writer.write_table(table)
             os.replace(temporary, path)
         except OSError as error:
             raise SinkError(
@@ -249,6 +261,14 @@ class ParquetSink:
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise SinkError(f"{path} cannot be read ({error}): remove it and run again") from error
 
 
 def parts_of(out: Path) -> Path:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_client import ItemError, SinkError
+from clip_client import ItemError, SinkError, defaults
 from clip_client.lock import Lock
 from clip_client.sink import Key, ParquetSink, key_of
 from clip_client.source import ObjectInfo
@@ -120,6 +120,52 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     (parts / "shard-000001.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(SinkError, match="shard-000001"):
         finished(out)
+
+
+def row_groups(out: Path) -> list[int]:
+    file = pq.ParquetFile(out)
+    return [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+
+
+def test_many_small_shards_become_few_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defaults, "SHARD_ROWS", 7)
+    monkeypatch.setattr(defaults, "ROW_GROUP_ROWS", 50)
+    out = tmp_path / "out.parquet"
+    finished(out, *map(row, range(120)))
+    assert row_groups(out) == [56, 56, 8]
+    # Every third row of OUT is replaced: what is left of its groups is joined.
+    finished(out, *(row(number, generation=2) for number in range(0, 120, 3)), resume=True)
+    assert pq.read_table(out).column("generation").to_pylist().count(2) == 40
+    assert all(50 <= size < 100 for size in row_groups(out)[:-1])
+    assert sum(row_groups(out)) == 120
+
+
+_RESUMES = """
+import sys
+from pathlib import Path
+import pyarrow as pa
+from clip_client.sink import ParquetSink
+with ParquetSink(Path(sys.argv[1]), 512, {}) as sink:
+    known = sink.open(resume=True)
+    before = pa.default_memory_pool().max_memory()
+    sink.finish()
+print(len(known), max(before, pa.default_memory_pool().max_memory()))
+"""
+
+
+def test_resuming_needs_no_memory_for_the_whole_file(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    vectors = np.random.default_rng(1).standard_normal((40_000, 512), np.float32)
+    with ParquetSink(out, 512, {}) as sink:
+        sink.open()
+        for number, vector in enumerate(vectors):
+            sink.write(EmbeddedObject(ObjectInfo(f"{number:06d}.jpg", 1), vector))
+        sink.finish()
+    assert out.stat().st_size > vectors.nbytes
+    command = [sys.executable, "-c", _RESUMES, str(out)]
+    known, most = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(known) == len(vectors)
+    assert int(most) < vectors.nbytes
 
 
 def test_two_runs_on_one_file(tmp_path: Path) -> None:
