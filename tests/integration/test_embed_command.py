@@ -21,6 +21,7 @@ import pytest
 from clip_client import ClipClient
 from clip_client.bulk import embed_to_parquet
 from clip_client.errors import SinkError
+from clip_client.sink import SETTINGS, ParquetSink
 from clip_client.source import GcsSource, ObjectInfo
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.staging import InstanceLayout
@@ -68,6 +69,9 @@ def test_a_bucket_becomes_a_file(server: TritonServer, bucket: str, tmp_path: Pa
     metadata = json.loads(pq.read_schema(out).metadata[b"clip_triton"])
     assert metadata["model"] == "ViT-B-32"
     assert len(metadata["weights_sha256"]) == 64
+    with ClipClient(server.grpc_url) as client:
+        told = client.info.parameters
+    assert {name: metadata[name] for name in SETTINGS} == {name: told.get(name, "") for name in SETTINGS}
     assert not out.with_name("embeddings.parquet.parts").exists()
 
 
@@ -327,8 +331,6 @@ def test_another_models_rows_are_refused(server: TritonServer, tmp_path: Path) -
     (tmp_path / "a.jpg").write_bytes(camera_photos(1, seed=9)[0])
     out = tmp_path / "o.parquet"
     assert clip_embed(str(tmp_path), "--out", str(out), "--url", server.grpc_url).returncode == 0
-    from clip_client.sink import ParquetSink
-
     with pytest.raises(SinkError, match="another model's embeddings"):
         ParquetSink(out, 512, {"weights_sha256": "other"}).open(resume=True)
 

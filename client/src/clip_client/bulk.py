@@ -10,7 +10,7 @@ from pathlib import Path
 from clip_client import defaults
 from clip_client.client import ClipClient
 from clip_client.errors import ItemError, SourceError
-from clip_client.sink import Key, ParquetSink, key_of
+from clip_client.sink import SETTINGS, Key, ParquetSink, key_of
 from clip_client.source import ObjectInfo, Source
 from clip_client.stream import EmbeddedObject
 
@@ -98,10 +98,14 @@ def _drain(
             on_item(item)
 
 
+_MODEL = ("model", "pretrained", "weights_sha256", "random_weights", "encoder_version", "image_size")
+"""Of the server's parameters: what tells whose vectors these are. "" for what it does not say."""
+
+
 def _model(client: ClipClient) -> dict[str, str]:
-    wanted = ("model", "pretrained", "weights_sha256", "random_weights", "encoder_version", "image_size")
     parameters = client.info.parameters
-    return {"triton_model": client.info.name, **{name: parameters.get(name, "") for name in wanted}}
+    told = {name: parameters.get(name, "") for name in (*_MODEL, *SETTINGS)}
+    return {"triton_model": client.info.name, **told}
 
 
 class _Remaining:

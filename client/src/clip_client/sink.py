@@ -34,6 +34,9 @@ except ImportError:  # an extra of this distribution; said when it is wanted
     pa = pq = None
 
 METADATA_KEY = b"clip_triton"
+SETTINGS = ("quality", "apply_exif_orientation", "encoder_precision")
+"""Of the model's description: the server's settings that change a photo's vector."""
+
 _SHARDS = "shard-*.parquet"
 _READ_BYTES = 1024 * 1024
 
@@ -45,7 +48,7 @@ class ParquetSink:
     """Writes EmbeddedObjects: `open()`, `write()` each, `finish()`, within a `with` block.
 
     Its end lets other runs at OUT again, and leaves the shards as they are. `model` describes the model
-    whose vectors these are; shards of another model are refused.
+    whose vectors these are, and the server's SETTINGS where it tells them; shards of others are refused.
     """
 
     def __init__(self, out: Path, dimension: int, model: dict[str, str]) -> None:
@@ -88,7 +91,7 @@ class ParquetSink:
         """Makes ready to write; returns the keys of objects that earlier runs embedded.
 
         Raises SinkError where another run writes to OUT, where OUT exists and neither flag says what to
-        do, where an earlier run's rows are another model's, or where the folder cannot be written.
+        do, where earlier rows are of another model or other settings, or where the folder cannot be written.
         """
         self._overwrite = overwrite
         try:
@@ -99,8 +102,10 @@ class ParquetSink:
                 )
             if overwrite:
                 shutil.rmtree(self.parts, ignore_errors=True)
-            elif self._out.exists() and not resume:
-                raise SinkError(f"{self._out} exists: give --resume to complete it or --overwrite")
+            elif self._out.exists():
+                if not resume:
+                    raise SinkError(f"{self._out} exists: give --resume to complete it or --overwrite")
+                self._check_model(self._out)
             self.parts.mkdir(exist_ok=True)
             if self._out.exists() and not self._first.exists():
                 self._take_up(empty=overwrite)
@@ -209,6 +214,13 @@ class ParquetSink:
                 f"{path} holds another model's embeddings ({written.get('model')}, "
                 f"{written.get('pretrained')}): choose another --out, or give --overwrite"
             )
+        for name in SETTINGS:
+            then, now = written.get(name), self._model.get(name)
+            if then and now and then != now:
+                raise SinkError(
+                    f"{path} holds embeddings made with {name} {then}, and the server has {now}: start it as "
+                    "it was, choose another --out, or give --overwrite"
+                )
 
     def _batches(self, path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, Any]]:
         """A shard's record batches, each with the number of its first row.

@@ -110,7 +110,37 @@ def test_the_model_is_in_the_metadata_and_another_one_is_refused(tmp_path: Path)
     assert json.loads(pq.read_schema(out).metadata[b"clip_triton"]) == _MODEL
     with pytest.raises(SinkError, match="another model's"):
         finished(out, model={"weights_sha256": "b"}, resume=True)
-    assert out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("name", "then", "now", "refused"),
+    [
+        ("quality", "high", "exact", True),
+        ("apply_exif_orientation", "true", "false", True),
+        ("encoder_precision", "fp32", "auto", True),
+        ("encoder_precision", "auto", "auto", False),
+        ("quality", "", "exact", False),
+        ("quality", "high", "", False),
+        ("quality", None, "fast", False),
+        ("quality", "fast", None, False),
+    ],
+)
+def test_embeddings_of_other_settings_are_not_mixed(
+    tmp_path: Path, name: str, then: str | None, now: str | None, refused: bool
+) -> None:
+    """None and "" stand for a server that does not say."""
+    before, after = ({**_MODEL, **({} if value is None else {name: value})} for value in (then, now))
+    out = tmp_path / "out.parquet"
+    finished(out, row(1), model=before)
+    if refused:
+        with pytest.raises(SinkError, match=f"made with {name} {then}, and the server has {now}: start it"):
+            finished(out, row(2), model=after, resume=True)
+    else:
+        finished(out, row(2), model=after, resume=True)
+    assert pq.read_table(out).num_rows == (1 if refused else 2)
+    finished(out, row(2), model=after, overwrite=True)
+    assert json.loads(pq.read_schema(out).metadata[b"clip_triton"]) == after
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
