@@ -107,6 +107,18 @@ def test_a_folder_becomes_a_file(server: TritonServer, tmp_path: Path) -> None:
     assert sorted(rows_of(out)) == ["deep/0.jpg", "deep/1.jpg", "deep/2.jpg"]
 
 
+def test_the_output_among_the_photos_is_no_photo(server: TritonServer, tmp_path: Path) -> None:
+    for index, photo in enumerate(camera_photos(2, seed=5)):
+        (tmp_path / f"{index}.jpg").write_bytes(photo)
+    arguments = (".", "--out", "e.parquet", "--url", server.grpc_url, "--json")
+    assert clip_embed(*arguments, cwd=tmp_path).returncode == 0
+    again = clip_embed(*arguments, "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    summary = json.loads(again.stdout)
+    assert (summary["photos"], summary["skipped"], summary["embedded"]) == (0, 2, 2)
+    assert sorted(rows_of(tmp_path / "e.parquet")) == ["0.jpg", "1.jpg"]
+
+
 def test_a_name_that_is_not_utf_8_is_a_row_like_any_other(server: TritonServer, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -10,8 +10,8 @@ from pathlib import Path
 from clip_client import defaults
 from clip_client.client import ClipClient
 from clip_client.errors import ItemError, SourceError
-from clip_client.sink import SETTINGS, Key, ParquetSink, key_of
-from clip_client.source import ObjectInfo, Source
+from clip_client.sink import SETTINGS, Key, ParquetSink, key_of, parts_of
+from clip_client.source import FolderSource, ObjectInfo, Source
 from clip_client.stream import EmbeddedObject
 
 
@@ -47,11 +47,13 @@ def embed_to_parquet(
     bytes_in_flight: int = defaults.BYTES_IN_FLIGHT,
     on_item: Callable[[EmbeddedObject], None] | None = None,
 ) -> Summary:
-    """Embeds what is not yet in `out`, and writes it when all is done.
+    """Embeds what is not yet in `out`, and writes it when all is done. A folder may hold `out` as well.
 
     Raises ServerUnavailable, ServerMismatch, SourceError and SinkError; rows finished before that, or
     before a KeyboardInterrupt, are kept in `OUT.parts/`, and the next run goes on from them.
     """
+    if isinstance(source, FolderSource):
+        source = source.leaving_out(out, parts_of(out))
     with ParquetSink(out, client.info.dimension, _model(client)) as sink:
         todo = _Remaining(source, sink.open(overwrite=overwrite, resume=resume))
         records = client.embed_records(todo, bytes_in_flight=bytes_in_flight)

@@ -147,13 +147,23 @@ class FolderSource:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._left_out: frozenset[Path] = frozenset()
+
+    def leaving_out(self, *paths: Path) -> FolderSource:
+        """This folder without these files, and folders with all in them, wherever they are."""
+        other = FolderSource(self._root)
+        other._left_out = self._left_out | {_place(path) for path in paths}
+        return other
 
     def list(self) -> Iterator[ObjectInfo]:
         if not self._root.is_dir():
             raise SourceError(f"{self._root} is not a folder (a bucket is written gs://bucket/prefix)")
+        place = self._root.resolve()
         for path in sorted(self._root.rglob("*")):
             relative = path.relative_to(self._root)
-            if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            if any(part.startswith(".") for part in relative.parts):
+                continue
+            if path.is_file() and self._left_out.isdisjoint(_and_parents(place / relative)):
                 yield ObjectInfo(printable(relative.as_posix()), path.stat().st_size)
 
     def load(self, item: ObjectInfo) -> bytes:
@@ -163,6 +173,15 @@ class FolderSource:
             raise ItemError("not_found", f"{item.name} is gone since it was listed") from error
         except OSError as error:
             raise ItemError("load_failed", f"{item.name}: {error.strerror}") from error
+
+
+def _place(path: Path) -> Path:
+    """Its absolute path; a link is not followed, as what is left out is what bears the name."""
+    return path.parent.resolve() / path.name
+
+
+def _and_parents(path: Path) -> tuple[Path, ...]:
+    return (path, *path.parents)
 
 
 def unpacked(item: ObjectInfo, data: bytes) -> bytes:

@@ -1,0 +1,46 @@
+"""What of a folder is taken for a photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clip_client.source import FolderSource
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, and a link to it."""
+    for name in (
+        "photos/a.jpg",
+        "photos/deep/b.jpg",
+        "photos/deep/out.parquet",
+        "photos/deep/out.parquet.parts/shard-000001.parquet",
+        "photos/deep/out.parquet.parts.jpg",
+        "photos/out.parquet",
+        "photos/.hidden/c.jpg",
+        "photos/.out.parquet.lock",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"photo")
+    (tmp_path / "link").symlink_to("photos")
+    monkeypatch.chdir(tmp_path / "photos")
+    return tmp_path
+
+
+def names(source: FolderSource) -> list[str]:
+    return [item.name for item in source.list()]
+
+
+@pytest.mark.parametrize("root", [".", "../photos", "../link"])
+@pytest.mark.parametrize("out", ["deep", "../photos/deep", "../link/deep", "{absolute}/link/deep"])
+def test_what_is_left_out_is_known_by_its_place(folder: Path, root: str, out: str) -> None:
+    place = Path(out.format(absolute=folder))
+    source = FolderSource(Path(root))
+    everything = names(source)
+    assert len(everything) == 6
+    left = names(source.leaving_out(place / "out.parquet", place / "out.parquet.parts"))
+    assert left == ["a.jpg", "deep/b.jpg", "deep/out.parquet.parts.jpg", "out.parquet"]
+    assert names(source) == everything
+    assert names(source.leaving_out(folder / "elsewhere")) == everything
