@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import signal
 import sys
+import traceback
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
@@ -42,7 +44,7 @@ examples:
 exit status:
   0    every object is embedded; with --check: the server embeds rightly
   1    some objects failed, and are in the file with their error; --check: it embeds wrongly
-  2    nothing could be done, or not go on: no server, no bucket, no room on the disk
+  2    nothing could be done, or not go on: no server, no bucket, no room on the disk, a fault of ours
   3    with --check: the server is alive, and too busy to tell
   130  stopped by Ctrl-C or SIGTERM; what was finished is in OUT.parts/
 """
@@ -66,13 +68,22 @@ def main(argv: list[str] | None = None) -> int:
         return _embed(options)
     except ClipClientError as error:
         _say(f"error: {error}")
-        # A SinkError says itself where the rows are.
-        if options.out is not None and not isinstance(error, SinkError) and has_rows(options.out):
-            _say(f"what was finished is kept in {parts_of(options.out)}: {way_on(options.overwrite)}")
+        if not isinstance(error, SinkError):  # which says itself what is kept
+            _say_what_is_kept(options)
         return 2
     except KeyboardInterrupt:
         _say("stopped")
         return 130
+    except Exception:
+        # Python's own way out has the status 1, which says that the file is written.
+        traceback.print_exc()
+        _say_what_is_kept(options)
+        return 2
+
+
+def _say_what_is_kept(options: argparse.Namespace) -> None:
+    if options.out is not None and has_rows(options.out):
+        _say(f"what was finished is kept in {parts_of(options.out)}: {way_on(options.overwrite)}")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -89,15 +100,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", nargs="?", help="gs://bucket/prefix, or a folder")
-    add("--out", type=Path, metavar="FILE", help="the Parquet file to write")
+    add("--out", type=file, metavar="FILE", help="the Parquet file to write")
     add("--url", default=defaults.URL, help="the server's gRPC address (default: %(default)s)")
     add("--check", metavar="URL", help="embed the server's reference picture and say whether it is right")
     add("--model", default=defaults.MODEL, help="default: %(default)s")
-    add("--concurrency", type=int, default=defaults.CONCURRENCY, metavar="N",
+    add("--concurrency", type=count, default=defaults.CONCURRENCY, metavar="N",
         help="photos in flight (default: %(default)s)")  # fmt: skip
-    add("--deadline", type=float, default=defaults.DEADLINE_S, metavar="SECONDS",
+    add("--deadline", type=seconds, default=defaults.DEADLINE_S, metavar="SECONDS",
         help="for one photo with all its retries (default: %(default).0f)")  # fmt: skip
-    add("--wait", type=float, default=defaults.WAIT_FOR_SERVER_S, metavar="SECONDS",
+    add("--wait", type=seconds, default=defaults.WAIT_FOR_SERVER_S, metavar="SECONDS",
         help="for the server at the start (default: %(default).0f)")  # fmt: skip
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="complete an OUT that exists")
@@ -113,6 +124,27 @@ def _parser() -> argparse.ArgumentParser:
     tls.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", type=_header,
                      help="sent with every call; may be given again")  # fmt: skip
     return parser
+
+
+def file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; it should name the file to write")
+    return path
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no time above 0")
+    return value
 
 
 def _header(text: str) -> tuple[str, str]:

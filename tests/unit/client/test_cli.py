@@ -1,0 +1,52 @@
+"""What `clip-embed` makes of its arguments, and how it ends, where no server has a part in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clip_client.sink import ParquetSink
+from clip_client.source import ObjectInfo
+from clip_client.stream import EmbeddedObject
+
+
+def run(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """The command; `before` is executed in its process, with its module as `cli`."""
+    code = f"import sys\nfrom clip_client import cli\n{before}\nsys.exit(cli.main())"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--concurrency", "0", "0 is below 1"),
+        ("--concurrency", "many", "invalid count value: 'many'"),
+        ("--deadline", "0", "0 is no time above 0"),
+        ("--deadline", "nan", "nan is no time above 0"),
+        ("--wait", "-1", "-1 is no time above 0"),
+        ("--wait", "inf", "inf is no time above 0"),
+        ("--out", ".", ". is a folder; it should name the file to write"),
+    ],
+)
+def test_an_option_that_makes_no_sense(option: str, value: str, said: str) -> None:
+    done = run(".", "--out", "x.parquet", f"{option}={value}")
+    assert done.returncode == 2
+    assert f"argument {option}: {said}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_fault_of_ours_is_not_taken_for_photos_that_failed(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    with ParquetSink(out, 2, {}) as sink:
+        sink.open()
+        sink.write(EmbeddedObject(ObjectInfo("a.jpg", 1), np.ones(2, np.float32)))
+        sink.flush()
+    done = run(".", "--out", str(out), before="cli._embed = lambda options: 1 / 0")
+    assert done.returncode == 2
+    assert "ZeroDivisionError" in done.stderr
+    assert f"what was finished is kept in {out}.parts: run the same command again" in done.stderr
