@@ -4,7 +4,7 @@ ClipClientError
 ├── ItemError          one photo: a stable `code` and a text; its neighbours are not concerned
 ├── ServerUnavailable  no answer within the deadline, in spite of retries; or this client is turned away
 │   └── ServerBusy     it answers, but has refused load until the deadline
-├── ServerMismatch     a server answers, but it is not one of ours, or it embeds wrongly
+├── ServerMismatch     a server answers, but it is not one of ours; check() tells whether it embeds rightly
 ├── SourceError        a bucket or folder cannot be listed, or its credentials are refused
 └── SinkError          the output cannot be written
 """
@@ -52,7 +52,7 @@ class ServerBusy(ServerUnavailable):
 
 
 class ServerMismatch(ClipClientError):  # noqa: N818 - reads as the state that it names
-    """The server's metadata, or its embedding of the reference picture, does not fit."""
+    """The server has no such model, or its metadata is not that of clip-triton's."""
 
 
 class SourceError(ClipClientError):
