@@ -100,15 +100,15 @@ class ParquetSink:
                 raise SinkError(
                     f"another run is writing {self._out}: wait for its end, or choose another --out"
                 )
-            if overwrite:
-                shutil.rmtree(self.parts, ignore_errors=True)
-            elif self._out.exists():
-                if not resume:
-                    raise SinkError(f"{self._out} exists: give --resume to complete it or --overwrite")
+            if self._out.exists() and not (overwrite or resume):
+                raise SinkError(f"{self._out} exists: give --resume to complete it or --overwrite")
+            if self._out.exists() and not overwrite:
                 self._check_model(self._out)
             self.parts.mkdir(exist_ok=True)
-            if self._out.exists() and not self._first.exists():
-                self._take_up(empty=overwrite)
+            if overwrite:
+                self._forget()
+            elif self._out.exists() and not self._first.exists():
+                self._take_up()
         except OSError as error:
             raise SinkError(f"{self.parts} cannot be written: {error.strerror}") from error
         return {key for key, code in self._known() if code is None}
@@ -144,17 +144,18 @@ class ParquetSink:
             self._remove_shards()
         return counts
 
-    def _take_up(self, *, empty: bool) -> None:
-        """Makes OUT the first shard: a copy, as OUT stays whole until the new one takes its place.
-
-        `empty` for an OUT that is to be forgotten: what goes on from here shall not take it up either.
-        """
-        if empty:
-            self._write(self._first, iter(()))
-            return
+    def _take_up(self) -> None:
+        """Makes OUT the first shard: a copy, as OUT stays whole until the new one takes its place."""
         temporary = self._first.with_name(f".{self._first.name}.{os.getpid()}")
         shutil.copyfile(self._out, temporary)
         os.replace(temporary, self._first)
+
+    def _forget(self) -> None:
+        """Removes earlier shards; an empty first one keeps whoever goes on from taking up OUT."""
+        self._write(self._first, iter(()))
+        for path in self._shards():
+            if path != self._first:
+                path.unlink()
 
     def _remove_shards(self) -> None:
         # What is left of this is harmless, the rest being in OUT; but not an older OUT.
