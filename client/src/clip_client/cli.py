@@ -22,7 +22,7 @@ from clip_client.client import ClipClient
 from clip_client.connection import ConnectionOptions
 from clip_client.errors import ClipClientError, ServerBusy, SinkError
 from clip_client.memory import keep_freed_memory
-from clip_client.sink import has_rows, parts_of, way_on
+from clip_client.sink import has_shards, parts_of, way_on
 from clip_client.source import open_source
 from clip_client.stream import EmbeddedObject
 from clip_client.timings import Stage, table
@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         _say("stopped")
+        _say_what_is_kept(options)
         return 130
     except Exception:
         # Python's own way out has the status 1, which says that the file is written.
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _say_what_is_kept(options: argparse.Namespace) -> None:
-    if options.out is not None and has_rows(options.out):
+    if options.out is not None and has_shards(options.out):
         _say(f"what was finished is kept in {parts_of(options.out)}: {way_on(options.overwrite)}")
 
 

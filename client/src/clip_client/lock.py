@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""From file systems that know none, as some of clusters: better a run without than no run."""
 
 
 class Lock:
@@ -23,8 +27,10 @@ class Lock:
             except BlockingIOError:
                 os.close(descriptor)
                 return False
-            except OSError:
-                pass  # a file system that knows no locks: rather a run without than none
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    os.close(descriptor)
+                    raise
             if self._is_still(descriptor):
                 self._descriptor = descriptor
                 return True

@@ -158,7 +158,7 @@ class ParquetSink:
                 path.unlink()
 
     def _remove_shards(self) -> None:
-        # What is left of this is harmless, the rest being in OUT; but not an older OUT.
+        # First the copy of an older OUT: cut off after that, what remains are rows that OUT has too.
         with suppress(OSError):
             self._first.unlink()
         shutil.rmtree(self.parts, ignore_errors=True)
@@ -288,8 +288,8 @@ def parts_of(out: Path) -> Path:
     return out.with_name(out.name + ".parts")
 
 
-def has_rows(out: Path) -> bool:
-    """Whether a run that was cut off has left some; one without any leaves no shard."""
+def has_shards(out: Path) -> bool:
+    """Whether a run was cut off here, for another to go on."""
     return any(parts_of(out).glob(_SHARDS))
 
 
