@@ -159,12 +159,21 @@ class FolderSource:
         if not self._root.is_dir():
             raise SourceError(f"{self._root} is not a folder (a bucket is written gs://bucket/prefix)")
         place = self._root.resolve()
-        for path in sorted(self._root.rglob("*")):
+        for path, size in sorted(self._files()):
             relative = path.relative_to(self._root)
-            if any(part.startswith(".") for part in relative.parts):
-                continue
-            if path.is_file() and self._left_out.isdisjoint(_and_parents(place / relative)):
-                yield ObjectInfo(printable(relative.as_posix()), path.stat().st_size)
+            if self._left_out.isdisjoint(_and_parents(place / relative)):
+                yield ObjectInfo(printable(relative.as_posix()), size)
+
+    def _files(self) -> Iterator[tuple[Path, int]]:
+        """Paths and sizes; raises SourceError where photos would be missed without a word."""
+        try:
+            for folder, below, names in os.walk(self._root, onerror=_raise):
+                below[:] = [name for name in below if not name.startswith(".")]
+                for path in (Path(folder, name) for name in names if not name.startswith(".")):
+                    if path.is_file():
+                        yield path, path.stat().st_size
+        except OSError as error:
+            raise SourceError(f"{error.filename} cannot be listed: {error.strerror}") from error
 
     def load(self, item: ObjectInfo) -> bytes:
         try:
@@ -178,6 +187,10 @@ class FolderSource:
 def _place(path: Path) -> Path:
     """Its absolute path; a link is not followed, as what is left out is what bears the name."""
     return path.parent.resolve() / path.name
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _and_parents(path: Path) -> tuple[Path, ...]:

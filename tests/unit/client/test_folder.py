@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from clip_client import SourceError
 from clip_client.source import FolderSource
 
 
@@ -44,3 +49,31 @@ def test_what_is_left_out_is_known_by_its_place(folder: Path, root: str, out: st
     assert left == ["a.jpg", "deep/b.jpg", "deep/out.parquet.parts.jpg", "out.parquet"]
     assert names(source) == everything
     assert names(source.leaving_out(folder / "elsewhere")) == everything
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Root may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o644])
+def test_a_folder_that_cannot_be_read_is_not_passed_over(mode: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        closed = Path(name) / "closed"
+        closed.mkdir()
+        for path in (Path(name) / "a.jpg", closed / "b.jpg"):
+            path.write_bytes(b"photo")
+        Path(name).chmod(0o755)
+        closed.chmod(mode)
+        try:
+            with nobody(), pytest.raises(SourceError, match=r"closed.* cannot be listed: Permission denied"):
+                list(FolderSource(Path(name)).list())
+        finally:
+            closed.chmod(0o755)
