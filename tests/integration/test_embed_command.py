@@ -196,6 +196,24 @@ def test_the_same_command_goes_on_after_a_signal(
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
 
 
+def test_a_signal_ends_a_run_whose_server_hangs(server: TritonServer, many: str, tmp_path: Path) -> None:
+    """At once, and not after the deadline of the requests in flight."""
+    out = tmp_path / "out.parquet"
+    command = [sys.executable, "-m", "clip_client.cli", f"gs://{many}", "--out", str(out), "--timings"]
+    command += ["--url", server.grpc_url, "--concurrency", "4"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for_photos(process)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+    assert process.returncode == 130, said
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+
+
 def test_an_overwriting_run_that_was_stopped_forgets_the_old_file(
     server: TritonServer, many: str, tmp_path: Path
 ) -> None:

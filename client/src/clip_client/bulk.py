@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,8 +57,9 @@ def embed_to_parquet(
         source = source.leaving_out(out, parts_of(out))
     with ParquetSink(out, client.info.dimension, _model(client)) as sink:
         todo = _Remaining(source, sink.open(overwrite=overwrite, resume=resume))
-        records = client.embed_records(todo, bytes_in_flight=bytes_in_flight)
-        return _run(records, todo, sink, Summary(str(out)), on_item)
+        records = client.embed_records(todo, bytes_in_flight=bytes_in_flight, on_abort=client.close)
+        with closing(records):
+            return _run(records, todo, sink, Summary(str(out)), on_item)
 
 
 def _run(

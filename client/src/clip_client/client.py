@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
@@ -151,11 +151,11 @@ class ClipClient:
         uri: str | Source,
         *,
         bytes_in_flight: int = defaults.BYTES_IN_FLIGHT,
-        on_interrupt: Callable[[], None] | None = None,
-    ) -> Iterator[EmbeddedObject]:
+        on_abort: Callable[[], None] | None = None,
+    ) -> Generator[EmbeddedObject, None, None]:
         """As embed_objects, with each object's generation, size and CRC32C.
 
-        Ctrl-C waits for the requests in flight; close() as `on_interrupt` ends them first.
+        Whoever stops before the last one waits for the requests in flight; close() as `on_abort` ends them.
         """
         info = self.info  # a wrong server is refused before anything is downloaded
         return stream(
@@ -165,7 +165,7 @@ class ClipClient:
             bytes_in_flight,
             too_large=info.too_large,
             on_load=self._timings.add_load if self._timings is not None else None,
-            on_interrupt=on_interrupt,
+            on_abort=on_abort,
         )
 
     @contextmanager
@@ -200,7 +200,7 @@ class ClipClient:
         """Of each composing model; empty where the server keeps its statistics to itself."""
         try:
             return server_times([self._calls.statistics(step, self._deadline_s) for step in self.info.steps])
-        except grpc.RpcError:
+        except (grpc.RpcError, ValueError):  # the latter is gRPC's for a client that was closed meanwhile
             return {}
 
     def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:

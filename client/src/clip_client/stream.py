@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -64,12 +64,12 @@ def stream(
     *,
     too_large: Callable[[int], ItemError | None] = lambda _: None,
     on_load: Callable[[float], None] | None = None,
-    on_interrupt: Callable[[], None] | None = None,
-) -> Iterator[EmbeddedObject]:
+    on_abort: Callable[[], None] | None = None,
+) -> Generator[EmbeddedObject, None, None]:
     """Every listed object, in the listing's order. What `embed` raises ends the stream.
 
     `too_large` says of a size whether it is worth loading; `on_load` is told the seconds that each object
-    took to load; `on_interrupt` is called at Ctrl-C, to end what is then waited for.
+    took to load; `on_abort` is called before requests in flight are waited for, where it ends too early.
     """
     budget = _ByteBudget(bytes_in_flight)
     over = threading.Event()
@@ -98,9 +98,9 @@ def stream(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    except KeyboardInterrupt:
-        if on_interrupt is not None:
-            on_interrupt()
+    except BaseException:
+        if on_abort is not None:
+            on_abort()
         raise
     finally:
         over.set()

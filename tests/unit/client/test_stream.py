@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -79,17 +80,24 @@ def test_what_is_too_large_is_not_loaded() -> None:
     assert source.most <= 10
 
 
-def test_ctrl_c_ends_what_is_in_flight_before_it_is_waited_for() -> None:
+@pytest.mark.parametrize("within", [True, False], ids=["waiting for the next", "between two"])
+def test_ctrl_c_ends_what_is_in_flight_before_it_is_waited_for(within: bool) -> None:
     source, ended = Memory([1] * 30), threading.Event()
 
     def embed(data: bytes) -> Embedding:
-        if source.embed(data)[0] and not ended.wait(20):
-            raise AssertionError("nobody ended it")
+        if source.embed(data)[0] and not first.acquire(blocking=False):
+            assert ended.wait(20), "nobody ended it"
         return np.ones(1, np.float32)
 
-    records = stream(source, embed, 2, 40, on_interrupt=ended.set)
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-    begin = time.monotonic()
+    def run() -> None:
+        with closing(stream(source, embed, 2, 40, on_abort=ended.set)) as records:
+            next(records)
+            if within:
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+                next(records)
+            raise KeyboardInterrupt
+
+    first, begin = threading.Semaphore(1), time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        next(records)
+        run()
     assert time.monotonic() - begin < 10
