@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving.errors import ConfigurationError
 from clip_serving.render import render_all, write_repository
-from clip_serving.settings import DeploymentSettings, PreprocessSettings
+from clip_serving.settings import DecodeLimits, DeploymentSettings, PreprocessSettings
 from clip_serving.spec import ModelSpec
 from tools.render_default import REPOSITORY, SPEC
 
@@ -83,6 +83,19 @@ def test_the_precision_is_the_cpu_encoders_and_bounds_the_reference(spec: ModelS
     assert rendered(DeploymentSettings()) == ("auto", 0.999)
     assert rendered(DeploymentSettings(encoder_precision="bf16")) == ("bf16", 0.999)
     assert rendered(DeploymentSettings(encoder_precision="int8")) == ("int8", 0.99)
+
+
+def test_the_ensemble_tells_what_its_stages_do(spec: ModelSpec) -> None:
+    deployment = DeploymentSettings(
+        quality="exact", apply_exif_orientation=False, encoder_precision="bf16", limits=DecodeLimits(123)
+    )
+    for path in ("clip_image/config.pbtxt", "clip_image/configs/torchscript.pbtxt"):
+        told = parsed(render_all(spec, deployment)[path]).parameters
+        assert (told["quality"].string_value, told["encoder_precision"].string_value) == ("exact", "bf16")
+        assert (told["max_bytes"].string_value, told["apply_exif_orientation"].string_value) == (
+            "123",
+            "false",
+        )
 
 
 def test_preferred_sizes_never_exceed_the_largest_batch(spec: ModelSpec) -> None:

@@ -56,6 +56,18 @@ def test_a_precision_brings_its_own_bound_on_the_reference(
     assert ensemble.parameters["reference_min_cosine"].string_value == reference
 
 
+def test_the_ensemble_says_what_its_stages_are_changed_to(source: Path, tmp_path: Path) -> None:
+    def said(root: Path) -> dict[str, str]:
+        parameters = read_config(root / "clip_image" / "config.pbtxt").parameters
+        return {name: parameters[name].string_value for name in ("quality", "encoder_precision")}
+
+    assert said(source) == said(staged(source, tmp_path)) == {"quality": "high", "encoder_precision": "auto"}
+    target = tmp_path / "changed"
+    target.mkdir()
+    stage(source, target, Fit(_LAYOUT, quality="exact", encoder_precision="fp32"))
+    assert said(target) == {"quality": "exact", "encoder_precision": "fp32"}
+
+
 def test_a_hand_made_edit_is_kept(source: Path, tmp_path: Path) -> None:
     path = source / "clip_image_preprocess" / "config.pbtxt"
     path.write_text(path.read_text().replace("max_batch_size: 64", "max_batch_size: 12"))

@@ -174,6 +174,11 @@ def _ensemble(
                     "reference_image": spec.reference_image,
                     "reference_embedding": spec.reference_embedding,
                     "reference_min_cosine": reference_min_cosine(deployment.encoder_precision),
+                    # What a client that only sees the ensemble may want to know of its stages.
+                    "max_bytes": deployment.limits.max_bytes,
+                    "quality": deployment.quality,
+                    "apply_exif_orientation": deployment.apply_exif_orientation,
+                    "encoder_precision": deployment.encoder_precision,
                 }
             ),
         }

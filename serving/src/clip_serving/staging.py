@@ -124,9 +124,8 @@ def _copy_model(source: Path, target: Path, change: Callable[[pb.ModelConfig], N
 
 
 def _change(config: pb.ModelConfig, fit: Fit) -> None:
-    if config.name == defaults.ENSEMBLE and fit.encoder_precision is not None:
-        least = reference_min_cosine(fit.encoder_precision)
-        config.parameters["reference_min_cosine"].string_value = str(least)
+    if config.name == defaults.ENSEMBLE:
+        _tell(config, fit)
     if config.backend != "python":
         return
     encoder, layout = config.name == defaults.ENCODER, fit.layout
@@ -137,6 +136,16 @@ def _change(config: pb.ModelConfig, fit: Fit) -> None:
         config.parameters["precision"].string_value = fit.encoder_precision
     if not encoder and fit.quality is not None:
         config.parameters["quality"].string_value = fit.quality
+
+
+def _tell(ensemble: pb.ModelConfig, fit: Fit) -> None:
+    """Keeps true what the ensemble says of its stages."""
+    parameters = ensemble.parameters
+    if fit.quality is not None:
+        parameters["quality"].string_value = fit.quality
+    if fit.encoder_precision is not None:
+        parameters["encoder_precision"].string_value = fit.encoder_precision
+        parameters["reference_min_cosine"].string_value = str(reference_min_cosine(fit.encoder_precision))
 
 
 def read_config(path: Path) -> pb.ModelConfig:
