@@ -18,7 +18,7 @@ from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.proof import Proof, least_cosine
 from clip_serving.render import write_repository
 from clip_serving.spec import SPEC_FILE, ModelSpec
-from clip_serving.staging import InstanceLayout, newest_version
+from clip_serving.staging import InstanceLayout, served_version
 from tests.pictures import camera_photos
 
 _HERE = Cpu.here()
@@ -28,7 +28,7 @@ _SMALL = InstanceLayout(preprocess_instances=1, preprocess_threads=1, encoder_in
 
 @pytest.fixture(scope="module")
 def version(repository: Path) -> Path:
-    return newest_version(repository)
+    return served_version(repository)
 
 
 def options(precision: defaults.EncoderPrecision) -> ServerOptions:

@@ -12,7 +12,7 @@ from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError
 from clip_serving.render import write_repository
 from clip_serving.spec import ModelSpec
-from clip_serving.staging import Fit, InstanceLayout, read_config, stage
+from clip_serving.staging import Fit, InstanceLayout, read_config, served_version, stage
 from tools.render_default import SPEC
 
 _LAYOUT = InstanceLayout(preprocess_instances=3, preprocess_threads=2, encoder_instances=5, encoder_threads=4)
@@ -92,6 +92,16 @@ def test_an_encoder_that_was_never_exported_is_named(source: Path, tmp_path: Pat
     (source / "clip_image_encoder" / "1").rmdir()
     with pytest.raises(ConfigurationError, match="no exported encoder"):
         staged(source, tmp_path)
+
+
+def test_the_pinned_version_is_the_served_one(source: Path) -> None:
+    (source / "clip_image_encoder" / "2").mkdir()
+    assert served_version(source).name == "2"
+    write_repository(source, ModelSpec.load(SPEC), encoder_version=1)
+    assert served_version(source).name == "1"
+    (source / "clip_image_encoder" / "1").rmdir()
+    with pytest.raises(ConfigurationError, match=r"version 1 of the encoder, which is missing.*--activate"):
+        served_version(source)
 
 
 def test_a_misspelt_field_names_the_file(source: Path, tmp_path: Path) -> None:

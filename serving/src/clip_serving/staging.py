@@ -81,7 +81,30 @@ def stage(source: Path, target: Path, fit: Fit) -> None:
     Raises ConfigurationError that names what `source` lacks.
     """
     copy_repository(source, target, lambda config: _change(config, fit))
-    newest_version(source)
+    served_version(source)
+
+
+def served_version(repository: Path) -> Path:
+    """The encoder's version directory that a server takes: the pinned one, or the newest.
+
+    Raises ConfigurationError where it is not there.
+    """
+    pinned = pinned_version(repository)
+    if pinned is None:
+        return newest_version(repository)
+    folder = repository / defaults.ENCODER / str(pinned)
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"{repository} serves version {pinned} of the encoder, which is missing. Choose another: "
+            f"clip-export --activate VERSION --repository {repository}"
+        )
+    return folder
+
+
+def pinned_version(repository: Path) -> int | None:
+    """The encoder's version that the configs name; None where they take the newest."""
+    policy = read_config(repository / defaults.ENCODER / "config.pbtxt").version_policy
+    return max(policy.specific.versions, default=None)
 
 
 def newest_version(repository: Path) -> Path:

@@ -9,9 +9,10 @@ import pytest
 
 from clip_serving.errors import ConfigurationError, ProfileError
 from clip_serving.profile import apply as module
-from clip_serving.profile.apply import apply, read_rendered, undo
+from clip_serving.profile.apply import apply, undo
 from clip_serving.profile.variant import make_variant
 from clip_serving.render import render_all, write_repository
+from clip_serving.rendered import read_rendered
 from clip_serving.settings import DeploymentSettings
 from clip_serving.spec import ModelSpec
 from clip_serving.staging import read_config

@@ -17,24 +17,14 @@ from typing import Any
 
 from clip_serving import defaults
 from clip_serving.defaults import EncoderPrecision
-from clip_serving.errors import ConfigurationError, ProfileError
+from clip_serving.errors import ProfileError
 from clip_serving.profile.setting import Setting
 from clip_serving.render import render_all
-from clip_serving.settings import DeploymentSettings, PreprocessSettings, one_of
-from clip_serving.spec import SPEC_FILE, ModelSpec
-from clip_serving.staging import read_config
+from clip_serving.rendered import read_rendered
+from clip_serving.settings import DeploymentSettings, one_of
 
 _KEPT = "before"
 _JOURNAL = "applied.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Rendered:
-    """What a repository's configs were rendered from."""
-
-    spec: ModelSpec
-    deployment: DeploymentSettings
-    encoder_version: int | None
 
 
 def apply(setting: Setting, repository: Path, run: Path) -> list[str]:
@@ -100,39 +90,8 @@ def deployment_for(setting: Setting, before: DeploymentSettings) -> DeploymentSe
     )
 
 
-def read_rendered(repository: Path) -> Rendered:
-    """Reads back what the configs were rendered from. Raises ConfigurationError."""
-    ensemble = read_config(repository / defaults.ENSEMBLE / "config.pbtxt")
-    preprocess = read_config(repository / defaults.PREPROCESS / "config.pbtxt")
-    encoder = read_config(repository / defaults.ENCODER / "configs" / "cpu.pbtxt")
-    version = ensemble.parameters["encoder_version"].string_value
-    exported = [int(e.name) for e in (repository / defaults.ENCODER).iterdir() if e.name.isdigit()]
-    if not exported:
-        raise ConfigurationError(f"{repository} holds no exported encoder")
-    pinned = None if version in ("", "latest") else int(version)
-    spec = ModelSpec.load(repository / defaults.ENCODER / str(pinned or max(exported)) / SPEC_FILE)
-    parameters = {name: value.string_value for name, value in preprocess.parameters.items()}
-    settings = PreprocessSettings.from_parameters(parameters)
-    deployment = DeploymentSettings(
-        preprocess_instances=preprocess.instance_group[0].count,
-        preprocess_threads=int(parameters["threads"]),
-        encoder_instances=encoder.instance_group[0].count,
-        encoder_threads=int(encoder.parameters["threads"].string_value),
-        encoder_precision=_precision(encoder.parameters["precision"].string_value),
-        max_batch_size=ensemble.max_batch_size,
-        preferred_batch_sizes=tuple(encoder.dynamic_batching.preferred_batch_size),
-        max_queue_delay_us=encoder.dynamic_batching.max_queue_delay_microseconds,
-        apply_exif_orientation=settings.apply_exif_orientation,
-        quality=settings.quality,
-        allow_truncated=settings.allow_truncated,
-        limits=settings.limits,
-        max_queue_size=preprocess.dynamic_batching.default_queue_policy.max_queue_size,
-    )
-    return Rendered(spec, deployment, pinned)
-
-
 def _precision(text: str) -> EncoderPrecision:
-    """The default for a text that is none, as of another version's config, which is refused as edited."""
+    """The default for a text that is none."""
     try:
         precision: EncoderPrecision = one_of(EncoderPrecision, text)
         return precision
