@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,21 @@ def test_preferred_sizes_never_exceed_the_largest_batch(spec: ModelSpec) -> None
 def test_rollback_pins_a_version(spec: ModelSpec) -> None:
     config = parsed(render_all(spec, encoder_version=3)["clip_image_encoder/config.pbtxt"])
     assert list(config.version_policy.specific.versions) == [3]
+
+
+def test_the_encoders_config_is_the_last_to_change(spec: ModelSpec) -> None:
+    assert list(render_all(spec))[-1] == "clip_image_encoder/config.pbtxt"
+
+
+def test_a_config_that_cannot_be_written_changes_none(spec: ModelSpec, tmp_path: Path) -> None:
+    write_repository(tmp_path, spec)
+    variants = tmp_path / "clip_image_encoder" / "configs"
+    shutil.rmtree(variants)
+    variants.write_text("in the way")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError):
+        write_repository(tmp_path, spec, DeploymentSettings(preprocess_instances=9))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_random_weights_are_said_in_every_config(spec: ModelSpec) -> None:

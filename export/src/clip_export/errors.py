@@ -4,10 +4,13 @@ ExportError            any of these; `exit_status` is the command's
 ├── LoadError          the model or its weights cannot be had, or do not fit
 ├── HubUnreachable     the weights lie on a hub that does not answer
 ├── GraphError         the model cannot be exported
-└── ParityError        an artefact's embeddings differ from open_clip's
+├── ParityError        an artefact's embeddings differ from open_clip's
+└── NotRendered        the version is in the repository, and its configs could not be written
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class ExportError(Exception):
@@ -32,3 +35,16 @@ class ParityError(ExportError):
     """What was written does not embed as open_clip does; nothing has been replaced."""
 
     exit_status = 1
+
+
+class NotRendered(ExportError):  # noqa: N818 - reads as the state that it names
+    """The version is in the repository, and its configs are not, or not all of them."""
+
+    def __init__(self, version: int, repository: Path, cause: BaseException) -> None:
+        stopped = isinstance(cause, KeyboardInterrupt)
+        super().__init__(
+            f"version {version} is published in {repository}, but its configs were not rendered "
+            f"({'stopped' if stopped else cause}), so it is not served. Render them, with the settings that "
+            f"you gave: clip-export --activate {version} --repository {repository}"
+        )
+        self.exit_status = 130 if stopped else 2

@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from clip_export.errors import ExportError
+from clip_export.errors import ExportError, NotRendered
 from clip_serving import defaults
 from clip_serving.encoder_choice import require_int8
-from clip_serving.render import encoder_model_py, write_repository
+from clip_serving.render import encoder_model_py, render_all, write_repository
 from clip_serving.settings import DeploymentSettings
 from clip_serving.spec import SPEC_FILE, ModelSpec
+
+_STAGING = ".staging-"
 
 
 @contextmanager
 def staging(repository: Path) -> Iterator[Path]:
-    """A folder on the repository's file system that is gone afterwards, whatever happened."""
-    try:
-        repository.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=repository))
-    except OSError as error:
-        raise ExportError(f"cannot write into {repository}: {error.strerror}") from error
-    try:
+    """A folder beside the encoder's versions, where Triton looks for numbers alone; gone afterwards.
+
+    Those that killed exports left behind are removed first.
+    """
+    encoder = repository / defaults.ENCODER
+    with ExitStack() as stack:
+        try:
+            encoder.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_empty, encoder)
+            # Between its making and its lock a folder looks like one that was left behind.
+            with _locked(encoder):
+                _remove_left_behind(encoder)
+                folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=encoder))
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                stack.enter_context(_locked(folder))
+        except OSError as error:
+            raise ExportError(f"cannot write into {encoder}: {error.strerror}") from error
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(staged: Path, repository: Path, spec: ModelSpec, deployment: DeploymentSettings) -> int:
     """Renames `staged` to the encoder's next version, then renders the configs; returns the number.
 
-    Until the rename nothing of the repository has changed, and no earlier version ever does.
+    The configs name the version that is served, so nobody sees the new one until the last of them is
+    rendered. No earlier version ever changes. Raises NotRendered where only the first step was done.
     """
+    render_all(spec, deployment)  # settings that Triton does not take fail before anything has changed
     (staged / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
     (staged / "model.py").write_text(encoder_model_py(), encoding="utf-8")
     for path in [*staged.iterdir(), staged]:
         _sync(path)
     encoder = repository / defaults.ENCODER
-    encoder.mkdir(exist_ok=True)
     staged.chmod(0o755)  # mkdtemp's 0700 would keep a server of another user out
     while True:
         version = max(versions(repository), default=0) + 1
@@ -51,8 +63,7 @@ def publish(staged: Path, repository: Path, spec: ModelSpec, deployment: Deploym
         except OSError:  # another export took the number, or the rename is not possible at all
             if not (encoder / str(version)).exists():
                 raise
-    _sync(encoder)
-    write_repository(repository, spec, deployment)
+    _render(repository, spec, deployment, version)
     return version
 
 
@@ -65,7 +76,7 @@ def activate(repository: Path, version: int, deployment: DeploymentSettings) -> 
     if deployment.encoder_precision == "int8":
         require_int8(folder)
     spec = ModelSpec.load(folder / SPEC_FILE)
-    write_repository(repository, spec, deployment, encoder_version=version)
+    _render(repository, spec, deployment, version)
     return spec
 
 
@@ -75,6 +86,41 @@ def versions(repository: Path) -> list[int]:
     if not encoder.is_dir():
         return []
     return sorted(int(entry.name) for entry in encoder.iterdir() if entry.name.isdigit())
+
+
+def _render(repository: Path, spec: ModelSpec, deployment: DeploymentSettings, version: int) -> None:
+    try:
+        _sync(repository / defaults.ENCODER)
+        write_repository(repository, spec, deployment, encoder_version=version)
+    except (Exception, KeyboardInterrupt) as error:
+        raise NotRendered(version, repository, error) from error
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds the folder's lock. Without `wait` raises OSError where another process does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            if not wait:
+                raise
+            # A file system without locks: there, what was left behind stays.
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_left_behind(encoder: Path) -> None:
+    for folder in encoder.glob(f"{_STAGING}*"):
+        with suppress(OSError), _locked(folder, wait=False):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it holds versions
+        folder.rmdir()
 
 
 def _sync(path: Path) -> None:

@@ -7,6 +7,7 @@ here and not when the server loads the model.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,10 @@ def render_all(
 ) -> dict[str, str]:
     """Every config.pbtxt of the repository: path relative to its root -> protobuf text.
 
-    `encoder_version` pins the encoder to one version directory; None serves the newest.
+    `encoder_version` pins the encoder to one version directory; None serves the newest. In the order in
+    which they are to be written: the encoder's, which say what is served, last.
     """
     deployment = deployment or DeploymentSettings()
-    encoder = f"{defaults.ENCODER}/config.pbtxt"
     variants = f"{defaults.ENCODER}/configs"
     configs = {
         f"{defaults.ENSEMBLE}/config.pbtxt": _ensemble(spec, deployment, encoder_version),
@@ -54,10 +55,10 @@ def render_all(
             spec, deployment, encoder_version, encoder_output=_TORCHSCRIPT_OUTPUT
         ),
         f"{defaults.PREPROCESS}/config.pbtxt": _preprocess(spec, deployment),
-        encoder: _onnx_gpu(spec, deployment, encoder_version),
         f"{variants}/cpu.pbtxt": _cpu(spec, deployment, encoder_version),
         f"{variants}/tensorrt.pbtxt": _tensorrt(spec, deployment, encoder_version),
         f"{variants}/torchscript.pbtxt": _torchscript(spec, deployment, encoder_version),
+        f"{defaults.ENCODER}/config.pbtxt": _onnx_gpu(spec, deployment, encoder_version),
     }
     notice = _HEADER + (_RANDOM if spec.random_weights else "")
     return {path: notice + _to_text(config) for path, config in configs.items()}
@@ -70,21 +71,26 @@ def write_repository(
     *,
     encoder_version: int | None = None,
 ) -> None:
-    """Writes the rendered configs, each whole or not at all, and the parts that never change."""
-    texts = render_all(spec, deployment, encoder_version)
-    texts[f"{defaults.PREPROCESS}/1/model.py"] = _PREPROCESS_MODEL_PY
+    """Writes the parts that never change and the rendered configs, of which the encoder's come last.
+
+    All are on the disk before the first takes its place: a full disk changes nothing.
+    """
     # Triton wants a version directory of an ensemble too, and git keeps no empty ones.
-    texts[f"{defaults.ENSEMBLE}/1/.gitkeep"] = ""
-    for relative, text in texts.items():
-        _replace(root / relative, text)
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # No name that Triton could take for a config while it is half written.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    texts = {f"{defaults.ENSEMBLE}/1/.gitkeep": "", f"{defaults.PREPROCESS}/1/model.py": _PREPROCESS_MODEL_PY}
+    texts.update(render_all(spec, deployment, encoder_version))
+    paths = [root / relative for relative in texts]
+    # No names that Triton could take for configs.
+    fresh = [path.with_name(f".{path.name}.{os.getpid()}") for path in paths]
+    try:
+        for temporary, text in zip(fresh, texts.values(), strict=True):
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+        for temporary, path in zip(fresh, paths, strict=True):
+            os.replace(temporary, path)
+    finally:
+        for temporary in fresh:
+            with suppress(OSError):  # it took its place, or never was
+                temporary.unlink()
 
 
 def _model_config(fields: dict[str, Any]) -> pb.ModelConfig:

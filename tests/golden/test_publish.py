@@ -1,0 +1,87 @@
+"""Publishing and going back: what a server of the repository sees at every moment, and what is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from clip_export.cli import main
+from clip_export.errors import NotRendered
+from clip_export.publish import publish, staging, versions
+from clip_serving.errors import ConfigurationError
+from clip_serving.settings import DeploymentSettings
+from clip_serving.spec import ModelSpec
+from clip_serving.staging import served_version
+from tools.render_default import SPEC
+
+
+def published(repository: Path, deployment: DeploymentSettings | None = None, model: str = "first") -> int:
+    """A version with a spec and no weights, which nothing here looks at."""
+    spec = dataclasses.replace(ModelSpec.load(SPEC), model=model)
+    with staging(repository) as folder:
+        return publish(folder, repository, spec, deployment or DeploymentSettings())
+
+
+def texts(repository: Path) -> dict[str, str]:
+    return {str(path.relative_to(repository)): path.read_text() for path in repository.rglob("*.pbtxt")}
+
+
+# --- what a server sees ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cause", "told", "status"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device", 2),
+        (KeyboardInterrupt(), "stopped", 130),
+    ],
+    ids=["full-disk", "ctrl-c"],
+)
+def test_a_new_version_is_not_served_before_its_configs_are_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: BaseException, told: str, status: int
+) -> None:
+    published(tmp_path)
+    before = texts(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise cause
+
+    with monkeypatch.context() as patched:
+        patched.setattr("clip_export.publish.write_repository", fail)
+        with pytest.raises(NotRendered, match=rf"version 2 is published .*{told}.*--activate 2") as caught:
+            published(tmp_path, model="second")
+    assert caught.value.exit_status == status
+    assert versions(tmp_path) == [1, 2]
+    assert (texts(tmp_path), served_version(tmp_path).name) == (before, "1")
+    assert main(["--activate", "2", "--repository", str(tmp_path)]) == 0
+    assert served_version(tmp_path).name == "2"
+    assert "second" in (tmp_path / "clip_image" / "config.pbtxt").read_text()
+
+
+def test_settings_that_triton_does_not_take_change_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no such model setting"):
+        published(tmp_path, DeploymentSettings(max_queue_size=-1))
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the staging folder ----------------------------------------------------------------------------
+
+
+def test_an_unfinished_export_is_no_model_of_the_repository(tmp_path: Path) -> None:
+    with staging(tmp_path) as folder:
+        assert [path.name for path in tmp_path.iterdir()] == ["clip_image_encoder"]
+        assert not folder.name.isdigit()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_removed_and_a_running_ones_stays(tmp_path: Path) -> None:
+    left = tmp_path / "clip_image_encoder" / ".staging-left"
+    left.mkdir(parents=True)
+    (left / "model.onnx").write_bytes(b"half")
+    with staging(tmp_path) as running:
+        assert not left.exists()
+        published(tmp_path)
+        assert running.is_dir()
+    assert versions(tmp_path) == [1]
