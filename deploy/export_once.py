@@ -4,7 +4,8 @@
         [--encoder-precision NAME] -- OPTION...
 
 The options after `--` say which model: when the last export was made with the same ones, by the same
-exporter, only the configs are rendered again, so that a change of instances costs no export.
+exporter, only the configs are rendered again, so that a change of instances costs no export. Settings
+that are not given, or empty, stay as the configs have them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             ("encoder-instances", options.encoder_instances),
             ("encoder-precision", options.encoder_precision),
         )
-        if value is not None
+        if value
     ]
     where = [f"--repository={options.repository}", *deployment]
     wanted = fingerprint(model)

@@ -11,10 +11,23 @@ from clip_export.cli import main
 from clip_export.errors import NotRendered
 from clip_export.publish import publish, staging, versions
 from clip_serving.errors import ConfigurationError
-from clip_serving.settings import DeploymentSettings
+from clip_serving.rendered import read_deployment
+from clip_serving.settings import DecodeLimits, DeploymentSettings
 from clip_serving.spec import ModelSpec
 from clip_serving.staging import served_version
 from tools.render_default import SPEC
+
+_TUNED = DeploymentSettings(
+    preprocess_instances=7,
+    max_batch_size=16,
+    preferred_batch_sizes=(4, 16),
+    max_queue_delay_us=700,
+    apply_exif_orientation=False,
+    quality="exact",
+    allow_truncated=True,
+    limits=DecodeLimits(max_bytes=1234, max_pixels=5678, decode_timeout_s=4.5),
+    max_queue_size=256,
+)
 
 
 def published(repository: Path, deployment: DeploymentSettings | None = None, model: str = "first") -> int:
@@ -26,6 +39,62 @@ def published(repository: Path, deployment: DeploymentSettings | None = None, mo
 
 def texts(repository: Path) -> dict[str, str]:
     return {str(path.relative_to(repository)): path.read_text() for path in repository.rglob("*.pbtxt")}
+
+
+def activate(repository: Path, *arguments: str) -> int:
+    return main(["--activate", "1", "--repository", str(repository), *arguments])
+
+
+# --- --activate ------------------------------------------------------------------------------------
+
+
+def test_settings_survive_going_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published(tmp_path, _TUNED)
+    before = texts(tmp_path)
+    assert activate(tmp_path) == 0
+    assert texts(tmp_path) == before
+    assert "quality exact" in capsys.readouterr().err
+
+
+def test_settings_that_are_given_replace_those_of_the_configs(tmp_path: Path) -> None:
+    published(tmp_path, _TUNED)
+    given = ("--quality", "fast", "--max-bytes", "99", "--apply-exif-orientation", "--no-allow-truncated")
+    assert activate(tmp_path, *given) == 0
+    assert read_deployment(tmp_path) == dataclasses.replace(
+        _TUNED,
+        quality="fast",
+        apply_exif_orientation=True,
+        allow_truncated=False,
+        limits=dataclasses.replace(_TUNED.limits, max_bytes=99),
+    )
+
+
+def test_a_setting_that_another_release_did_not_write_is_the_default(tmp_path: Path) -> None:
+    published(tmp_path, _TUNED)
+    path = tmp_path / "clip_image_preprocess" / "config.pbtxt"
+    path.write_text(path.read_text().replace('"decode_timeout_s"', '"decode_seconds"'))
+    assert activate(tmp_path) == 0
+    limits = dataclasses.replace(_TUNED.limits, decode_timeout_s=DecodeLimits().decode_timeout_s)
+    assert read_deployment(tmp_path) == dataclasses.replace(_TUNED, limits=limits)
+
+
+def test_a_setting_that_cannot_be_read_is_named_and_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published(tmp_path, _TUNED)
+    path = tmp_path / "clip_image_preprocess" / "config.pbtxt"
+    path.write_text(path.read_text().replace('"exact"', '"best"'))
+    before = texts(tmp_path)
+    assert activate(tmp_path) == 2
+    assert f"{path}: a parameter of the model's config is off: 'best'" in capsys.readouterr().err
+    assert texts(tmp_path) == before
+
+
+def test_version_0_is_no_request_for_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published(tmp_path)
+    assert main(["--activate", "0", "--repository", str(tmp_path)]) == 2
+    assert "has no version 0 of the encoder; it has [1]" in capsys.readouterr().err
+    assert versions(tmp_path) == [1]
 
 
 # --- what a server sees ----------------------------------------------------------------------------

@@ -137,11 +137,16 @@ def test_every_service_is_confined(services: dict[str, Any]) -> None:
 
 @needs_compose
 def test_shared_memory_fits_the_instances(services: dict[str, Any]) -> None:
-    options = [option for option in services["export"]["command"] if "instances" in option]
-    instances = sum(int(option.partition("=")[2]) for option in options)
-    assert instances == defaults.PREPROCESS_INSTANCES + defaults.ENCODER_INSTANCES
+    instances = defaults.PREPROCESS_INSTANCES + defaults.ENCODER_INSTANCES
     for name in ("server", "server-cpu"):
         assert int(services[name]["shm_size"]) >= instances * SHM_PER_INSTANCE
+
+
+@needs_compose
+def test_what_was_tuned_is_not_reset_by_the_next_start(services: dict[str, Any]) -> None:
+    own = services["export"]["command"][: services["export"]["command"].index("--")]
+    given = {name: value for name, _, value in (option.partition("=") for option in own) if value}
+    assert given == {"--repository": "/model_repository"}
 
 
 @needs_compose

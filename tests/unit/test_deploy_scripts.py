@@ -157,7 +157,9 @@ class Exporter:
         )
         self._program.chmod(0o755)
 
-    def start(self, *model: str, instances: int = 4, precision: str = "auto") -> subprocess.Popen[bytes]:
+    def start(
+        self, *model: str, instances: int | str = 4, precision: str = "auto"
+    ) -> subprocess.Popen[bytes]:
         command = [
             *(sys.executable, str(DEPLOY / "export_once.py"), f"--repository={self.repository}"),
             *(f"--command={self._program}", f"--preprocess-instances={instances}"),
@@ -165,7 +167,7 @@ class Exporter:
         ]
         return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
-    def run(self, *model: str, instances: int = 4, precision: str = "auto") -> int:
+    def run(self, *model: str, instances: int | str = 4, precision: str = "auto") -> int:
         return self.start(*model, instances=instances, precision=precision).wait(30)
 
     def wait_for_call(self) -> None:
@@ -190,6 +192,16 @@ def test_same_model_is_not_exported_twice(tmp_path: Path) -> None:
         "--preprocess-instances=9",
         "--encoder-precision=int8",
     ]
+
+
+def test_settings_that_are_empty_are_not_given(tmp_path: Path) -> None:
+    exporter = Exporter(tmp_path)
+    exporter.run("--model=RN50", "--quality=exact", instances="", precision="")
+    assert exporter.last_call() == [
+        f"--repository={exporter.repository}", "--json", "--model=RN50", "--quality=exact",
+    ]  # fmt: skip
+    exporter.run("--model=RN50", "--quality=exact", instances="", precision="")
+    assert exporter.last_call() == ["--activate=1", f"--repository={exporter.repository}"]
 
 
 def test_another_model_or_a_lost_version_is_exported(tmp_path: Path) -> None:

@@ -6,14 +6,16 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from clip_export.errors import ExportError, NotRendered
 from clip_serving import defaults
 from clip_serving.encoder_choice import require_int8
+from clip_serving.errors import ConfigurationError
 from clip_serving.render import encoder_model_py, render_all, write_repository
+from clip_serving.rendered import read_deployment
 from clip_serving.settings import DeploymentSettings
 from clip_serving.spec import SPEC_FILE, ModelSpec
 
@@ -67,17 +69,26 @@ def publish(staged: Path, repository: Path, spec: ModelSpec, deployment: Deploym
     return version
 
 
-def activate(repository: Path, version: int, deployment: DeploymentSettings) -> ModelSpec:
-    """Renders the configs for an earlier version and pins it: a roll-back. Restart the server after."""
+def activate(
+    repository: Path, version: int, change: Callable[[DeploymentSettings], DeploymentSettings]
+) -> tuple[ModelSpec, DeploymentSettings]:
+    """Renders the configs for an earlier version and pins it: a roll-back. Restart the server after.
+
+    `change` makes the new settings of those that the configs hold now.
+    """
     known = versions(repository)
     if version not in known:
         raise ExportError(f"{repository} has no version {version} of the encoder; it has {known}")
     folder = repository / defaults.ENCODER / str(version)
+    deployment = change(_settings(repository))
     if deployment.encoder_precision == "int8":
-        require_int8(folder)
+        try:
+            require_int8(folder)
+        except ConfigurationError as error:
+            raise ExportError(f"{folder}: {error}; or give another --encoder-precision") from error
     spec = ModelSpec.load(folder / SPEC_FILE)
     _render(repository, spec, deployment, version)
-    return spec
+    return spec, deployment
 
 
 def versions(repository: Path) -> list[int]:
@@ -86,6 +97,12 @@ def versions(repository: Path) -> list[int]:
     if not encoder.is_dir():
         return []
     return sorted(int(entry.name) for entry in encoder.iterdir() if entry.name.isdigit())
+
+
+def _settings(repository: Path) -> DeploymentSettings:
+    """What the configs hold; the defaults where there are none yet."""
+    rendered = (repository / defaults.ENSEMBLE / "config.pbtxt").exists()
+    return read_deployment(repository) if rendered else DeploymentSettings()
 
 
 def _render(repository: Path, spec: ModelSpec, deployment: DeploymentSettings, version: int) -> None:
