@@ -154,3 +154,20 @@ def test_what_a_killed_export_left_is_removed_and_a_running_ones_stays(tmp_path:
         published(tmp_path)
         assert running.is_dir()
     assert versions(tmp_path) == [1]
+
+
+# --- exit status -----------------------------------------------------------------------------------
+
+
+def test_an_error_that_was_not_expected_is_not_taken_for_a_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("clip_export.load.load", fail)
+    assert main(["--pretrained", "none", "--repository", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "RuntimeError: out of memory" in said
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 import time
+import traceback
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("stopped; nothing was published")
         return 130
+    except Exception as error:  # 1, which Python would end with, says that an artefact differs
+        traceback.print_exc()
+        _say(f"error: {type(error).__name__}, which was not expected: see above. Nothing was published")
+        return 2
     if options.json:
         print(json.dumps(summary))
     return 0
