@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -29,12 +28,12 @@ from clip_serving import defaults, runtime, server_log
 from clip_serving.arguments import server_arguments
 from clip_serving.defaults import EncoderPrecision, Quality
 from clip_serving.errors import ServerError
+from clip_serving.processes import alive, describe_exit, group_of, stubs_of
 from clip_serving.staging import Fit, InstanceLayout, available_cores, stage
 
 _logger = logging.getLogger(__name__)
 _HOST = "127.0.0.1"
 _POLL_S = 0.1
-_STUB = "triton_python_backend_stub"
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,6 @@ class TritonServer:
         self._stubs: list[psutil.Process] = []
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
-        self.failure: ServerError | None = None
-        """Why the supervisor gave up, if it did."""
 
     @property
     def grpc_url(self) -> str:
@@ -174,7 +171,7 @@ class TritonServer:
                 start_new_session=True,
             )
         self._wait_until_ready()
-        self._stubs = _stubs_of(self._process.pid)
+        self._stubs = stubs_of(self._process.pid)
         self.encoder = server_log.announced(self.log_path)
 
     def _wait_until_ready(self) -> None:
@@ -223,7 +220,7 @@ class TritonServer:
                 process.wait(grace_s)
             except subprocess.TimeoutExpired:
                 _logger.warning("tritonserver did not end within %.0f s: killing it", grace_s)
-        leftovers = _group_of(process.pid)
+        leftovers = group_of(process.pid)
         for member in leftovers:
             with suppress(psutil.NoSuchProcess):  # it may end by itself meanwhile
                 member.kill()
@@ -263,41 +260,9 @@ class TritonServer:
             return "the server is not running"
         status = self._process.poll()
         if status is not None:
-            return f"tritonserver ended ({_describe_exit(status)})"
-        dead = [stub for stub in self._stubs if not _alive(stub)]
+            return f"tritonserver ended ({describe_exit(status)})"
+        dead = [stub for stub in self._stubs if not alive(stub)]
         return f"a Python-backend stub (pid {dead[0].pid}) died" if dead else None
-
-
-def _stubs_of(server: int) -> list[psutil.Process]:
-    """The Python backend's processes below `server`; raises ServerError where that has just ended."""
-    try:
-        children = psutil.Process(server).children(recursive=True)
-        return [child for child in children if _STUB in child.name() or _STUB.startswith(child.name())]
-    except psutil.NoSuchProcess as error:
-        raise ServerError("tritonserver ended as soon as it was ready") from error
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _group_of(leader: int) -> list[psutil.Process]:
-    """All processes of the session that `leader` began, itself included."""
-    members = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == leader:
-                members.append(process)
-        except (psutil.NoSuchProcess, ProcessLookupError, PermissionError):
-            continue
-    return members
-
-
-def _describe_exit(status: int) -> str:
-    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
 def _ports(options: ServerOptions) -> tuple[int, int, int]:
