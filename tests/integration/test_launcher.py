@@ -11,21 +11,26 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import tritonclient.grpc as grpc
+from PIL import Image
 
 from benchmarks.contenders import make_repository
 from clip_client import ClipClient, ItemError
 from clip_client.transport import Embedding
+from clip_serving import defaults
 from clip_serving.errors import ServerError
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.render import write_repository
+from clip_serving.settings import DeploymentSettings
 from clip_serving.spec import SPEC_FILE, ModelSpec
 from clip_serving.staging import InstanceLayout
-from tests.pictures import camera_photos
+from tests.pictures import camera_photos, encoded
 
 _SMALL = InstanceLayout(preprocess_instances=1, preprocess_threads=1, encoder_instances=1, encoder_threads=1)
 
@@ -154,6 +159,68 @@ def test_a_server_that_embeds_wrongly_is_not_ready(repository: Path, tmp_path: P
     write_repository(root, dataclasses.replace(spec, resize_mode="squash"))
     with pytest.raises(ServerError, match="answers, but wrongly: cosine"), TritonServer(root):
         pass
+
+
+class Load:
+    """Pictures that take half a second, each sent again at once whatever becomes of it."""
+
+    def __init__(self, url: str, senders: int) -> None:
+        picture = encoded(Image.new("RGB", (4500, 4500)), "PNG")
+        self._tensor = grpc.InferInput("image", [1, 1], "BYTES")
+        self._tensor.set_data_from_numpy(np.array([[picture]], np.object_))
+        self._client = grpc.InferenceServerClient(url)
+        self._over = threading.Event()
+        self._senders = [threading.Thread(target=self._send) for _ in range(senders)]
+
+    def _send(self) -> None:
+        while not self._over.wait(0.002):
+            with suppress(grpc.InferenceServerException):  # refused
+                self._client.infer("clip_image", [self._tensor])
+
+    def __enter__(self) -> None:
+        for sender in self._senders:
+            sender.start()
+        time.sleep(0.5)
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for sender in self._senders:
+            sender.join()
+        self._client.close()
+
+
+@pytest.fixture(scope="module")
+def small_queue(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A server that is right, and lets two requests wait."""
+    root = linked(repository, tmp_path_factory.mktemp("small") / "queue")
+    spec = ModelSpec.load(root / "clip_image_encoder" / "1" / SPEC_FILE)
+    write_repository(root, spec, DeploymentSettings(max_queue_size=2))
+    with TritonServer(root, ServerOptions(layout=_SMALL, supervise=False)) as server:
+        yield server
+
+
+@pytest.fixture
+def unchecked(small_queue: TritonServer) -> TritonServer:
+    small_queue.checked = False
+    return small_queue
+
+
+def test_a_server_that_refuses_load_is_not_taken_for_a_broken_one(
+    unchecked: TritonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defaults, "CHECK_WAITS_S", (1.0, 1.0))
+    with Load(unchecked.grpc_url, senders=6):
+        unchecked._check_reference()
+    assert not unchecked.checked
+
+
+def test_a_server_behind_its_load_is_given_time(
+    unchecked: TritonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defaults, "CHECK_WAITS_S", (0.2, 30.0))
+    with Load(unchecked.grpc_url, senders=2):
+        unchecked._check_reference()
+    assert unchecked.checked
 
 
 def test_a_taken_port_is_named(server: TritonServer, repository: Path) -> None:

@@ -177,9 +177,10 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
         print(json.dumps(addresses), flush=True)
         return
     layout = server.layout
+    right = "the reference picture was embedded and matches open_clip's embedding"
     print(
         f"""
-ready: the reference picture was embedded and matches open_clip's embedding
+ready: {right if server.checked else "but not checked, as it refuses load already"}
   gRPC     {server.grpc_url}
   HTTP     {server.http_url}
   metrics  {server.metrics_url}

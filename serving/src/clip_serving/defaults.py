@@ -70,6 +70,10 @@ photo's to the system and fetch it again page by page, several times a photo."""
 REFERENCE_MIN_COSINE = 0.999
 """A server whose reference embedding is further off than this is not ready; of int8, than MIN_COSINE."""
 
+CHECK_WAITS_S = (10.0, 20.0, 30.0)
+"""How long a server that has just become ready may take to embed the reference picture: a first try, and
+more where none was answered. One that is started again has all that waited for it to do first."""
+
 READY_TIMEOUT_S = 180.0
 EXIT_TIMEOUT_S = 10
 """How long tritonserver may finish the requests in flight after SIGTERM."""

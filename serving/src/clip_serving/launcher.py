@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -30,6 +31,9 @@ from clip_serving.defaults import EncoderPrecision, Quality
 from clip_serving.errors import ServerError
 from clip_serving.processes import alive, describe_exit, group_of, stubs_of
 from clip_serving.staging import Fit, InstanceLayout, available_cores, stage
+
+if TYPE_CHECKING:
+    from clip_client.check import CheckResult
 
 _logger = logging.getLogger(__name__)
 _HOST = "127.0.0.1"
@@ -61,8 +65,9 @@ class ServerOptions:
 class TritonServer:
     """A running tritonserver, as a context manager; ready, and right, when the block begins.
 
-    Raises ServerError when it does not start, does not become ready in time, or embeds the
-    model's reference picture wrongly; ConfigurationError when the repository cannot work.
+    Raises ServerError when it does not start, does not become ready in time, or embeds the model's
+    reference picture wrongly (one that refuses load is let be: see `checked`); ConfigurationError when the
+    repository cannot work.
     """
 
     def __init__(self, repository: Path, options: ServerOptions | None = None) -> None:
@@ -71,6 +76,8 @@ class TritonServer:
         self.layout = self._options.layout or InstanceLayout.for_cores(available_cores())
         self.encoder: str | None = None
         """What the CPU encoder said of itself: precision, engine, threads, and why; None on a GPU."""
+        self.checked = False
+        """Whether it embedded the reference picture rightly; not where it refused load instead."""
         self.restarts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._stubs: list[psutil.Process] = []
@@ -170,9 +177,12 @@ class TritonServer:
                 # A terminal's Ctrl-C is ours to handle; and the group is ended as one.
                 start_new_session=True,
             )
+        self.checked = False
         self._wait_until_ready()
         self._stubs = stubs_of(self._process.pid)
         self.encoder = server_log.announced(self.log_path)
+        if self._options.check_reference:
+            self._check_reference()
 
     def _wait_until_ready(self) -> None:
         begin = time.monotonic()
@@ -189,8 +199,6 @@ class TritonServer:
                 )
             if self._stopping.wait(_POLL_S):
                 raise ServerError("stopped while the server was starting")
-        if self._options.check_reference:
-            self._check_reference()
 
     def _answers_ready(self) -> bool:
         try:
@@ -200,18 +208,37 @@ class TritonServer:
             return False
 
     def _check_reference(self) -> None:
-        from clip_client.check import check
-        from clip_client.errors import ClipClientError
+        from clip_client.errors import ClipClientError, ServerBusy
 
         try:
-            result = check(self.grpc_url)
+            result = self._checked_patiently()
+        except ServerBusy as error:  # it lives, and to start it anew would help nobody
+            _logger.warning("the server was not checked, as it refuses load: %s", error)
+            return
         except ClipClientError as error:
             raise ServerError(f"the server was ready and then did not embed: {error}") from error
         if not result.ok:
             raise ServerError(f"the server answers, but wrongly: {result.message}")
+        self.checked = True
+
+    def _checked_patiently(self) -> CheckResult:
+        """Asks again where there was no answer: behind load the picture waits in line like any other."""
+        from clip_client.check import check
+        from clip_client.errors import ServerBusy, ServerUnavailable
+
+        *first, last = defaults.CHECK_WAITS_S
+        for wait_s in first:
+            try:
+                return check(self.grpc_url, wait_s=wait_s)
+            except ServerBusy:
+                raise
+            except ServerUnavailable:
+                if self._stopping.is_set() or self.death():
+                    raise
+        return check(self.grpc_url, wait_s=last)
 
     def _end(self, grace_s: float) -> None:
-        process, self._process = self._process, None
+        process, self._process, self._stubs = self._process, None, []
         if process is None:
             return
         if grace_s > 0 and process.poll() is None:
@@ -250,6 +277,7 @@ class TritonServer:
             except Exception as error:  # whatever it was, the next try may work
                 if not self._stopping.is_set():
                     _logger.error("restart failed: %s", error, exc_info=not isinstance(error, ServerError))
+                    self._end(grace_s=0)
                 continue
             self.restarts += 1
             _logger.warning("the server answers again after %.1f s", time.monotonic() - started)
