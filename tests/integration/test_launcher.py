@@ -24,7 +24,7 @@ from benchmarks.contenders import make_repository
 from clip_client import ClipClient, ItemError
 from clip_client.transport import Embedding
 from clip_serving import defaults
-from clip_serving.errors import ServerError
+from clip_serving.errors import ConfigurationError, ServerError
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.render import write_repository
 from clip_serving.settings import DeploymentSettings
@@ -134,6 +134,15 @@ def test_a_killed_server_is_started_again(repository: Path) -> None:
         with ClipClient(server.grpc_url, deadline_s=60) as client:
             assert client.embed(camera_photos(1, seed=3)).shape == (1, 512)
         assert server.pid != first
+
+
+def test_a_format_that_the_embedded_server_cannot_run_is_refused_at_once(repository: Path) -> None:
+    options = ServerOptions(model_config_name="torchscript")
+    with (
+        pytest.raises(ConfigurationError, match=r"torchscript.pbtxt wants Triton's backend pytorch.* python"),
+        TritonServer(repository, options),
+    ):
+        pass
 
 
 def test_a_models_load_error_is_a_sentence(repository: Path, tmp_path: Path) -> None:

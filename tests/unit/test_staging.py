@@ -41,6 +41,14 @@ def test_counts_and_threads_are_fitted(source: Path, tmp_path: Path) -> None:
     assert (encoder.instance_group[0].count, encoder.parameters["threads"].string_value) == (5, "4")
 
 
+def test_instances_are_fitted_in_every_format(source: Path, tmp_path: Path) -> None:
+    encoder = staged(source, tmp_path) / "clip_image_encoder"
+    for path in (encoder / "config.pbtxt", *(encoder / "configs").iterdir()):
+        config = read_config(path)
+        assert config.instance_group[0].count == 5, path
+        assert ("threads" in config.parameters) == (config.backend == "python"), path
+
+
 @pytest.mark.parametrize(
     ("precision", "served", "reference"), [(None, "auto", "0.999"), ("int8", "int8", "0.99")]
 )

@@ -30,7 +30,7 @@ from clip_serving.arguments import server_arguments
 from clip_serving.defaults import EncoderPrecision, Quality
 from clip_serving.errors import ServerError
 from clip_serving.processes import alive, describe_exit, group_of, stubs_of
-from clip_serving.staging import Fit, InstanceLayout, available_cores, stage
+from clip_serving.staging import Fit, InstanceLayout, available_cores, refuse_other_backends, stage
 
 if TYPE_CHECKING:
     from clip_client.check import CheckResult
@@ -124,6 +124,8 @@ class TritonServer:
                 staged,
                 Fit(self.layout, self._options.quality, self._options.encoder_precision),
             )
+            backends = [entry.name for entry in self._runtime.backends.iterdir()]
+            refuse_other_backends(self._repository, self._options.model_config_name, backends)
             self._ports = _ports(self._options)
             self._start()
         except BaseException:

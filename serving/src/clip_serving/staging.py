@@ -6,7 +6,7 @@ Configs are copied with the instance counts and threads replaced; everything els
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,10 +149,13 @@ def _copy_model(source: Path, target: Path, change: Callable[[pb.ModelConfig], N
 def _change(config: pb.ModelConfig, fit: Fit) -> None:
     if config.name == defaults.ENSEMBLE:
         _tell(config, fit)
-    if config.backend != "python":
         return
     encoder, layout = config.name == defaults.ENCODER, fit.layout
+    if not config.instance_group:
+        config.instance_group.add()
     config.instance_group[0].count = layout.encoder_instances if encoder else layout.preprocess_instances
+    if config.backend != "python":  # its own parameters are all that another one knows
+        return
     threads = layout.encoder_threads if encoder else layout.preprocess_threads
     config.parameters["threads"].string_value = str(threads)
     if encoder and fit.encoder_precision is not None:
@@ -169,6 +172,21 @@ def _tell(ensemble: pb.ModelConfig, fit: Fit) -> None:
     if fit.encoder_precision is not None:
         parameters["encoder_precision"].string_value = fit.encoder_precision
         parameters["reference_min_cosine"].string_value = str(reference_min_cosine(fit.encoder_precision))
+
+
+def refuse_other_backends(repository: Path, model_config_name: str, backends: Collection[str]) -> None:
+    """Raises ConfigurationError where a config of that name wants a backend that is not among `backends`."""
+    for model in (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER):
+        path = repository / model / "configs" / f"{model_config_name}.pbtxt"
+        if not path.is_file():
+            path = repository / model / "config.pbtxt"
+        wanted = read_config(path).backend
+        if wanted and wanted not in backends:
+            raise ConfigurationError(
+                f"{path} wants Triton's backend {wanted}, and the embedded server has only "
+                f"{', '.join(sorted(backends))}. The image of docker-compose.yml has it; here, "
+                "--model-config-name cpu can be served"
+            )
 
 
 def read_config(path: Path) -> pb.ModelConfig:
