@@ -127,13 +127,18 @@ def test_a_photo_that_processes_die_of_costs_no_other_photo(repository: Path, tm
     assert rows[5].code == "request_failed"
 
 
-def test_a_killed_server_is_started_again(repository: Path) -> None:
-    with TritonServer(repository, ServerOptions(layout=_SMALL)) as server:
+def test_a_killed_server_is_started_again_and_its_log_goes_on(repository: Path, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    with TritonServer(repository, ServerOptions(layout=_SMALL, log=log)) as server:
         first = server.pid
+        before = log.read_text()
         os.kill(first, signal.SIGKILL)
         with ClipClient(server.grpc_url, deadline_s=60) as client:
             assert client.embed(camera_photos(1, seed=3)).shape == (1, 512)
         assert server.pid != first
+    after = log.read_text()
+    assert after.startswith(before)
+    assert after.count("clip-serve starts tritonserver") == 2
 
 
 def test_a_format_that_the_embedded_server_cannot_run_is_refused_at_once(repository: Path) -> None:

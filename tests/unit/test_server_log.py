@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clip_serving.server_log import explain
+import pytest
+
+from clip_serving.errors import ServerError
+from clip_serving.server_log import announced, announcement, begin_run, explain
 
 _TRACEBACK = (
     'I1124 10:42:00.1 7 model_lifecycle.cc:472] "loading: clip_image_preprocess:1"\n'
@@ -42,3 +45,20 @@ def test_another_error_is_given_without_its_prefix(tmp_path: Path) -> None:
 def test_silence_shows_the_end_of_the_log(tmp_path: Path) -> None:
     assert "last words" in explain(log(tmp_path, "last words\n"))
     assert "without saying why" in explain(tmp_path / "absent.log")
+
+
+def test_only_the_last_run_is_read(tmp_path: Path) -> None:
+    path = log(tmp_path, _TRACEBACK)
+    with begin_run(path) as file:
+        file.write(announcement("fp32").encode() + b"\n")
+    assert path.read_text().startswith(_TRACEBACK)
+    assert announced(path) == "fp32"
+    with begin_run(path) as file:
+        file.write(b"last words\n")
+    assert announced(path) is None
+    assert explain(path).endswith("\nlast words")
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match=rf"{tmp_path}: Is a directory"):
+        begin_run(tmp_path)

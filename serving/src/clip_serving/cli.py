@@ -134,6 +134,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="default: %(default).0f",
     )
+    add(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="add tritonserver's log to this file (default: one in a temporary folder, gone at the end)",
+    )
     add("--no-supervise", action="store_true", help="do not restart a server that has died")
     add("--json", action="store_true", help="print the addresses as one line of JSON when ready")
     return parser
@@ -152,6 +158,7 @@ def _server_options(options: argparse.Namespace) -> ServerOptions:
         encoder_precision=options.encoder_precision,
         supervise=not options.no_supervise,
         ready_timeout_s=options.ready_timeout,
+        log=options.log,
         on_progress=_progress() if sys.stderr.isatty() else None,
     )
 
@@ -172,6 +179,8 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
             "metrics_url": server.metrics_url,
             "pid": server.pid,
             "encoder": server.encoder,
+            "checked": server.checked,
+            "log": str(server.log_path.resolve()),
             **dataclasses.asdict(server.layout),
         }
         print(json.dumps(addresses), flush=True)
@@ -187,6 +196,7 @@ ready: {right if server.checked else "but not checked, as it refuses load alread
   layout   preprocess {layout.preprocess_instances} x {layout.preprocess_threads} threads, \
 encoder {layout.encoder_instances} x {layout.encoder_threads} threads
   encoder  {server.encoder or "as the model's config says"}
+  log      {server.log_path.resolve()}
 
 try it:
   curl -s {server.http_url}/v2/models/{defaults.ENSEMBLE}/config

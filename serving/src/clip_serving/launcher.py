@@ -60,6 +60,8 @@ class ServerOptions:
     extra_arguments: tuple[str, ...] = ()
     on_progress: Callable[[float], None] | None = None
     """Called about ten times a second while the server loads, with the seconds since its start."""
+    log: Path | None = None
+    """Where tritonserver's log is added to; None keeps it in a temporary folder until the end."""
 
 
 class TritonServer:
@@ -110,7 +112,8 @@ class TritonServer:
 
     @property
     def log_path(self) -> Path:
-        return self._folder / "tritonserver.log"
+        """tritonserver's, with all its runs; gone at the end unless the options name it."""
+        return self._options.log or self._folder / "tritonserver.log"
 
     def __enter__(self) -> TritonServer:
         self._runtime = runtime.prepare()
@@ -169,7 +172,7 @@ class TritonServer:
         # Off until somebody asks for it; but where to, tritonserver only takes at its start.
         traces = f"--trace-config=triton,file={self._folder / 'traces.json'}"
         program = [str(self._runtime.tritonserver), *arguments, traces, *self._options.extra_arguments]
-        with self.log_path.open("wb") as log:
+        with server_log.begin_run(self.log_path) as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "clip_serving.child", str(os.getpid()), *program],
                 stdin=subprocess.DEVNULL,

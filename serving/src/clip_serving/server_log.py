@@ -1,15 +1,31 @@
-"""Reads tritonserver's log: why a model does not load, and which encoder serves."""
+"""tritonserver's log, one run after another: why a model does not load, and which encoder serves."""
 
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
+from typing import IO
+
+from clip_serving.errors import ServerError
 
 # "E1124 10:00:00.000000 4242 model_lifecycle.cc:642] ..." or the same in quotes.
 _PREFIX = re.compile(r'^[EWIF]\d{4} [\d:.]+ \d+ [\w.]+:\d+\] "?')
 _FAILED = re.compile(r"failed to load '(?P<model>\w+)' version (?P<version>\d+): (?P<cause>.*)", re.S)
 
+_RUN = "=== clip-serve starts tritonserver, "
 _ENCODER = "the CPU encoder serves "
+
+
+def begin_run(log: Path) -> IO[bytes]:
+    """The log, open for another run's lines: what was said before a crash stays."""
+    try:
+        file = log.open("ab")
+    except OSError as error:
+        raise ServerError(f"cannot write tritonserver's log {log}: {error.strerror}") from error
+    file.write(f"{_RUN}{datetime.now().astimezone().isoformat(timespec='seconds')}\n".encode())
+    file.flush()
+    return file
 
 
 def announcement(encoder: str) -> str:
@@ -19,14 +35,14 @@ def announcement(encoder: str) -> str:
 
 def announced(log: Path) -> str | None:
     """What the last encoder to load said of itself; None of one that says nothing, as on a GPU."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = _last_run(log).splitlines()
     said = [line.partition(_ENCODER)[2] for line in lines if _ENCODER in line]
     return said[-1].rstrip('"') if said else None
 
 
 def explain(log: Path) -> str:
     """What kept the server from starting, in a sentence or two, and the log's last lines if unclear."""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    text = _last_run(log)
     failures = {
         match["model"]: f"The model {match['model']} (version {match['version']}) could not be "
         f"loaded: {_shorten(match['cause'])}"
@@ -42,6 +58,12 @@ def explain(log: Path) -> str:
         return f"tritonserver refused its command line: {text.splitlines()[0]}"
     tail = "\n".join(text.splitlines()[-8:])
     return f"tritonserver ended without saying why. The end of its log:\n{tail}"
+
+
+def _last_run(log: Path) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    _, begin, run = text.rpartition(_RUN)
+    return run.partition("\n")[2] if begin else text
 
 
 def _entries(text: str) -> list[str]:
