@@ -44,11 +44,13 @@ def linked(repository: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def clip_serve(repository: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
+def clip_serve(repository: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
     """The command itself, ready; killed afterwards if it still runs."""
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
     command = [sys.executable, "-m", "clip_serving.cli", "--repository", str(repository), "--json", *ports]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         yield process, json.loads(process.stdout.readline())
@@ -139,6 +141,16 @@ def test_a_killed_server_is_started_again_and_its_log_goes_on(repository: Path, 
     after = log.read_text()
     assert after.startswith(before)
     assert after.count("clip-serve starts tritonserver") == 2
+
+
+def test_a_server_that_nobody_restarts_ends_the_command(repository: Path) -> None:
+    with clip_serve(repository, "--no-supervise") as (process, told):
+        assert Path(str(told["log"])).is_file()
+        (server,) = [one for one in psutil.Process(process.pid).children() if one.pid == told["pid"]]
+        server.kill()
+        assert process.wait(20) == 2
+        assert process.stderr is not None
+        assert "tritonserver ended (signal SIGKILL), and --no-supervise was given" in process.stderr.read()
 
 
 def test_a_format_that_the_embedded_server_cannot_run_is_refused_at_once(repository: Path) -> None:

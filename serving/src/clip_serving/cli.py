@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import get_args
 
-from clip_serving import defaults
-from clip_serving.errors import ClipServingError
+from clip_serving import defaults, server_log
+from clip_serving.errors import ClipServingError, ServerError
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.staging import InstanceLayout, available_cores
 
@@ -34,8 +34,11 @@ examples:
   clip-serve --repository model_repository --preprocess-instances 4 --encoder-instances 1 --encoder-threads 4
   clip-serve --repository model_repository --encoder-precision int8
 
-exit status: 0 after Ctrl-C or SIGTERM, 2 when the server could not start.
+exit status: 0 after Ctrl-C or SIGTERM, 2 when the server could not start, or ended under --no-supervise.
 """
+
+
+_POLL_S = 0.5
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         with TritonServer(options.repository, wanted) as server:
             started.set()
             _announce(server, as_json=options.json)
-            stop.wait()
+            _wait(stop, server, supervised=wanted.supervise)
             _say("stopping: requests in flight are finished first")
     except KeyboardInterrupt:
         _say("stopped")
@@ -71,6 +74,17 @@ def main(argv: list[str] | None = None) -> int:
         _say(f"error: {error}")
         return 2
     return 0
+
+
+def _wait(stop: threading.Event, server: TritonServer, *, supervised: bool) -> None:
+    """Until `stop`; raises ServerError where the server ends and nobody will start it again."""
+    if supervised:
+        stop.wait()
+    while not stop.wait(_POLL_S):
+        if reason := server.death():
+            raise ServerError(
+                f"{reason}, and --no-supervise was given. {server_log.explain(server.log_path)}"
+            )
 
 
 def _parser() -> argparse.ArgumentParser:
