@@ -255,6 +255,11 @@ def corrupt_pictures() -> dict[str, tuple[bytes, str]]:
         "jpeg_scan_bomb": (scan_bomb(progressive, 500), "too_complex"),
         "jpeg_40_megapixels_no_data": (jpeg_with_sides(header_only, 8000, 5000) + b"\xff\xd9", "truncated"),
         "jpeg_zero_width": (jpeg_with_sides(jpeg, 0, 300), "corrupt"),
+        "jpeg_ends_in_a_scan_header_of_nothing": (
+            jpeg[: jpeg.index(b"\xff\xda")] + b"\xff\xda\0\2",
+            "corrupt",
+        ),
+        "jpeg_short_scan_header": (jpeg.replace(b"\xff\xda\0\x0c", b"\xff\xda\0\5"), "corrupt"),
         "jpeg_only_markers": (b"\xff\xd8\xff\xd9", "corrupt"),
         "png_half": (png[: len(png) // 2], "truncated"),
         "png_without_end": (png[:-12], "truncated"),

@@ -27,6 +27,8 @@ _UNDECODABLE = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
 _FRAMES = _BASELINE | _PROGRESSIVE | _ARITHMETIC | _UNDECODABLE
 _MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 """What ends entropy-coded data; FF 00 is a stuffed byte, FF D0-D7 a restart."""
+_SCAN_HEADER = 6
+"""Bytes of the shortest: its length, the number of components, and three of the coding."""
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _TAIL = 65536
 
@@ -90,6 +92,8 @@ def read_header(data: Data, *, allow_truncated: bool = False) -> JpegHeader:
         at = end
     if frame is None:
         raise damaged(ErrorCode.CORRUPT, "JPEG", None, "a scan starts before any frame header")
+    if end - at < _SCAN_HEADER:
+        raise damaged(ErrorCode.CORRUPT, "JPEG", frame.size, "its scan header is too short")
     single_scan = not frame.progressive and data[at + 2] == frame.components
     if not single_scan:
         _refuse_many_scans(data, end, frame)
