@@ -249,6 +249,29 @@ def test_a_server_behind_its_load_is_given_time(
     assert unchecked.checked
 
 
+def test_old_connections_are_renewed_and_no_request_notices(repository: Path) -> None:
+    arguments = ("--grpc-max-connection-age=300", "--grpc-max-connection-age-grace=5000")
+    options = ServerOptions(layout=_SMALL, supervise=False, extra_arguments=arguments)
+    photo, over = camera_photos(1, seed=5), threading.Event()
+    used: set[int] = set()
+    with TritonServer(repository, options) as server, ClipClient(server.grpc_url) as client:
+        port = int(server.grpc_url.rpartition(":")[2])
+
+        def look() -> None:
+            while not over.wait(0.01):
+                found = psutil.Process().net_connections("tcp")
+                used.update(one.laddr.port for one in found if one.raddr and one.raddr.port == port)
+
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        wanted, end = client.embed(photo), time.monotonic() + 4
+        while time.monotonic() < end:
+            assert float(client.embed(photo)[0] @ wanted[0]) > 0.9999
+        over.set()
+        looking.join()
+    assert len(used) > 2
+
+
 def test_a_taken_port_is_named(server: TritonServer, repository: Path) -> None:
     port = int(server.grpc_url.rsplit(":", 1)[1])
     with (

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from clip_client import cli
+from clip_client import defaults as client_defaults
 from clip_serving import defaults
 from clip_serving.arguments import server_arguments
 
@@ -32,6 +33,10 @@ def test_command_line_is_the_embedded_servers(pod: dict[str, Any]) -> None:
     wanted = server_arguments(repository="/model_repository", host="0.0.0.0")
     assert server["args"] == ["tritonserver", *wanted]
     assert pod["terminationGracePeriodSeconds"] > defaults.EXIT_TIMEOUT_S
+
+
+def test_no_request_is_cut_off_with_its_connection() -> None:
+    assert defaults.GRPC_CONNECTION_GRACE_MS > 1000 * client_defaults.DEADLINE_S
 
 
 def test_probes_embed_and_their_options_exist(pod: dict[str, Any]) -> None:

@@ -28,6 +28,8 @@ def server_arguments(
         ("exit-timeout-secs", defaults.EXIT_TIMEOUT_S),
         ("grpc-address", host),
         ("grpc-port", grpc_port),
+        ("grpc-max-connection-age", defaults.GRPC_CONNECTION_AGE_MS),
+        ("grpc-max-connection-age-grace", defaults.GRPC_CONNECTION_GRACE_MS),
         ("http-address", host),
         ("http-port", http_port),
         ("metrics-address", host),
