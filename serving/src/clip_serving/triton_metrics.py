@@ -28,7 +28,7 @@ class PhotoMetrics:
         counter, histogram = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.HISTOGRAM
         self._families = {
             "photos": family("clip_photos", "Photos seen, by format", counter),
-            "errors": family("clip_photo_errors", "Photos without an embedding, by code", counter),
+            "errors": family("clip_photo_errors", "Photos with an error, by code", counter),
             "bytes": family("clip_photo_bytes", "Encoded bytes seen", counter),
             "pixels": family("clip_photo_pixels", "Pixels decoded", counter),
         }
