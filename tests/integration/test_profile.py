@@ -54,7 +54,7 @@ def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=60)
     assert process.returncode == 130, said + rest
-    assert "left out, as they cannot be decoded: 1 files" in said
+    assert "left out, as they are too large or cannot be decoded: 1 files" in said
     assert "what was measured is kept" in rest
     assert all_gone(family, timeout=20)
     kept = RunFolder.load(run).measurements

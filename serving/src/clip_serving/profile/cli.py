@@ -156,7 +156,7 @@ def _sweep(options: argparse.Namespace) -> int:
     console = Console()
     photos = read_photos(options.photos)
     if photos.left_out:
-        console.line(f"left out, as they cannot be decoded: {photos.left_out} files")
+        console.line(f"left out, as they are too large or cannot be decoded: {photos.left_out} files")
     seconds = options.seconds or min(20.0, max(3.0, options.budget * 60 / 100))
     with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder:
         data = Path(folder) / "photos.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clip_serving.errors import ProfileError
-from clip_serving.preprocess import Preprocessor
+from clip_serving.preprocess import Outcome, Preprocessor
 from clip_serving.settings import PreprocessSettings
 
 MOST_PHOTOS = 64
@@ -21,7 +22,7 @@ _SIZE = (224, 224)
 
 @dataclass(frozen=True)
 class Photos:
-    """What the server is asked to embed, over and over. `left_out` files could not be decoded."""
+    """What the server is asked to embed, over and over. `left_out` files are too large or no photos."""
 
     data: tuple[bytes, ...]
     left_out: int
@@ -41,43 +42,48 @@ class Photos:
 def read_photos(folder: Path, most: int = MOST_PHOTOS) -> Photos:
     """Up to `most` photos from all over `folder`; raises ProfileError where there is none to use.
 
-    What cannot be decoded is left out: it would be answered without any work, and flatter the figures.
+    What the server would refuse, as too large or as no photo, is left out: it would be answered without any
+    work, and flatter the figures.
     """
     if str(folder).startswith("gs:/"):
         raise ProfileError(f"{folder}: copy some photos into a folder first; loading is not part of a sweep")
     if not folder.is_dir():
         raise ProfileError(f"{folder} is no folder of photos")
+    settings = PreprocessSettings(_SIZE)
     try:
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
-        chosen = (
-            [files[i] for i in np.unique(np.linspace(0, len(files) - 1, most).astype(int))] if files else []
-        )
-        found = [file.read_bytes() for file in _within_memory(chosen)]
+        sizes = {file: file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+        usual = {file: size for file, size in sizes.items() if size <= settings.limits.max_bytes}
+        chosen = _spread(usual, most)
+        found = [file.read_bytes() for file in chosen]
     except OSError as error:
         raise ProfileError(f"{error.filename}: {error.strerror}") from error
-    if not found:
+    if not sizes:
         raise ProfileError(f"there is no file in {folder}")
-    pixels = np.empty((len(found), *_SIZE, 3), np.uint8)
-    preprocessor = Preprocessor(PreprocessSettings(_SIZE))
-    try:
-        outcomes = preprocessor.run(found, pixels)
-    finally:
-        preprocessor.close()
+    if not found:
+        raise ProfileError(f"each file in {folder} is larger than {settings.limits.max_bytes:,} bytes")
+    outcomes = _outcomes(found, settings)
     good = tuple(photo for photo, outcome in zip(found, outcomes, strict=True) if outcome.error is None)
     if not good:
         raise ProfileError(
             f"none of the {len(found)} files looked at in {folder} can be decoded; "
             f"{chosen[0].name}: {outcomes[0].error}"
         )
-    return Photos(good, left_out=len(found) - len(good))
+    return Photos(good, left_out=len(sizes) - len(usual) + len(found) - len(good))
 
 
-def _within_memory(files: list[Path]) -> list[Path]:
-    kept: list[Path] = []
-    total = 0
-    for file in files:
-        total += file.stat().st_size
-        if kept and total > MOST_BYTES:
-            break
-        kept.append(file)
-    return kept
+def _spread(sizes: Mapping[Path, int], most: int) -> list[Path]:
+    """Evenly from first to last: as many as `most` and MOST_BYTES allow, and one at least."""
+    files = list(sizes)
+    for count in range(min(most, len(files)), 1, -1):
+        chosen = [files[i] for i in np.linspace(0, len(files) - 1, count).astype(int)]
+        if sum(sizes[file] for file in chosen) <= MOST_BYTES:
+            return chosen
+    return files[:1]
+
+
+def _outcomes(photos: list[bytes], settings: PreprocessSettings) -> list[Outcome]:
+    preprocessor = Preprocessor(settings)
+    try:
+        return list(preprocessor.run(photos, np.empty((len(photos), *_SIZE, 3), np.uint8)))
+    finally:
+        preprocessor.close()
