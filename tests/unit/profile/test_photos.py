@@ -37,9 +37,7 @@ def test_a_film_among_the_photos_costs_no_photo(tmp_path: Path, sound: list[byte
     assert found.left_out == 1
 
 
-def test_a_file_over_the_limit_is_not_read(
-    tmp_path: Path, sound: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_over_the_limit_is_not_read(tmp_path: Path, sound: list[bytes]) -> None:
     fill(tmp_path, sound[:1])
     sparse(tmp_path / "huge.jpg", 1 << 40)  # to read it would end this test
     assert read_photos(tmp_path).left_out == 1

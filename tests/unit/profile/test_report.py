@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from clip_serving.errors import ProfileError
 from clip_serving.profile import chart
-from clip_serving.profile.measurement import Failure, Measurement
+from clip_serving.profile.measurement import Failure, Measurement, Sample
 from clip_serving.profile.objective import Objective
 from clip_serving.profile.report import page, write_report
 from clip_serving.profile.run_folder import RunFolder
@@ -101,10 +102,24 @@ def test_without_a_gpu_nothing_is_said_of_one(run: RunFolder) -> None:
 
 
 def test_with_a_gpu_it_has_its_tile_and_column(tmp_path: Path) -> None:
-    run = write(tmp_path / "gpu", measurement(resources={"gpu": 0.42, "gpu_memory_mb": 1000.0}))
+    samples = tuple(Sample(at, 0.5, 0.1, 1.0, 900.0, (0.0, 0.25, 1.0), 2000.0 + at) for at in (0.0, 1.0))
+    used = {"gpu": 1.0, "gpu_memory_mb": 2001.0, "samples": samples}
+    run = write(tmp_path / "gpu", measurement(resources=used))
+    document = Document(page(run, Objective()))
+    assert "GPU in use" in document.text
+    assert "GPU %" in document.text
+    titles = Counter(re.findall(r"<polyline[^>]*><title>([^<]*GPU[^<]*)<", page(run, Objective())))
+    assert titles == {"the other GPUs": 4, "the busiest GPU": 2, "memory of all GPUs": 2}, "wide and narrow"
+    assert "CPU, memory and GPU over time" in document.text
+
+
+def test_the_clients_gpu_is_not_the_servers(tmp_path: Path) -> None:
+    samples = (Sample(0.0, None, 0.1, 1.0, None, (0.5,), 2000.0),)
+    elsewhere = {"cpu_ms_per_photo": None, "rss_mb": None, "server_busy": None, "samples": samples}
+    run = write(tmp_path / "run", measurement(resources=elsewhere), target="10.0.0.1:8001")
     text = Document(page(run, Objective())).text
-    assert "GPU in use" in text
-    assert "GPU %" in text
+    assert "CPU of the client's machine over time" in text
+    assert "of the GPU" not in text
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pynvml
 import pytest
 
 from clip_serving.profile import gpu
+from clip_serving.profile.measure import _resources
+from clip_serving.profile.measurement import Sample
 from clip_serving.profile.server_stats import Counts, PhotoSeconds, read_photo_seconds
 from clip_serving.profile.watch import MOST_SAMPLES, PERIOD_S, Watch
 from tests.unit.profile.pages import metrics_page
@@ -87,6 +91,44 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
         assert gpu.sample() is None
     finally:
         gpu._handles.cache_clear()
+
+
+def test_a_divided_gpu_tells_its_memory_and_the_others_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def use(handle: int) -> SimpleNamespace:
+        if handle == 1:  # MIG
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return SimpleNamespace(gpu=100)
+
+    memory = SimpleNamespace(used=2**30, total=2**34)
+    monkeypatch.setattr(gpu, "_handles", lambda: (0, 1))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", use)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda _: memory)
+    assert gpu.sample() == ((1.0, None), 2048.0)
+    assert gpu.memory_total_mb() == 32768.0
+
+
+def test_the_busiest_gpu_is_one_and_the_same_over_the_run() -> None:
+    looks = [(0.1, 0.9, None), (1.0, 0.8, None), (0.0, None, None)]
+    assert gpu.busiest(looks) == [0.9, 0.8]
+    assert gpu.busiest([(), (None,)]) == gpu.busiest([]) == []
+
+
+def test_a_peak_between_the_samples_that_are_kept_is_told() -> None:
+    with Watch({"me": [os.getpid()]}) as watch:
+        pass
+    low = Sample(0.0, 1.0, 0.1, 1.5, 900.0, (0.5, 0.1), 100.0)
+    watch._samples = [low] * 200
+    watch._samples[1] = dataclasses.replace(low, server_rss_mb=1300.0, gpu_memory_mb=700.0)
+    used = _resources(watch, photos=10, pressed_s=1.0, gpu=None, gpu_memory_mb=None)
+    assert watch._samples[1] not in used.samples
+    assert (used.rss_mb, used.gpu, used.gpu_memory_mb) == (1300.0, 0.5, 700.0)
+
+
+def test_runs_that_knew_one_figure_of_all_gpus_are_read() -> None:
+    told = dataclasses.asdict(Sample(0.0, 1.0, 0.1, 1.5, 900.0))
+    del told["gpus"]
+    assert Sample.from_dict({**told, "gpu": 0.5}).gpus == (0.5,)
+    assert Sample.from_dict({**told, "gpu": None}).gpus == ()
 
 
 def test_counts_between_two_moments() -> None:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 import pynvml
+
+Uses = Sequence[float | None]
+"""Of each GPU at one moment (0..1), always in the same order; None for one that does not tell."""
+
+
+class Look(NamedTuple):
+    """`memory_mb` is in use on all of them together; None where none tells."""
+
+    uses: tuple[float | None, ...]
+    memory_mb: float | None
 
 
 @lru_cache(maxsize=1)
@@ -21,23 +33,36 @@ def names() -> tuple[str, ...]:
     return tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in _handles())
 
 
-def sample() -> tuple[float, float] | None:
-    """Mean use of all GPUs (0..1) and their memory in use in MB; None without a GPU."""
-    handles = _handles()
-    if not handles:
+def sample() -> Look | None:
+    """None without a GPU. One that is divided (MIG) tells its memory and not its use."""
+    if not _handles():
         return None
-    try:
-        use = [pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100 for handle in handles]
-        memory = [pynvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20 for handle in handles]
-    except pynvml.NVMLError:
-        return None
-    return float(sum(use) / len(use)), float(sum(memory))
+    uses = [_ask(pynvml.nvmlDeviceGetUtilizationRates, handle) for handle in _handles()]
+    return Look(tuple(None if use is None else use.gpu / 100 for use in uses), _memory_mb("used"))
 
 
 def memory_total_mb() -> float | None:
     """Of all GPUs together; None without one."""
+    return _memory_mb("total")
+
+
+def busiest(looks: Sequence[Uses]) -> list[float]:
+    """The use of the GPU that is used most, look by look: the one of many that a model's instance is on.
+
+    Empty where none told any. A mean over all GPUs would call one of eight that is full idle.
+    """
+    each = [[use for use in one if use is not None] for one in zip_longest(*looks)]
+    return max(each, key=lambda uses: sum(uses) / len(uses) if uses else -1.0, default=[])
+
+
+def _memory_mb(what: str) -> float | None:
+    told = [_ask(pynvml.nvmlDeviceGetMemoryInfo, handle) for handle in _handles()]
+    values = [float(getattr(info, what)) / 2**20 for info in told if info is not None]
+    return sum(values) if values else None
+
+
+def _ask(question: Callable[[Any], Any], handle: Any) -> Any | None:
     try:
-        total = sum(pynvml.nvmlDeviceGetMemoryInfo(handle).total for handle in _handles())
+        return question(handle)
     except pynvml.NVMLError:
         return None
-    return float(total / 2**20) if total else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from clip_serving.errors import ProfileError
+from clip_serving.profile.gpu import busiest
 from clip_serving.profile.load import Load, Outcome, PerfAnalyzer, WindowTooShort
 from clip_serving.profile.measurement import Measurement, Resources, Stage
 from clip_serving.profile.server_stats import Counts, photos_served, read_counts, read_photo_seconds
@@ -122,19 +124,19 @@ def round_ms(value: float) -> float:
 def _resources(
     watch: Watch, photos: int, pressed_s: float, gpu: float | None, gpu_memory_mb: float | None
 ) -> Resources:
-    samples = watch.samples()
+    samples, every = watch.samples(), watch.samples(sys.maxsize)
     cores = available_cores()
     own = bool(watch.cpu_s)
     server_s = sum(watch.cpu_s.values())
     # Between its first and its last quarter second the load is on.
     inner = [sample.machine_cpu for sample in samples[1:-1]] or [sample.machine_cpu for sample in samples]
-    local = [sample.gpu for sample in samples if sample.gpu is not None]
-    memory = [sample.gpu_memory_mb for sample in samples if sample.gpu_memory_mb is not None]
-    if gpu is None and local and own:
-        gpu, gpu_memory_mb = sum(local) / len(local), max(memory, default=None)
+    if gpu is None and gpu_memory_mb is None and own:
+        local = busiest([sample.gpus for sample in every])
+        gpu = sum(local) / len(local) if local else None
+        gpu_memory_mb = max((s.gpu_memory_mb for s in every if s.gpu_memory_mb is not None), default=None)
     return Resources(
         cpu_ms_per_photo=1000 * server_s / photos if own else None,
-        rss_mb=max((s.server_rss_mb for s in samples if s.server_rss_mb is not None), default=None),
+        rss_mb=max((s.server_rss_mb for s in every if s.server_rss_mb is not None), default=None),
         server_busy=min(1.0, server_s / pressed_s / cores) if own else None,
         client_busy=min(1.0, watch.client_cpu_s / pressed_s / cores),
         machine_busy=min(1.0, sum(inner) / len(inner) / (psutil.cpu_count() or 1)) if inner else 0.0,

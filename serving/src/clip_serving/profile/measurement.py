@@ -44,9 +44,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Sample:
-    """The machine at `at_s` seconds into the run. CPU in cores, memory in MB; GPU None without one.
+    """The machine at `at_s` seconds into the run. CPU in cores, memory in MB.
 
-    `machine_memory` is the share (0..1) that is in use.
+    `gpus` is the use (0..1) of each GPU of this machine, None for one that does not tell; their memory is
+    that of all. `machine_memory` is the share (0..1) that is in use.
     """
 
     at_s: float
@@ -54,10 +55,17 @@ class Sample:
     client_cpu: float
     machine_cpu: float
     server_rss_mb: float | None
-    gpu: float | None = None
+    gpus: tuple[float | None, ...] = ()
     gpu_memory_mb: float | None = None
     client_rss_mb: float | None = None
     machine_memory: float | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Sample:
+        rest = dict(values)
+        mean = rest.pop("gpu", None)  # of all GPUs: runs that were written before told no more
+        gpus = rest.pop("gpus", () if mean is None else (mean,))
+        return cls(**rest, gpus=tuple(gpus))
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ class Resources:
     """Over the run; what belongs to the server's processes is None where they run elsewhere.
 
     `cpu_ms_per_photo` is the server's. `server_busy` and `client_busy` are shares (0..1) of the cores that
-    may be used, `machine_busy` of all that there are. GPU figures are None where there is no GPU.
+    may be used, `machine_busy` of all that there are. `gpu` is the busiest GPU's use (0..1), the memory that
+    of all GPUs; both are None where there is no GPU.
     """
 
     cpu_ms_per_photo: float | None
@@ -79,7 +88,7 @@ class Resources:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Resources:
-        samples = tuple(Sample(**sample) for sample in values["samples"])
+        samples = tuple(map(Sample.from_dict, values["samples"]))
         return cls(**{**values, "samples": samples})
 
 

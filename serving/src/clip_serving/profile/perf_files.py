@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import mmap
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +32,8 @@ class StageTimes:
 class Report:
     """One load of one perf_analyzer run; latencies in milliseconds per request, of the client.
 
-    `transport_ms` is the mean latency less the time in both models. GPU figures (use 0..1, memory in
-    MB) are the server's, where it told any.
+    `transport_ms` is the mean latency less the time in both models. GPU figures (the busiest's
+    use, 0..1; the memory of all, MB) are the server's, where it told any.
     """
 
     photos_per_s: float
@@ -63,8 +64,8 @@ def read_report(folder: Path) -> Report:
         p95_ms=_number(row, "p95 latency") / 1000,
         p99_ms=_number(row, "p99 latency") / 1000,
         stages=stages,
-        gpu=_per_gpu(row, "Avg GPU Utilization", mean=True),
-        gpu_memory_mb=_scaled(_per_gpu(row, "Max GPU Memory Usage", mean=False), 1 / 2**20),
+        gpu=_per_gpu(row, "Avg GPU Utilization", max),
+        gpu_memory_mb=_scaled(_per_gpu(row, "Max GPU Memory Usage", sum), 1 / 2**20),
     )
 
 
@@ -150,12 +151,10 @@ def _number(row: dict[str, str], column: str) -> float:
         ) from None
 
 
-def _per_gpu(row: dict[str, str], column: str, *, mean: bool) -> float | None:
-    """`GPU-uuid:0.93;GPU-uuid:0.87;` as one figure: the mean, or the sum; None for an empty cell."""
+def _per_gpu(row: dict[str, str], column: str, one: Callable[[list[float]], float]) -> float | None:
+    """`GPU-uuid:0.93;GPU-uuid:0.87;` made `one` figure; None for an empty cell."""
     values = [float(part.rpartition(":")[2]) for part in (row.get(column) or "").split(";") if part]
-    if not values:
-        return None
-    return sum(values) / (len(values) if mean else 1)
+    return one(values) if values else None
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

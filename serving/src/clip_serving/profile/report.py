@@ -13,6 +13,7 @@ from pathlib import Path
 from clip_serving.errors import ProfileError
 from clip_serving.profile import sections
 from clip_serving.profile.objective import Objective
+from clip_serving.profile.over_time import over_time
 from clip_serving.profile.recommend import recommend
 from clip_serving.profile.results import results_of
 from clip_serving.profile.run_folder import RunFolder
@@ -88,7 +89,7 @@ def page(run: RunFolder, objective: Objective) -> str:
         sections.answer(found),
         sections.scatter(results, found),
         sections.breakdown(results, found),
-        sections.over_time(found),
+        over_time(found),
         sections.batches(found),
         sections.open_loop(results),
         sections.table(results, found),

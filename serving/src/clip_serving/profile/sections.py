@@ -5,17 +5,16 @@ from __future__ import annotations
 import html
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from clip_serving import defaults
-from clip_serving.profile import chart
+from clip_serving.profile import chart, pieces
 from clip_serving.profile.measurement import EMBED, PREPROCESS, Measurement
 from clip_serving.profile.recommend import Recommendation
 from clip_serving.profile.results import Figure, Result, frontier
 from clip_serving.profile.run_folder import RunFolder
 from clip_serving.profile.setting import LEGEND
 
-_WIDE, _NARROW = 800, 330
 _BARS = 8
 _STAGES = ("transport", "queue", "decode", "preprocess", "embed")
 _BOTH = "decode + preprocess"
@@ -64,13 +63,15 @@ def scatter(results: Sequence[Result], found: Recommendation) -> str:
     def draw(width: int) -> str:
         return chart.xy(
             points, [chart.Line(line, "accent", "frontier")],
-            width=width, height=340 if width == _WIDE else 300,
+            width=width, height=340 if width == pieces.WIDE else 300,
             x_title="p95 latency of a request, ms", y_title="photos/s", x_mark=mark,
         )  # fmt: skip
 
-    legend = _legend(("accent", "recommended, and the frontier"), ("preprocess", "repeated"), ("dim", "once"))
+    legend = pieces.legend(
+        ("accent", "recommended, and the frontier"), ("preprocess", "repeated"), ("dim", "once")
+    )
     note = "Each dot is a setting; none on the frontier is beaten in both. Bars: 95 % interval of repeats."
-    return _figure("Throughput against latency", note, legend, draw)
+    return pieces.figure("Throughput against latency", note, legend, draw)
 
 
 def _is(result: Result, other: Result | None) -> bool:
@@ -92,21 +93,13 @@ def breakdown(results: Sequence[Result], found: Recommendation) -> str:
     split = any(kind == "decode" for row in rows for kind, _, _ in row.parts)
     kinds = [stage for stage in _STAGES if split or stage != "decode"]
     names = {} if split else {"preprocess": _BOTH}
-    legend = _legend(*((stage, names.get(stage, stage)) for stage in kinds))
+    legend = pieces.legend(*((stage, names.get(stage, stage)) for stage in kinds))
 
     def draw(width: int) -> str:
         return chart.bars(rows, width=width, unit="ms")
 
     note = f"Mean milliseconds of a request in each stage, closed loop. {LEGEND}."
-    return _figure("Stages of a request", note, legend, draw)
-
-
-_STAGE_NAMES = {
-    "transport": "transport",
-    "queue": "queue",
-    "preprocess": "decode + preprocess",
-    "embed": "embed",
-}
+    return pieces.figure("Stages of a request", note, legend, draw)
 
 
 def _parts(result: Result) -> list[tuple[str, float, str]]:
@@ -134,36 +127,6 @@ def _decode_share(one: Measurement) -> float | None:
     return one.decode_ms / (one.decode_ms + one.preprocess_ms)
 
 
-def over_time(found: Recommendation) -> str:
-    """CPU, and memory, of the recommended setting's last run."""
-    one = (found.best or found.nearest).closed[-1]
-    samples = one.resources.samples
-    if not samples:
-        return ""
-    server = [(s.at_s, s.server_cpu) for s in samples if s.server_cpu is not None]
-    memory = [(s.at_s, s.server_rss_mb) for s in samples if s.server_rss_mb is not None]
-    gpu = [(s.at_s, s.gpu) for s in samples if s.gpu is not None]
-    cpu = [chart.Line([(s.at_s, s.machine_cpu) for s in samples], "dim", "the whole machine")]
-    cpu += [chart.Line(server, "embed", "the server")] if server else []
-    cpu += [chart.Line(gpu, "accent", "the GPU (1 = all of it)")] if gpu else []
-    cpu += [chart.Line([(s.at_s, s.client_cpu) for s in samples], "queue", "perf_analyzer")]
-
-    def draw_cpu(width: int) -> str:
-        return chart.xy([], cpu, width=width, height=220, x_title="seconds", y_title="cores in use")
-
-    def draw_memory(width: int) -> str:
-        lines = [chart.Line(memory, "memory", "the server's RSS")]
-        return chart.xy([], lines, width=width, height=180, x_title="seconds", y_title="MB (RSS)")
-
-    names = [("dim", "whole machine"), ("embed", "server"), ("accent", "GPU"), ("queue", "perf_analyzer")]
-    kinds = {line.kind for line in cpu}
-    legend = _legend(*(pair for pair in names if pair[0] in kinds))
-    note = "The last run of the setting above, from perf_analyzer's start to its end."
-    figures = _both(draw_cpu) + (_both(draw_memory) if memory else "")
-    what = "CPU, GPU and memory" if gpu else "CPU and memory"
-    return _section(f"{what} over time", f"{_soft(note)}{legend}{figures}")
-
-
 def batches(found: Recommendation) -> str:
     """How large the encoder's and preprocess's batches were."""
     shown = found.best or found.nearest
@@ -184,9 +147,9 @@ def batches(found: Recommendation) -> str:
             title = f"photos in a batch, {name}"
             return chart.columns(shares, width=width, height=190, kind=stage, x_title=title)
 
-        figures += f"<p><b>{name}</b>: {mean:.1f} photos on average</p>{_both(draw)}"
+        figures += f"<p><b>{name}</b>: {mean:.1f} photos on average</p>{pieces.both(draw)}"
     note = "Executions by the number of photos that Triton put together, of the setting above."
-    return _section("Batch sizes", _soft(note) + figures)
+    return pieces.section("Batch sizes", pieces.soft(note) + figures)
 
 
 def open_loop(results: Sequence[Result]) -> str:
@@ -208,7 +171,7 @@ def open_loop(results: Sequence[Result]) -> str:
         return ""
     heads = ["setting", "requests/s", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "requests"]
     note = "Requests arrive as they like and wait for nobody, as users do: these are the honest tails."
-    return _section("Open loop, Poisson arrivals", _soft(note) + _table(heads, rows))
+    return pieces.section("Open loop, Poisson arrivals", pieces.soft(note) + pieces.table(heads, rows))
 
 
 def _p50(one: Measurement) -> float:
@@ -241,7 +204,7 @@ def table(results: Sequence[Result], found: Recommendation) -> str:
     ]  # fmt: skip
     marked = [number for number, result in enumerate(results) if _is(result, shown)]
     heads = ["setting", *(name for name, _, _ in present), "runs"]
-    return _section("All settings", _soft(LEGEND + ".") + _table(heads, rows, marked))
+    return pieces.section("All settings", pieces.soft(LEGEND + ".") + pieces.table(heads, rows, marked))
 
 
 def _number(result: Result, figure: Figure, digits: int) -> str:
@@ -256,7 +219,7 @@ def failures(run: RunFolder) -> str:
     items = "".join(
         f"<li><b>{html.escape(one.setting.label)}</b>: {html.escape(one.text)}</li>" for one in run.failures
     )
-    return _section("Not measured", f"<ul>{items}</ul>")
+    return pieces.section("Not measured", f"<ul>{items}</ul>")
 
 
 def reproduction(run: RunFolder, found: Recommendation) -> str:
@@ -285,42 +248,7 @@ def reproduction(run: RunFolder, found: Recommendation) -> str:
         (f"<p>{html.escape(name)}</p>" if name else "") + f"<pre>{html.escape(command)}</pre>"
         for name, command in commands
     )
-    body += _soft(
+    body += pieces.soft(
         "The largest batch and the queue delay are the repository's: `recommend --apply` writes them."
     )
-    return _section("Reproduce", f"{body}{_soft('Versions: ' + versions + '.')}")
-
-
-# --- pieces --------------------------------------------------------------------------------------
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
-
-
-def _figure(title: str, note: str, legend: str, draw: Callable[[int], str]) -> str:
-    return _section(title, _soft(note) + legend + _both(draw))
-
-
-def _both(draw: Callable[[int], str]) -> str:
-    return f'<figure class="wide">{draw(_WIDE)}</figure><figure class="narrow">{draw(_NARROW)}</figure>'
-
-
-def _soft(text: str) -> str:
-    return f'<p class="soft">{html.escape(text)}</p>'
-
-
-def _legend(*entries: tuple[str, str]) -> str:
-    items = "".join(f'<span><i class="{kind}"></i>{html.escape(name)}</span>' for kind, name in entries)
-    return f'<div class="legend">{items}</div>'
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[int] = ()) -> str:
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
-    body = "".join(
-        ('<tr class="best">' if number in marked else "<tr>")
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-        + "</tr>"
-        for number, row in enumerate(rows)
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return pieces.section("Reproduce", f"{body}{pieces.soft('Versions: ' + versions + '.')}")

@@ -80,8 +80,8 @@ class Watch:
                     server_rss_mb=round(_rss_mb(processes), 1) if processes else None,
                     client_rss_mb=round(_rss_mb([self._client]), 1) if self._client else None,
                     machine_memory=round(psutil.virtual_memory().percent / 100, 3),
-                    gpu=device[0] if device else None,
-                    gpu_memory_mb=device[1] if device else None,
+                    gpus=device.uses if device else (),
+                    gpu_memory_mb=device.memory_mb if device else None,
                 )
             )
             server, client, last = server_now, client_now, now

@@ -94,11 +94,21 @@ def _machine(samples: Sequence[Sample], cores: int) -> MachineUsage | None:
 
 def nvml_usage(samples: Sequence[Sample]) -> GpuUsage | None:
     """None where NVML found no GPU."""
-    use = [100 * value for value in _known(samples, lambda one: one.gpu)]
+    use = gpu.busiest([sample.gpus for sample in samples])
     memory = _known(samples, lambda one: one.gpu_memory_mb)
-    if not use:
+    return _gpu_usage("nvml", use, memory, gpu.memory_total_mb())
+
+
+def _gpu_usage(
+    source: str, use: Sequence[float], memory_mb: Sequence[float], total_mb: float | None
+) -> GpuUsage | None:
+    if not use and not memory_mb:
         return None
-    return GpuUsage("nvml", _mean(use), max(use), _mean(memory), max(memory), gpu.memory_total_mb())
+    percent = [100 * value for value in use]
+    return GpuUsage(
+        source, _mean(percent), max(percent, default=None), _mean(memory_mb), max(memory_mb, default=None),
+        total_mb,
+    )  # fmt: skip
 
 
 class MetricsPage:
@@ -134,17 +144,12 @@ class MetricsPage:
 
     def gpu(self) -> GpuUsage | None:
         """The server's GPUs, from nv_gpu_*; None where it has none."""
-        use = [100 * value for value in self._each("nv_gpu_utilization", _mean_of)]
+        use = gpu.busiest(self._seen.get("nv_gpu_utilization", []))
         used, total = (
             [value / 2**20 for value in self._each(f"nv_gpu_memory_{what}_bytes", sum)]
             for what in ("used", "total")
         )
-        if not use and not used:
-            return None
-        return GpuUsage(
-            "metrics", _mean(use), max(use, default=None), _mean(used), max(used, default=None),
-            max(total, default=None),
-        )  # fmt: skip
+        return _gpu_usage("metrics", use, used, max(total, default=None))
 
     def _each(self, name: str, together: Callable[[list[float]], float]) -> list[float]:
         return [together(values) for values in self._seen.get(name, [])]

@@ -75,7 +75,7 @@ class MachineUsage:
 
 @dataclass(frozen=True)
 class GpuUsage:
-    """Of all GPUs of the server's machine: their mean use, and their memory together.
+    """Of the server's machine: the use of its busiest GPU, and the memory of all of them together.
 
     `source` is `nvml`, or `metrics` for the server's own page (which is what perf_analyzer reads, too).
     """
