@@ -43,6 +43,7 @@ def measurement(
     stages: dict[str, Stage] | None = None,
     transport_ms: float = 10.0,
     latencies_ms: tuple[float, ...] = (),
+    requests: int = 60,
 ) -> Measurement:
     used = Resources(
         cpu_ms_per_photo=120.0, rss_mb=1500.0, server_busy=0.6, client_busy=0.02, machine_busy=0.65,
@@ -50,7 +51,7 @@ def measurement(
     )  # fmt: skip
     return Measurement(
         setting=at, round=round, arrival=arrival, rate=7.0 if arrival == "poisson" else None, at=1.7e9,
-        seconds=6.0, requests=60, photos_per_s=photos_per_s, mean_ms=p95_ms * 0.7, p50_ms=p95_ms * 0.65,
+        seconds=6.0, requests=requests, photos_per_s=photos_per_s, mean_ms=p95_ms * 0.7, p50_ms=p95_ms * 0.65,
         p90_ms=p95_ms * 0.9, p95_ms=p95_ms, p99_ms=p95_ms * 1.1, transport_ms=transport_ms,
         stages=stages or {
             PREPROCESS: Stage(20.0, 60.0, at.preprocess_instances, busy[0], {1: 40, 2: 10}, 40.0),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import re
+import shlex
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +21,7 @@ from clip_serving.profile.objective import Objective
 from clip_serving.profile.report import page, write_report
 from clip_serving.profile.run_folder import RunFolder
 from clip_serving.profile.setting import Space
+from clip_serving.profile.statistics import percentile
 from tests.unit.profile.records import BASE, about, measurement, setting
 
 _VOID = {"meta", "line", "circle", "rect", "polyline"}
@@ -107,7 +110,7 @@ def test_with_a_gpu_it_has_its_tile_and_column(tmp_path: Path) -> None:
     run = write(tmp_path / "gpu", measurement(resources=used))
     document = Document(page(run, Objective()))
     assert "GPU in use" in document.text
-    assert "GPU %" in document.text
+    assert "GPU in use, %" in document.text
     titles = Counter(re.findall(r"<polyline[^>]*><title>([^<]*GPU[^<]*)<", page(run, Objective())))
     assert titles == {"the other GPUs": 4, "the busiest GPU": 2, "memory of all GPUs": 2}, "wide and narrow"
     assert "CPU, memory and GPU over time" in document.text
@@ -162,12 +165,19 @@ def test_ticks_are_round_and_embrace(low: float, span: float, most: int) -> None
 
 @given(st.lists(st.tuples(st.floats(0.1, 1e5), st.floats(0.1, 1e4)), min_size=1, max_size=20))
 def test_everything_is_drawn_inside_of_the_frame(values: list[tuple[float, float]]) -> None:
-    points = [chart.Point(x, y, "single", "a < b") for x, y in values]
-    svg = chart.xy(points, [], width=330, height=300, x_title="x", y_title="y", x_mark=(50.0, "mark"))
-    for cx, cy in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg):
-        assert 0 <= float(cx) <= 330
-        assert 0 <= float(cy) <= 300
+    points = [chart.Point(x, y, "single", "a < b", y_half=y) for x, y in values]
+    lines = [chart.Line(values, "accent", "line")]
+    svg = chart.xy(points, lines, width=330, height=300, x_title="x", y_title="y", x_mark=(50.0, "mark"))
+    across = [float(x) for x in re.findall(r' c?x[12]?="([^"]+)"', svg)]
+    down = [float(y) for y in re.findall(r' c?y[12]?="([^"]+)"', svg)]
+    for path in re.findall(r'points="([^"]+)"', svg):
+        for x, _, y in (pair.partition(",") for pair in path.split()):
+            across.append(float(x))
+            down.append(float(y))
+    assert all(0 <= x <= 330 for x in across), across
+    assert all(0 <= y <= 300 for y in down), down
     assert svg.count("<circle") == len(points)
+    assert len(across) == len(down) > 4 * len(points)
     assert "a &lt; b" in svg
 
 
@@ -192,6 +202,48 @@ def test_decode_has_a_part_of_its_own_where_the_server_tells_it(run: RunFolder, 
     assert "<title>preprocess: 15 ms</title>" in text
 
 
-def test_a_resumed_run_is_the_same_report(run: RunFolder) -> None:
-    assert page(run, Objective(500)) == page(RunFolder.load(run.path), Objective(500))
-    assert dataclasses.asdict(run.about)["model"] in page(run, Objective(500))
+def test_a_run_that_was_cut_off_and_went_on_has_the_same_report(run: RunFolder, tmp_path: Path) -> None:
+    records: list[Measurement | Failure] = [*run.measurements, *run.failures]
+    write(tmp_path / "resumed", *records[:4])
+    with (tmp_path / "resumed" / "measurements.jsonl").open("a") as file:
+        file.write('{"kind":"measu')
+    resumed = write(tmp_path / "resumed", *records[4:])
+    assert page(resumed, Objective(500)) == page(run, Objective(500))
+
+
+def test_every_figure_of_repeats_has_its_spread(run: RunFolder) -> None:
+    text = page(run, Objective(500))
+    assert "<td>15.2 ± 0.2</td>" in text, "Student's interval of 15.1, 15.2 and 15.3"
+    assert "<td>6.0</td>" in text, "measured once"
+    assert re.search(r"<text[^>]*>\d+ ± 0 ms</text>", text), "the bars' sums"
+
+
+def test_tails_are_of_all_requests_of_all_runs(tmp_path: Path) -> None:
+    slow = (*[100.0] * 39, 900.0)
+    runs = [
+        measurement(BASE, round=n, arrival="poisson", latencies_ms=slow, requests=len(slow))
+        for n in (1, 2, 3)
+    ]
+    text = page(write(tmp_path / "run", measurement(), *runs), Objective())
+    row = re.search(r"<tr><td>[^<]*</td><td>7.0 ± 0.0</td>(.*?)</tr>", text)
+    assert row is not None
+    p99 = percentile(3 * slow, 99)
+    cells = re.findall(r"<td>([^<]*)</td>", row[1])
+    assert cells == ["100 ± 0", "100 ± 0", "100 ± 0", f"{p99:.0f} ± 0", "120"]
+    few = page(write(tmp_path / "few", measurement(), runs[0]), Objective())
+    assert "<td>100</td><td>-</td><td>40</td>" in few, "the maximum of 40 is no p99"
+
+
+def test_a_run_that_failed_is_named_with_its_round_and_arrival(tmp_path: Path) -> None:
+    failed = Failure(BASE, 2, "poisson", 1.7e9, "it died")
+    text = Document(page(write(tmp_path / "run", measurement(round=1), failed), Objective())).text
+    assert f"{BASE.label}, round 2, Poisson arrivals: it died" in text
+
+
+def test_the_default_config_can_be_served_as_the_report_says(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", measurement(setting(model_config_name="")))
+    (command,) = re.findall(r"<pre>(clip-serve [^<]*)</pre>", page(run, Objective()))
+    parts = shlex.split(html.unescape(command))
+    assert parts[parts.index("--model-config-name") + 1] == ""
+    assert parts[parts.index("--preprocess-threads") + 1] == "1"
+    assert "--encoder-precision" not in parts

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from clip_serving.profile import figures
 from clip_serving.profile.bounds import Bound, bound_of
 from clip_serving.profile.objective import Objective
 from clip_serving.profile.results import Result, noise_of, results_of, rounds_of
 from clip_serving.profile.run_folder import RunFolder
+from clip_serving.profile.statistics import Spread
 
 _SHOWN = 4
 _UNSTEADY = 0.1
@@ -134,9 +136,9 @@ def _with_spread(mean: float, half: float | None, digits: int) -> str:
 def _open_loop(best: Result) -> str:
     rates = [one.rate or 0.0 for one in best.poisson]
     latencies = [one.p95_ms for one in best.poisson]
-    mean = sum(latencies) / len(latencies)
+    p95 = figures.open_loop(best.poisson, 95) or Spread.of(latencies)
     return (
-        f"With Poisson arrivals at {sum(rates) / len(rates):.1f} requests/s its p95 is {mean:.0f} ms "
+        f"With Poisson arrivals at {sum(rates) / len(rates):.1f} requests/s its p95 is {p95.mean:.0f} ms "
         f"({min(latencies):.0f} to {max(latencies):.0f})."
     )
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 
 from clip_serving import defaults
-from clip_serving.profile import chart, pieces
-from clip_serving.profile.measurement import EMBED, PREPROCESS, Measurement
+from clip_serving.profile import chart, figures, pieces
+from clip_serving.profile.figures import Shown, with_spread
+from clip_serving.profile.measurement import EMBED, PREPROCESS, Failure, Measurement
 from clip_serving.profile.recommend import Recommendation
-from clip_serving.profile.results import Figure, Result, frontier
+from clip_serving.profile.results import Result, frontier
 from clip_serving.profile.run_folder import RunFolder
-from clip_serving.profile.setting import LEGEND
+from clip_serving.profile.setting import LEGEND, Setting
+from clip_serving.profile.statistics import Spread
 
 _BARS = 8
 _STAGES = ("transport", "queue", "decode", "preprocess", "embed")
 _BOTH = "decode + preprocess"
+_USED = (figures.CPU, figures.RSS, figures.GPU, figures.GPU_MEMORY, figures.BATCH)
+_TILES = (figures.THROUGHPUT, figures.P95, *_USED)
+_COLUMNS = (figures.THROUGHPUT, figures.P50, figures.P95, figures.P99, *_USED)
 
 
 def subtitle(run: RunFolder) -> str:
@@ -31,25 +39,17 @@ def answer(found: Recommendation) -> str:
     """The recommendation in words, and its main figures."""
     shown = found.best or found.nearest
     words = "".join(f"<p>{html.escape(text)}</p>" for text in found.sentences())
-    tiles: list[tuple[str, Figure, int, str]] = [
-        ("throughput", lambda one: one.photos_per_s, 1, "photos/s"),
-        ("p95", lambda one: one.p95_ms, 0, "ms"),
-        ("CPU", lambda one: one.resources.cpu_ms_per_photo, 0, "ms a photo"),
-        ("memory (RSS)", lambda one: one.resources.rss_mb, 0, "MB"),
-        ("GPU in use", lambda one: None if one.resources.gpu is None else 100 * one.resources.gpu, 0, "%"),
-        ("mean batch, embed", lambda one: one.stages[EMBED].mean_batch, 1, "photos"),
-    ]
-    terms = "".join(_tile(shown, *tile) for tile in tiles)
+    terms = "".join(_tile(shown, one) for one in _TILES)
     return f'<section class="answer"><h2>Recommendation</h2>{words}<dl>{terms}</dl></section>'
 
 
-def _tile(shown: Result, name: str, figure: Figure, digits: int, unit: str) -> str:
-    spread = shown.spread(figure)
+def _tile(shown: Result, figure: Shown) -> str:
+    spread = shown.spread(figure.of)
     if spread is None:
         return ""
-    half = f" ± {spread.half:.{digits}f}" if spread.half is not None else ""
-    value = f"{spread.mean:.{digits}f}<small>{half} {unit}</small>"
-    return f"<div><dt>{html.escape(name)}</dt><dd>{value}</dd></div>"
+    mean, plus_minus, half = figure.text(spread).partition(" ± ")
+    value = f"{mean}<small>{plus_minus}{half} {html.escape(figure.unit)}</small>"
+    return f"<div><dt>{html.escape(figure.name)}</dt><dd>{value}</dd></div>"
 
 
 def scatter(results: Sequence[Result], found: Recommendation) -> str:
@@ -89,7 +89,7 @@ def breakdown(results: Sequence[Result], found: Recommendation) -> str:
     """Where a request's time goes, for the settings that were repeated, then the fastest others."""
     shown = found.best or found.nearest
     order = sorted(results, key=lambda one: (not _is(one, shown), not one.repeated, -one.photos_per_s))
-    rows = [chart.Bar(one.setting.label, _parts(one), marked=_is(one, shown)) for one in order[:_BARS]]
+    rows = [_bar(one, marked=_is(one, shown)) for one in order[:_BARS]]
     split = any(kind == "decode" for row in rows for kind, _, _ in row.parts)
     kinds = [stage for stage in _STAGES if split or stage != "decode"]
     names = {} if split else {"preprocess": _BOTH}
@@ -102,13 +102,13 @@ def breakdown(results: Sequence[Result], found: Recommendation) -> str:
     return pieces.figure("Stages of a request", note, legend, draw)
 
 
-def _parts(result: Result) -> list[tuple[str, float, str]]:
-    def queue(one: Measurement) -> float:
-        return sum(stage.queue_ms for stage in one.stages.values())
+def _bar(result: Result, *, marked: bool) -> chart.Bar:
+    whole = result.spread(figures.MEAN.of)
+    return chart.Bar(result.setting.label, _parts(result), whole.half if whole else None, marked)
 
-    transport = result.mean(lambda one: one.transport_ms) or 0.0
-    both = result.mean(lambda one: one.stages[PREPROCESS].compute_ms) or 0.0
-    embed = result.mean(lambda one: one.stages[EMBED].compute_ms) or 0.0
+
+def _parts(result: Result) -> list[tuple[str, float, str]]:
+    both = result.mean(figures.BOTH.of) or 0.0
     # The model's time, divided as its photos' own times are.
     share = result.mean(_decode_share)
     own = (
@@ -117,7 +117,9 @@ def _parts(result: Result) -> list[tuple[str, float, str]]:
         else [("decode", both * share), ("preprocess", both * (1 - share))]
     )
     name = {"preprocess": _BOTH} if share is None else {}
-    parts = [("transport", transport), ("queue", result.mean(queue) or 0.0), *own, ("embed", embed)]
+    stages = [("transport", figures.TRANSPORT), ("queue", figures.QUEUE)]
+    parts = [(kind, result.mean(figure.of) or 0.0) for kind, figure in stages]
+    parts += [*own, ("embed", result.mean(figures.EMBEDDING.of) or 0.0)]
     return [(kind, value, f"{name.get(kind, kind)}: {value:.0f} ms") for kind, value in parts]
 
 
@@ -130,16 +132,16 @@ def _decode_share(one: Measurement) -> float | None:
 def batches(found: Recommendation) -> str:
     """How large the encoder's and preprocess's batches were."""
     shown = found.best or found.nearest
-    figures = ""
+    drawn = ""
     for stage, name in ((EMBED, "embed"), (PREPROCESS, "decode + preprocess")):
         counts: Counter[int] = Counter()
         for one in shown.closed:
             counts.update(one.stages[stage].batches)
         total = sum(counts.values())
-        if not total:
+        mean = shown.spread(partial(_mean_batch, stage))
+        if not total or mean is None:
             continue
         shares = [(size, counts[size] / total) for size in sorted(counts)]
-        mean = sum(size * share for size, share in shares)
 
         def draw(
             width: int, shares: list[tuple[int, float]] = shares, stage: str = stage, name: str = name
@@ -147,21 +149,23 @@ def batches(found: Recommendation) -> str:
             title = f"photos in a batch, {name}"
             return chart.columns(shares, width=width, height=190, kind=stage, x_title=title)
 
-        figures += f"<p><b>{name}</b>: {mean:.1f} photos on average</p>{pieces.both(draw)}"
+        drawn += f"<p><b>{name}</b>: {with_spread(mean, 1)} photos on average</p>{pieces.both(draw)}"
     note = "Executions by the number of photos that Triton put together, of the setting above."
-    return pieces.section("Batch sizes", pieces.soft(note) + figures)
+    return pieces.section("Batch sizes", pieces.soft(note) + drawn)
+
+
+def _mean_batch(stage: str, one: Measurement) -> float:
+    return one.stages[stage].mean_batch
 
 
 def open_loop(results: Sequence[Result]) -> str:
     """Latencies with Poisson arrivals, for the finalists; nothing where there were none."""
+    percents = (50, 90, 95, 99)
     rows = [
         [
             result.setting.label,
-            f"{_mean(result.poisson, lambda one: one.rate):.1f}",
-            *(
-                f"{_mean(result.poisson, figure):.0f}"
-                for figure in (_p50, lambda one: one.p90_ms, lambda one: one.p95_ms, lambda one: one.p99_ms)
-            ),
+            with_spread(Spread.of([one.rate or 0.0 for one in result.poisson]), 1),
+            *(figures.P95.text(figures.open_loop(result.poisson, percent)) for percent in percents),
             str(sum(one.requests for one in result.poisson)),
         ]
         for result in results
@@ -169,70 +173,46 @@ def open_loop(results: Sequence[Result]) -> str:
     ]
     if not rows:
         return ""
-    heads = ["setting", "requests/s", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "requests"]
-    note = "Requests arrive as they like and wait for nobody, as users do: these are the honest tails."
+    heads = ["setting", "requests/s", *(f"p{percent}, ms" for percent in percents), "requests"]
+    note = (
+        "Requests arrive as they like and wait for nobody, as users do. A percentile is of all runs' "
+        "requests together, its ± from run to run (p99: from a hundred on)."
+    )
     return pieces.section("Open loop, Poisson arrivals", pieces.soft(note) + pieces.table(heads, rows))
-
-
-def _p50(one: Measurement) -> float:
-    return one.p50_ms
-
-
-def _mean(measurements: Sequence[Measurement], figure: Figure) -> float:
-    values = [value for one in measurements if (value := figure(one)) is not None]
-    return sum(values) / len(values) if values else 0.0
 
 
 def table(results: Sequence[Result], found: Recommendation) -> str:
     """Every setting, fastest first."""
     shown = found.best or found.nearest
-    figures: list[tuple[str, Figure, int]] = [
-        ("photos/s", lambda one: one.photos_per_s, 1),
-        ("p50 ms", lambda one: one.p50_ms, 0),
-        ("p95 ms", lambda one: one.p95_ms, 0),
-        ("p99 ms", lambda one: one.p99_ms, 0),
-        ("CPU ms", lambda one: one.resources.cpu_ms_per_photo, 0),
-        ("RSS MB", lambda one: one.resources.rss_mb, 0),
-        ("GPU %", lambda one: None if one.resources.gpu is None else 100 * one.resources.gpu, 0),
-        ("batch", lambda one: one.stages[EMBED].mean_batch, 1),
-    ]
-    present = [entry for entry in figures if any(result.mean(entry[1]) is not None for result in results)]
+    present = [one for one in _COLUMNS if any(result.mean(one.of) is not None for result in results)]
     rows = [
-        [result.setting.label, *(_number(result, figure, digits) for _, figure, digits in present),
-         str(len(result.closed))]
+        [result.setting.label, *(one.text(result.spread(one.of)) for one in present), str(len(result.closed))]
         for result in results
-    ]  # fmt: skip
+    ]
     marked = [number for number, result in enumerate(results) if _is(result, shown)]
-    heads = ["setting", *(name for name, _, _ in present), "runs"]
+    heads = ["setting", *(one.head for one in present), "runs"]
     return pieces.section("All settings", pieces.soft(LEGEND + ".") + pieces.table(heads, rows, marked))
 
 
-def _number(result: Result, figure: Figure, digits: int) -> str:
-    value = result.mean(figure)
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def failures(run: RunFolder) -> str:
-    """Settings that could not be measured; nothing where all could."""
+    """Runs that failed, and of what; nothing where none did."""
     if not run.failures:
         return ""
     items = "".join(
-        f"<li><b>{html.escape(one.setting.label)}</b>: {html.escape(one.text)}</li>" for one in run.failures
+        f"<li><b>{html.escape(_run_of(one))}</b>: {html.escape(one.text)}</li>" for one in run.failures
     )
-    return pieces.section("Not measured", f"<ul>{items}</ul>")
+    return pieces.section("Runs that failed", f"<ul>{items}</ul>")
+
+
+def _run_of(one: Failure) -> str:
+    round_ = [f"round {one.round}"] if one.round else []
+    arrival = ["Poisson arrivals"] if one.arrival == "poisson" else []
+    return ", ".join([one.setting.label, *round_, *arrival])
 
 
 def reproduction(run: RunFolder, found: Recommendation) -> str:
     """The commands and versions that made the figures."""
     shown = found.best or found.nearest
-    setting = shown.setting
-    serve = (
-        f"clip-serve --repository model_repository --model-config-name {setting.model_config_name} "
-        f"--preprocess-instances {setting.preprocess_instances} "
-        f"--encoder-instances {setting.encoder_instances} --encoder-threads {setting.encoder_threads}"
-        + f" --encoder-precision {setting.encoder_precision}"
-        * setting.on_cpu
-    )
     press = list(shown.closed[-1].command)
     if run.about.target == "embedded" and "-u" in press:
         press[press.index("-u") + 1] = f"127.0.0.1:{defaults.GRPC_PORT}"  # clip-serve's, not the sweep's
@@ -243,7 +223,7 @@ def reproduction(run: RunFolder, found: Recommendation) -> str:
         ("", shlex.join(press)),
     ]
     if run.about.target == "embedded":
-        commands.insert(2, ("", serve))
+        commands.insert(2, ("", _serve(shown.setting)))
     body = "".join(
         (f"<p>{html.escape(name)}</p>" if name else "") + f"<pre>{html.escape(command)}</pre>"
         for name, command in commands
@@ -252,3 +232,17 @@ def reproduction(run: RunFolder, found: Recommendation) -> str:
         "The largest batch and the queue delay are the repository's: `recommend --apply` writes them."
     )
     return pieces.section("Reproduce", f"{body}{pieces.soft('Versions: ' + versions + '.')}")
+
+
+def _serve(setting: Setting) -> str:
+    counts = dataclasses.asdict(setting.layout)
+    command = [
+        "clip-serve",
+        "--repository",
+        "model_repository",
+        "--model-config-name",
+        setting.model_config_name,
+    ]
+    command += chain.from_iterable((f"--{name.replace('_', '-')}", str(n)) for name, n in counts.items())
+    command += ["--encoder-precision", setting.encoder_precision] * setting.on_cpu
+    return shlex.join(command)
