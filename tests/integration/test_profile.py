@@ -14,6 +14,7 @@ import pytest
 
 from clip_serving.launcher import TritonServer
 from clip_serving.profile.cli import main
+from clip_serving.profile.load import VERSION
 from clip_serving.profile.measurement import EMBED, PREPROCESS
 from clip_serving.profile.run_folder import RunFolder
 from tests.integration.test_launcher import all_gone
@@ -108,7 +109,11 @@ def test_a_running_server_is_measured_as_it_is(
     assert "encoder_threads cannot be changed on a running server" in capsys.readouterr().err
     load = ["--concurrency", "2", "--seconds", "1.5", "--rounds", "0", "--budget", "5"]
     assert main([*command, "--out", str(run), *load]) == 0, capsys.readouterr().err
-    (one,) = RunFolder.load(run).measurements
+    measured = RunFolder.load(run)
+    assert measured.about.versions["tritonserver"].startswith("2.")
+    assert measured.about.versions["perf_analyzer"] == VERSION
+    assert "cykooz-resizer" in measured.about.versions
+    (one,) = measured.measurements
     assert one.setting.preprocess_instances == server.layout.preprocess_instances
     assert one.setting.encoder_instances == server.layout.encoder_instances
     assert one.resources.cpu_ms_per_photo is None, "its processes may be anywhere"

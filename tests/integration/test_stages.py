@@ -113,6 +113,7 @@ def test_a_bucket_through_a_running_server(
     after = encoder_times(server.grpc_url).since(before)
     assert parts["embed"] == pytest.approx(1000 * after.mean_s(after.compute_ns), rel=0.4)
 
+    assert told["about"]["versions"]["tritonserver"].startswith("2.")
     used = told["resources"]
     assert used["server"]["cpu_ms_per_photo"] > 10
     assert used["server"]["rss_mb_peak"] >= used["server"]["rss_mb_mean"] > 100

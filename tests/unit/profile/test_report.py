@@ -122,6 +122,7 @@ def test_the_clients_gpu_is_not_the_servers(tmp_path: Path) -> None:
     run = write(tmp_path / "run", measurement(resources=elsewhere), target="10.0.0.1:8001")
     text = Document(page(run, Objective())).text
     assert "CPU of the client's machine over time" in text
+    assert "the whole machine" not in text
     assert "of the GPU" not in text
 
 
@@ -153,6 +154,15 @@ def test_a_run_that_watched_nothing_has_a_report_all_the_same(tmp_path: Path) ->
     text = Document(page(run, Objective())).text
     assert "memory (RSS)" not in text
     assert "over time" not in text
+
+
+def test_a_server_elsewhere_is_not_said_to_be_on_this_machine(tmp_path: Path) -> None:
+    versions = {"python": "3.11", "tritonserver": "2.75.0"}
+    run = write(tmp_path / "run", measurement(), target="10.0.0.1:8001", versions=versions)
+    text = Document(page(run, Objective())).text
+    assert "the server at 10.0.0.1:8001 · " in text
+    assert "the client on 2 cores of A CPU" in text
+    assert "Versions on the client's machine: python 3.11. The server's: Triton 2.75.0." in text
 
 
 @given(st.floats(0, 1e6), st.floats(1e-3, 1e6), st.integers(2, 12))

@@ -22,7 +22,7 @@ from clip_serving.errors import ClipServingError, ProfileError
 from clip_serving.profile import apply, compare, origin_command
 from clip_serving.profile.arguments import at_least, positive
 from clip_serving.profile.console import Console
-from clip_serving.profile.load import PerfAnalyzer
+from clip_serving.profile.load import VERSION, PerfAnalyzer
 from clip_serving.profile.machine import Machine, versions
 from clip_serving.profile.measure import measure
 from clip_serving.profile.objective import Objective
@@ -217,7 +217,10 @@ def _about(target: Target, photos: Photos, space: Space) -> About:
         space=space,
         model=target.model,
         machine=Machine.here(),
-        versions=versions(),
+        versions=versions(
+            perf_analyzer=VERSION,
+            **({"tritonserver": target.version} if isinstance(target, RemoteTarget) else {}),
+        ),
         command=("clip-profile", *sys.argv[1:]),
     )
 

@@ -21,6 +21,7 @@ _PACKAGES = (
     "numpy",
     "pillow",
     "simplejpeg",
+    "cykooz-resizer",
 )
 
 
@@ -54,9 +55,9 @@ class Machine:
         return ", ".join(parts)
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of every package that has a part in the figures, as far as installed."""
-    found = {"python": platform.python_version()}
+def versions(**others: str) -> dict[str, str]:
+    """Of Python and of every package here that has a part in the figures, where installed; and `others`."""
+    found = {"python": platform.python_version(), **others}
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)

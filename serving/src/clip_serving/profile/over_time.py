@@ -22,13 +22,16 @@ def over_time(found: Recommendation) -> str:
     gpu = _gpu(samples) + _gpu_memory(samples) if own else ""
     what = "CPU, memory and GPU" if gpu else "CPU and memory" if own else "CPU of the client's machine"
     note = "The last run of the setting above, from perf_analyzer's start to its end."
-    return pieces.section(f"{what} over time", pieces.soft(note) + _cpu(samples) + _memory(samples) + gpu)
+    return pieces.section(
+        f"{what} over time", pieces.soft(note) + _cpu(samples, own=own) + _memory(samples) + gpu
+    )
 
 
-def _cpu(samples: Sequence[Sample]) -> str:
+def _cpu(samples: Sequence[Sample], *, own: bool) -> str:
     server = [(s.at_s, s.server_cpu) for s in samples if s.server_cpu is not None]
+    whole = "the whole machine" if own else "the client's machine"
     lines = [
-        Line([(s.at_s, s.machine_cpu) for s in samples], "dim", "the whole machine"),
+        Line([(s.at_s, s.machine_cpu) for s in samples], "dim", whole),
         *([Line(server, "embed", "the server")] if server else []),
         Line([(s.at_s, s.client_cpu) for s in samples], "queue", "perf_analyzer"),
     ]

@@ -16,7 +16,7 @@ from clip_serving.profile.figures import Shown, with_spread
 from clip_serving.profile.measurement import EMBED, PREPROCESS, Failure, Measurement
 from clip_serving.profile.recommend import Recommendation
 from clip_serving.profile.results import Result, frontier
-from clip_serving.profile.run_folder import RunFolder
+from clip_serving.profile.run_folder import About, RunFolder
 from clip_serving.profile.setting import LEGEND, Setting
 from clip_serving.profile.statistics import Spread
 
@@ -31,8 +31,10 @@ _COLUMNS = (figures.THROUGHPUT, figures.P50, figures.P95, figures.P99, *_USED)
 def subtitle(run: RunFolder) -> str:
     about = run.about
     photos = f"{about.photos['count']} photos of {about.photos['mean_bytes'] / 1e6:.2f} MB on average"
-    where = "the embedded server" if about.target == "embedded" else about.target
-    return f"{about.created[:16].replace('T', ' ')} UTC · {where} · {photos} · {about.machine.describe()}"
+    own = about.target == "embedded"
+    where = "the embedded server" if own else f"the server at {about.target}"
+    machine = about.machine.describe() if own else f"the client on {about.machine.describe()}"
+    return f"{about.created[:16].replace('T', ' ')} UTC · {where} · {photos} · {machine}"
 
 
 def answer(found: Recommendation) -> str:
@@ -216,7 +218,6 @@ def reproduction(run: RunFolder, found: Recommendation) -> str:
     press = list(shown.closed[-1].command)
     if run.about.target == "embedded" and "-u" in press:
         press[press.index("-u") + 1] = f"127.0.0.1:{defaults.GRPC_PORT}"  # clip-serve's, not the sweep's
-    versions = ", ".join(f"{name} {version}" for name, version in run.about.versions.items())
     commands = [
         ("The sweep", shlex.join(run.about.command)),
         ("One run of the setting above", "clip-perf-input my_photos/ --out photos.json"),
@@ -231,7 +232,16 @@ def reproduction(run: RunFolder, found: Recommendation) -> str:
     body += pieces.soft(
         "The largest batch and the queue delay are the repository's: `recommend --apply` writes them."
     )
-    return pieces.section("Reproduce", f"{body}{pieces.soft('Versions: ' + versions + '.')}")
+    return pieces.section("Reproduce", body + pieces.soft(_versions(run.about)))
+
+
+def _versions(about: About) -> str:
+    told = dict(about.versions)
+    server = (
+        "" if about.target == "embedded" else f" The server's: Triton {told.pop('tritonserver', 'unknown')}."
+    )
+    whose = "Versions" if about.target == "embedded" else "Versions on the client's machine"
+    return f"{whose}: {', '.join(f'{name} {version}' for name, version in told.items())}.{server}"
 
 
 def _serve(setting: Setting) -> str:

@@ -59,6 +59,14 @@ def _add(counts: Counts, statistics: Any) -> Counts:
     return Counts(counts.photos + statistics.inference_count, batches, counts.busy_s + busy_ns / 1e9)
 
 
+def read_version(client: InferenceServerClient) -> str:
+    """Triton's own; `unknown` where it is not told, for nothing depends on it."""
+    try:
+        return str(client.get_server_metadata(client_timeout=10).version)
+    except InferenceServerException:
+        return "unknown"
+
+
 def read_setting(client: InferenceServerClient) -> Setting:
     """How a running server is set up; concurrency and request batch are 1. Raises ServerError."""
     try:

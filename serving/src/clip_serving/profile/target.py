@@ -21,7 +21,7 @@ from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError, ProfileError, ServerError
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.profile.measurement import EMBED, PREPROCESS
-from clip_serving.profile.server_stats import read_setting
+from clip_serving.profile.server_stats import read_setting, read_version
 from clip_serving.profile.setting import Setting
 from clip_serving.profile.variant import make_variant
 from clip_serving.settings import one_of
@@ -154,6 +154,7 @@ class RemoteTarget:
             with ClipClient(url, deadline_s=10) as client:
                 told = client.info.parameters
             self.setting = read_setting(self._client)
+            self.version = read_version(self._client)
             rate = warm_up(url, photos, self.setting.preprocess_instances)
         except (ClipClientError, ServerError) as error:
             self._client.close()

@@ -19,6 +19,7 @@ from clip_serving.errors import ProfileError
 from clip_serving.profile.arguments import at_least, positive
 from clip_serving.profile.console import Console
 from clip_serving.profile.machine import Machine, versions
+from clip_serving.profile.server_stats import read_version
 from clip_serving.profile.stages.loop import NO_PHOTO_LEFT
 from clip_serving.profile.stages.measure import INTERRUPTED, Measured, Measuring, Plan
 from clip_serving.profile.stages.report import make_report
@@ -140,7 +141,7 @@ def _about(
         "model": f"{parameters.get('model', '?')} ({parameters.get('pretrained', '?')})",
         "layout": dataclasses.asdict(server.layout) if server.layout else None,
         "machine": dataclasses.asdict(Machine.here()),
-        "versions": versions(),
+        "versions": versions(tritonserver=read_version(server.triton)),
     }
 
 
