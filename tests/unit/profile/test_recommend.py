@@ -167,7 +167,8 @@ def _stages(preprocess_cpu: float, embed_cpu: float) -> dict[str, Stage]:
     [
         ({"resources": {"gpu": 0.97}}, "gpu"),
         ({"resources": {"client_busy": 0.7}}, "client"),
-        ({"resources": {"server_busy": None, "machine_busy": 0.95}}, "client"),
+        ({"resources": {"server_busy": None, "machine_busy": 0.95, "client_busy": 0.6}}, "client"),
+        ({"resources": {"server_busy": None, "machine_busy": 0.95, "client_busy": 0.03}}, "machine"),
         ({"resources": {"server_busy": 0.95, "machine_busy": 1.0}, "stages": _stages(30, 80)}, "encoder"),
         ({"resources": {"server_busy": 0.95, "machine_busy": 1.0}, "stages": _stages(90, 20)}, "preprocess"),
         ({"resources": {"server_busy": 0.3, "machine_busy": 1.0}}, "others"),

@@ -9,6 +9,8 @@ from clip_serving.profile.results import Result
 
 BUSY = 0.85
 """A part that is used this much of the time is what the others wait for."""
+_MUCH = 0.5
+"""Of the cores, for a client that is to take hardly any."""
 _OTHERS = 0.2
 _FAR = 0.3
 
@@ -23,7 +25,10 @@ class Bound:
 
 
 def bound_of(result: Result) -> Bound:
-    """The first of these that is used up: GPU, client, cores, encoder, preprocess, network; else load."""
+    """The first of these that is used up: GPU, client, cores, encoder, preprocess, network; else load.
+
+    `machine`: the cores are used up where the client runs, and the server's share of them cannot be seen.
+    """
     gpu = result.mean(lambda one: one.resources.gpu)
     own = result.mean(lambda one: one.resources.server_busy)
     client = result.mean(lambda one: one.resources.client_busy) or 0.0
@@ -34,11 +39,18 @@ def bound_of(result: Result) -> Bound:
             f"The GPU bounds it: it was in use {gpu:.0%} of the time.",
             "A smaller model, the TensorRT variant, or a second GPU.",
         )
-    if client >= 0.5 or (own is None and machine >= BUSY):
+    if client >= _MUCH:
         return Bound(
             "client",
-            f"The client bounds it: its machine was {machine:.0%} busy, perf_analyzer with {client:.0%}.",
+            f"The client bounds it: perf_analyzer took {client:.0%} of its machine's cores.",
             "Make the load from a machine of its own, or from a larger one.",
+        )
+    if own is None and machine >= BUSY:
+        return Bound(
+            "machine",
+            f"The machine that makes the load bounds it: its cores were {machine:.0%} busy, perf_analyzer "
+            f"with {client:.0%}. Whether the server is among the rest cannot be seen from here.",
+            "If the server runs there, more cores for it; if not, a client that has a machine to itself.",
         )
     if own is not None and own >= BUSY:
         return _cores(result, own)
