@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
 
 import requests
 
-from benchmarks.contenders import Place, litserve, origin, ours
-from clip_client import ClipClient, ItemError
+from benchmarks.contenders import BenchmarkError, Place, Service, litserve, origin, ours
+from clip_client import ClipClient, ClipClientError, ItemError
+from clip_serving.errors import ClipServingError
 from tools.fake_gcs import FakeGcs
 
 COUNT, BAD = 8, 3
 BUCKET = "bad-input"
 _TIMEOUT_S = 60
 Row = tuple[str, str, str]
+Ask = Callable[[str, list[bytes]], str]
+"""Sends the photos to an address; what came back, in words."""
 
 
 def ask_all(place: Place, bucket: FakeGcs, photo: bytes) -> list[Row]:
-    """(service, what was wrong, answer), for a photo that is cut off and for a file that is none."""
+    """(service, what was wrong, answer), for a photo that is cut off and for a file that is none.
+
+    A service that does not start, or answer, has that for its answer.
+    """
     kinds = {"cut off after a third": photo[: len(photo) // 3], "not a picture": b"this is no photo " * 1000}
     sets = {kind: [bad if index == BAD else photo for index in range(COUNT)] for kind, bad in kinds.items()}
+    services: list[tuple[str, AbstractContextManager[Service], Ask]] = [
+        ("origin", origin(2, "squash", "null", place), partial(_origin, bucket)),
+        ("LitServe", litserve("null", place), _litserve),
+        ("ours", ours("null", None, place), _ours),
+    ]
     rows: list[Row] = []
-    with origin(2, "squash", "null", place) as service:
-        rows += [("origin", kind, _origin(service.address, bucket, data)) for kind, data in sets.items()]
-    with litserve("null", place) as service:
-        rows += [("LitServe", kind, _litserve(service.address, data)) for kind, data in sets.items()]
-    with ours("null", None, place) as service:
-        rows += [("ours", kind, _ours(service.address, data)) for kind, data in sets.items()]
+    for name, start, ask in services:
+        try:
+            with start as service:
+                rows += [(name, kind, ask(service.address, data)) for kind, data in sets.items()]
+        except (BenchmarkError, ClipServingError, ClipClientError, OSError) as error:
+            rows += [(name, kind, f"could not be asked: {error}") for kind in sets]
     return rows
 
 
-def _origin(address: str, bucket: FakeGcs, photos: list[bytes]) -> str:
+def _origin(bucket: FakeGcs, address: str, photos: list[bytes]) -> str:
     names = [f"{index}.jpg" for index in range(COUNT)]
     for name, data in zip(names, photos, strict=True):
         bucket.upload(BUCKET, name, data)

@@ -119,7 +119,10 @@ def _chosen(
     for contender in chosen:
         if contender.cannot:
             say(f"{contender.key} is left out: {contender.cannot}")
-    return [contender for contender in chosen if not contender.cannot]
+    able = [contender for contender in chosen if not contender.cannot]
+    if not able:
+        raise BenchmarkError("nothing is left to measure: choose other contenders")
+    return able
 
 
 def measure(options: argparse.Namespace, chosen: list[Contender]) -> Results:
@@ -138,19 +141,26 @@ def measure(options: argparse.Namespace, chosen: list[Contender]) -> Results:
         for name in names:
             bucket.upload(BUCKET, name, (folder / name).read_bytes())
         place = Place(version, peers, Path(scratch), cores)
-        run = Run(options, place, folder, results)
-        try:
-            run.passes(chosen)
+        with kept(results, options.data):
+            Run(options, place, folder, results).passes(chosen)
             if options.data == DATA:
                 say("one bad photo among eight")
                 results.bad_input = bad_input.ask_all(place, bucket, (folder / names[0]).read_bytes())
-        except KeyboardInterrupt:
-            if not results.windows:
-                raise
-            say("stopped: what was measured so far is written")
-        results.settings["load average, pass by pass"] = ", ".join(run.load_averages)
-    results.save(options.data)
     return results
+
+
+@contextmanager
+def kept(results: Results, path: Path) -> Iterator[None]:
+    """Whatever ends the block, what was measured in it is saved; Ctrl-C then ends nothing else."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not results.windows:
+            raise
+        say("stopped: what was measured so far is written")
+    finally:
+        if results.windows:
+            results.save(path)
 
 
 def _making(done: int, of: int) -> None:
@@ -187,14 +197,15 @@ class Run:
     def __init__(self, options: argparse.Namespace, place: Place, photos: Path, results: Results) -> None:
         self._options, self._place, self._photos = options, place, photos
         self._results = results
-        self.load_averages: list[str] = []
 
     def passes(self, chosen: list[Contender]) -> None:
         began, longest, number = time.monotonic(), 0.0, 0
+        load_averages: list[str] = []
         while number == 0 or self._another(number, time.monotonic() - began + longest):
             number += 1
             start = time.monotonic()
-            self.load_averages.append(f"{os.getloadavg()[0]:.1f}")
+            load_averages.append(f"{os.getloadavg()[0]:.1f}")
+            self._results.settings["load average, pass by pass"] = ", ".join(load_averages)
             for contender in chosen:
                 self._measure(contender, number)
             longest = max(longest, time.monotonic() - start)

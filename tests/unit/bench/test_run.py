@@ -1,0 +1,69 @@
+"""What a long benchmark keeps when something of it fails, and what it does not begin at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bad_input
+from benchmarks.contenders import BenchmarkError, Contender, Place, Service, contenders, nothing
+from benchmarks.results import Results, Window
+from benchmarks.run import _chosen, kept
+from clip_serving.cpu import Cpu
+from tools.fake_gcs import FakeGcs
+
+_WINDOW = Window("ours", 1, 10.0, 100.0, 2.0, 10**9, 10**8, [1.0], 0.0)
+
+
+@pytest.mark.parametrize("error", [BenchmarkError("no"), RuntimeError("no"), KeyboardInterrupt()])
+def test_what_was_measured_is_kept_whatever_ends_it(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "results.json"
+    results = Results({}, {})
+    with pytest.raises(type(error)), kept(results, path):
+        raise error
+    assert not path.exists(), "nothing replaces the figures of the run before"
+    try:
+        with kept(results, path):
+            results.windows.append(_WINDOW)
+            raise error
+    except (BenchmarkError, RuntimeError):
+        pass
+    assert Results.load(path).windows == [_WINDOW]
+
+
+def test_a_service_that_does_not_start_is_told_and_the_others_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def broken(*asked: object) -> Iterator[Service]:
+        if asked:
+            raise BenchmarkError("it did not start: port in use")
+        yield Service("", list)
+
+    @contextmanager
+    def answers(*_: object) -> Iterator[Service]:
+        yield Service("an address", list)
+
+    monkeypatch.setattr(bad_input, "origin", broken)
+    monkeypatch.setattr(bad_input, "litserve", broken)
+    monkeypatch.setattr(bad_input, "ours", answers)
+    monkeypatch.setattr(bad_input, "_ours", lambda address, photos: f"{len(photos)} to {address}")
+    rows = bad_input.ask_all(Place(tmp_path, tmp_path, tmp_path, 2), FakeGcs(), b"photo")
+    assert [service for service, _, _ in rows] == ["origin"] * 2 + ["LitServe"] * 2 + ["ours"] * 2
+    assert {answer for _, _, answer in rows} == {
+        "could not be asked: it did not start: port in use",
+        "8 to an address",
+    }
+
+
+def test_an_empty_choice_is_refused() -> None:
+    found = contenders(2, Cpu("A CPU", frozenset()))
+    with pytest.raises(BenchmarkError, match="nothing is left to measure"):
+        _chosen(found, ["ours-bf16"])
+    unable = Contender("only", "whole", nothing, (), cannot="there is no such thing here")
+    with pytest.raises(BenchmarkError, match="nothing is left to measure"):
+        _chosen([unable], None)
+    assert [one.key for one in _chosen(found, ["ours-bf16", "ours-int8"])] == ["ours-int8"]
