@@ -2,8 +2,9 @@
 
 Each request holds a photo whose embedding is known beside one that is sound, mutated or broken. Memory
 and threads of the preprocess processes are sampled and charted (build/soak/soak.svg, soak.json). Exit
-status 1 when a known photo came out wrong or without its embedding, when a process of the server died, or
-when memory kept growing: more than 1.2 times, after ten times as many photos.
+status 1 when a known photo came out wrong or without its embedding, when a client failed or no photo came
+back for a minute, when a process of the server died, or when memory kept growing: more than 1.2 times, after
+ten times as many photos.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ FEW, MANY = 200, 2000
 """Photos after which memory is compared."""
 WINDOW = 15
 """Samples, of a second each."""
+STALL = 60
+"""Samples without a photo more, after which nothing is being tested."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Load:
         self.photos = 0
         self.wrong = 0
         self.ends: Counter[str] = Counter()
+        self.errors: list[str] = []
+        """Of clients that could not go on."""
         self._threads = [threading.Thread(target=self._send, args=(seed,)) for seed in range(CLIENTS)]
 
     def __enter__(self) -> Load:
@@ -75,6 +80,13 @@ class Load:
         self._client.close()
 
     def _send(self, seed: int) -> None:
+        try:
+            self._send_all(seed)
+        except Exception as error:  # whatever it is, a thread would end with it and tell nobody
+            with self._lock:
+                self.errors.append(f"{type(error).__name__}: {error}")
+
+    def _send_all(self, seed: int) -> None:
         for index, other in enumerate(self._others(seed)):
             if self._stop.is_set():
                 return
@@ -122,10 +134,12 @@ def soak(repository: Path, minutes: float) -> tuple[list[Sample], Load, int]:
     with TritonServer(repository, ServerOptions()) as server, Load(server.grpc_url) as load:
         processes, begin = preprocess_processes(server), time.monotonic()
         try:
-            while time.monotonic() - begin < minutes * 60 and not server.restarts:
+            while time.monotonic() - begin < minutes * 60 and not (server.restarts or load.errors):
                 time.sleep(1)
                 samples.append(sample(begin, load.photos, processes))
                 _show(samples[-1], minutes, load)
+                if stalled(samples):
+                    break
         except (KeyboardInterrupt, psutil.NoSuchProcess) as stopped:
             print(f"\nstopped: {type(stopped).__name__}", file=sys.stderr)
         return samples, load, server.restarts
@@ -139,6 +153,25 @@ def _show(now: Sample, minutes: float, load: Load) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def stalled(samples: list[Sample]) -> bool:
+    return len(samples) > STALL and samples[-1].photos == samples[-1 - STALL].photos
+
+
+def complaints(samples: list[Sample], load: Load, restarts: int) -> list[str]:
+    """What went wrong, in words; empty where all went well."""
+    grown = growth(samples)
+    found = {
+        f"{load.wrong} known photos came out wrong": load.wrong > 0,
+        "no photo came back": load.photos == 0,
+        f"no photo came back for {STALL} s": stalled(samples),
+        f"memory grew {grown or 0:.2f} times": (grown or 0) > MOST_GROWTH,
+        "a process of the server died": restarts > 0,
+    }
+    return [text for text, true in found.items() if true] + [
+        f"a client failed: {each}" for each in load.errors
+    ]
 
 
 def growth(samples: list[Sample]) -> float | None:
@@ -164,13 +197,13 @@ def main() -> int:
     samples, load, restarts = soak(options.repository, options.minutes)
     if not samples:
         return 2
-    grown = growth(samples)
     options.out.mkdir(parents=True, exist_ok=True)
     summary = {
         "photos": load.photos,
         "wrong": load.wrong,
         "restarts": restarts,
-        "growth": grown,
+        "growth": growth(samples),
+        "complaints": complaints(samples, load, restarts),
         "ends": dict(load.ends.most_common()),
     }
     report = {**summary, "samples": [asdict(each) for each in samples]}
@@ -183,7 +216,7 @@ def main() -> int:
     ]
     (options.out / "soak.svg").write_text(chart("Preprocess processes under mixed load", "seconds", lines))
     print("\n" + json.dumps(summary, indent=1) + f"\nchart: {options.out / 'soak.svg'}")
-    return 1 if load.wrong or restarts or (grown or 0) > MOST_GROWTH else 0
+    return 1 if summary["complaints"] else 0
 
 
 if __name__ == "__main__":
