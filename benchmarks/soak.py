@@ -140,8 +140,10 @@ def soak(repository: Path, minutes: float) -> tuple[list[Sample], Load, int]:
                 _show(samples[-1], minutes, load)
                 if stalled(samples):
                     break
-        except (KeyboardInterrupt, psutil.NoSuchProcess) as stopped:
-            print(f"\nstopped: {type(stopped).__name__}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+        except psutil.NoSuchProcess:  # seen before the server's watch saw it
+            return samples, load, max(1, server.restarts)
         return samples, load, server.restarts
 
 
