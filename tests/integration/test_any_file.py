@@ -10,9 +10,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
 
+from benchmarks.overload import refusals
 from clip_client import ClipClient, ItemError, ServerUnavailable
 from clip_client.transport import Embedding
 from clip_serving.launcher import ServerOptions, TritonServer
@@ -82,6 +86,32 @@ def test_a_full_queue_refuses_at_the_first_step_and_the_client_comes_again(
         if name.startswith('nv_inference_request_failure{model="clip_image",')
     ]
     assert sum(refused) > 0
+
+
+def test_a_refusal_is_one_and_giving_up_is_none(strict: TritonServer, slow: bytes) -> None:
+    """The counts that benchmarks.overload and the chart of refusals in docs/operations.md read."""
+
+    def ask(number: int) -> str:
+        image = InferInput("image", [1, 1], "BYTES")
+        image.set_data_from_numpy(np.array([[slow if number == 0 else small]], object))
+        timeout_s = 0.2 if number in (1, 2) else None
+        try:
+            triton.infer("clip_image", [image], client_timeout=timeout_s)
+        except InferenceServerException as error:
+            return str(error.status())
+        return ""
+
+    small = encoded(noise(64, 48), "PNG")
+    before = refusals(strict.grpc_url)
+    with InferenceServerClient(strict.grpc_url) as triton, ThreadPoolExecutor(24) as pool:
+        ends = Counter(pool.map(ask, range(24)))
+    end = time.monotonic() + 60
+    while any(n for name, n in metrics(strict).items() if "_pending_" in name) and time.monotonic() < end:
+        time.sleep(0.05)  # what was given up is still waiting there; to ask for more could be refused
+    refused, given_up = ends["StatusCode.UNAVAILABLE"], ends["StatusCode.DEADLINE_EXCEEDED"]
+    assert refused > 2
+    # A client that gave up may have been refused a moment later.
+    assert refused <= refusals(strict.grpc_url) - before <= refused + given_up <= refused + 2
 
 
 def test_a_client_that_cannot_wait_is_told_that_the_server_is_busy(strict: TritonServer, slow: bytes) -> None:
