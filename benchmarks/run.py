@@ -49,7 +49,7 @@ from benchmarks.results import Results, Window, difference, latencies_ms, rate
 from clip_serving import defaults
 from clip_serving.cpu import Cpu
 from clip_serving.errors import ClipServingError
-from clip_serving.staging import available_cores
+from clip_serving.staging import available_cores, newest_version
 from tools.fake_gcs import FakeGcs
 
 BUCKET = "photos"
@@ -134,7 +134,7 @@ def measure(options: argparse.Namespace, chosen: list[Contender]) -> Results:
     names = photo_names(folder)
     if len(names) < 8:
         raise BenchmarkError(f"{folder} holds {len(names)} JPEGs; at least 8 are needed")
-    version, cores = version_of(options.repository), available_cores()
+    version, cores = newest_version(options.repository), available_cores()
     results = Results(machine.describe(peers, cores), _settings(options, folder, names))
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as scratch, FakeGcs() as bucket:
         os.environ["STORAGE_EMULATOR_HOST"] = bucket.url
@@ -178,17 +178,6 @@ def _settings(options: argparse.Namespace, folder: Path, names: list[str]) -> di
         "quality of ours": defaults.QUALITY,
         "measured": f"{options.seconds:.0f} s a contender and pass, after {options.warm_up:.0f} s of warm-up",
     }
-
-
-def version_of(repository: Path) -> Path:
-    """The newest exported encoder of a repository."""
-    encoder = repository / defaults.ENCODER
-    versions = [path for path in encoder.glob("[0-9]*") if (path / defaults.ONNX_FP32_FILE).is_file()]
-    if not versions:
-        raise BenchmarkError(
-            f"{repository} holds no exported encoder. Run: clip-export --repository {repository}"
-        )
-    return max(versions, key=lambda path: int(path.name))
 
 
 class Run:

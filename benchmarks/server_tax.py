@@ -18,9 +18,9 @@ from benchmarks.contenders import IN_FLIGHT, ROOT, Contender, Drive, Place, noth
 from benchmarks.drive import CEILING_BATCH
 from benchmarks.photos import own_photos
 from benchmarks.results import Results, Window
-from benchmarks.run import Run, version_of
+from benchmarks.run import Run
 from benchmarks.table import HEADER, row_of, spread_text, table
-from clip_serving.staging import available_cores
+from clip_serving.staging import available_cores, newest_version
 
 SERVICE, FUNCTIONS, FLOOR = "service", "functions", "floor"
 Measure = Callable[[Window], float]
@@ -69,7 +69,7 @@ def main() -> int:
     folder = options.photos or own_photos(ROOT / "build" / "bench" / "photos", lambda *_: None)
     results, chosen = Results({}, {}), contenders(available_cores())
     with tempfile.TemporaryDirectory(prefix="clip-tax-") as scratch:
-        place = Place(version_of(options.repository), peers_python(), Path(scratch), available_cores())
+        place = Place(newest_version(options.repository), peers_python(), Path(scratch), available_cores())
         Run(options, place, folder, results).passes(chosen)
     print(table(HEADER, [row_of(drive, results.of(drive.key)) for c in chosen for drive in c.drives]))
     print()
