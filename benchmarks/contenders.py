@@ -23,6 +23,7 @@ from clip_serving import defaults
 from clip_serving.cpu import Cpu
 from clip_serving.defaults import Precision
 from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.profile.server_stats import photo_seconds
 from clip_serving.render import write_repository
 from clip_serving.spec import SPEC_FILE, ModelSpec
 
@@ -157,9 +158,6 @@ def make_repository(folder: Path, version: Path, work: Work) -> None:
     write_repository(folder, ModelSpec.load(version / SPEC_FILE))
 
 
-_HISTOGRAM = re.compile(r"^clip_(decode|preprocess)_seconds_(sum|count)(?:\{.*\})? (\S+)$", re.MULTILINE)
-
-
 def triton_totals(server: TritonServer) -> Totals:
     """A photo's decode and preprocess, an execution of the encoder, and both queues."""
     with urllib.request.urlopen(server.metrics_url, timeout=10) as answer:
@@ -185,11 +183,11 @@ def triton_totals(server: TritonServer) -> Totals:
 
 def histogram_totals(metrics: str) -> Totals:
     """Sums and counts of the photo histograms in Prometheus' text, over all instances."""
-    found: dict[str, dict[str, float]] = {}
-    for stage, what, value in _HISTOGRAM.findall(metrics):
-        values = found.setdefault(stage, {"sum": 0.0, "count": 0.0})
-        values[what] += float(value)
-    return {stage: (values["sum"], int(values["count"])) for stage, values in found.items()}
+    told = photo_seconds(metrics)
+    return {
+        "decode": (told.decode_s, int(told.decoded)),
+        "preprocess": (told.preprocess_s, int(told.preprocessed)),
+    }
 
 
 @contextmanager

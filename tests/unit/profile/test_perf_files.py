@@ -71,17 +71,8 @@ def test_figures_of_several_gpus_are_one(folder: Path) -> None:
 
 def test_each_requests_latency_agrees_with_the_report(requests_file: Path) -> None:
     requests, report = read_requests(requests_file), read_report(_DATA / "poisson")
-    assert len(requests.latencies_ms) / requests.seconds == pytest.approx(report.photos_per_s, rel=1e-4)
     assert np.mean(requests.latencies_ms) == pytest.approx(report.mean_ms, rel=0.01)
     assert min(requests.latencies_ms) <= report.p50_ms <= max(requests.latencies_ms)
-
-
-def test_starts_follow_the_intervals_that_were_asked_for(requests_file: Path) -> None:
-    gaps = np.diff(read_requests(requests_file).starts_s)
-    asked = np.array([200, 90, 310, 150, 50, 400]) / 1000
-    # perf_analyzer may drop requests at the windows' edges, so the phase is free.
-    starts = [np.resize(np.roll(asked, -shift), len(gaps)) for shift in range(len(asked))]
-    assert min(float(np.abs(gaps - wanted).max()) for wanted in starts) < 0.05
 
 
 def test_a_request_file_is_read_though_it_is_no_json(requests_file: Path) -> None:

@@ -16,6 +16,12 @@ PREPROCESS = "preprocess"
 EMBED = "embed"
 
 
+def mean_batch(batches: Mapping[int, int]) -> float:
+    """Of executions by batch size; 0 where there were none."""
+    executions = sum(batches.values())
+    return sum(size * n for size, n in batches.items()) / executions if executions else 0.0
+
+
 @dataclass(frozen=True)
 class Stage:
     """One composing model over the run; times are milliseconds.
@@ -33,8 +39,7 @@ class Stage:
 
     @property
     def mean_batch(self) -> float:
-        executions = sum(self.batches.values())
-        return sum(size * n for size, n in self.batches.items()) / executions if executions else 0.0
+        return mean_batch(self.batches)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Stage:

@@ -71,12 +71,9 @@ def read_report(folder: Path) -> Report:
 
 @dataclass(frozen=True)
 class Requests:
-    """Every request of a run: its start and its latency, in seconds and milliseconds."""
+    """The latency of every request of a run, in the order in which they were sent."""
 
-    starts_s: tuple[float, ...]
     latencies_ms: tuple[float, ...]
-    seconds: float
-    """From the first window's begin to the last one's end."""
 
 
 _REQUEST = re.compile(
@@ -113,11 +110,7 @@ def _requests(data: mmap.mmap, path: Path) -> Requests:
     if len(windows) < 2:
         raise ProfileError(f"{path.name} names no measurement windows: is it of another perf_analyzer?")
     inside = sorted(span for span in spans if windows[0] <= span[1] <= windows[-1])
-    return Requests(
-        starts_s=tuple((start - windows[0]) / 1e9 for start, _ in inside),
-        latencies_ms=tuple((end - start) / 1e6 for start, end in inside),
-        seconds=(windows[-1] - windows[0]) / 1e9,
-    )
+    return Requests(tuple((end - start) / 1e6 for start, end in inside))
 
 
 def _stage_times(folder: Path, model: str) -> StageTimes:

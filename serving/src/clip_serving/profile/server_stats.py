@@ -133,8 +133,13 @@ def read_photo_seconds(metrics_url: str | None) -> PhotoSeconds:
             text = answer.read().decode("utf-8", "replace")
     except (OSError, ValueError):
         return PhotoSeconds()
+    return photo_seconds(text)
+
+
+def photo_seconds(metrics: str) -> PhotoSeconds:
+    """Out of Prometheus' text, over all instances."""
     found: dict[tuple[str, str], float] = {}
-    for stage, kind, value in _METRIC.findall(text):
+    for stage, kind, value in _METRIC.findall(metrics):
         found[stage, kind] = found.get((stage, kind), 0.0) + float(value)
     return PhotoSeconds(
         decode_s=found.get(("decode", "sum"), 0.0),

@@ -110,11 +110,9 @@ class EmbeddedTarget:
         server = self._server
         if server is None:
             return "the server is not running"
-        text = server.death()
+        text = death_of(server)
         if text is None:
             return None
-        if "exit status" in text:  # a signal's victim has nothing to say
-            text += f": {server_log.explain(server.log_path)}"
         self._end()
         return text
 
@@ -185,6 +183,14 @@ class RemoteTarget:
         except Exception:  # whatever gRPC makes of a connection that is refused
             alive = False
         return None if alive else f"the server at {self.name} answers no more"
+
+
+def death_of(server: TritonServer) -> str | None:
+    """Why it is gone, in its log's words where it has any; None while it lives."""
+    text = server.death()
+    if text is None or "exit status" not in text:  # a signal's victim has nothing to say
+        return text
+    return f"{text}: {server_log.explain(server.log_path)}"
 
 
 def warm_up(url: str, photos: Sequence[bytes], width: int) -> float:

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from clip_client.timings import Timings
-from clip_serving.profile.measurement import EMBED, PREPROCESS
+from clip_serving.profile.measurement import EMBED, PREPROCESS, mean_batch
 from clip_serving.profile.stages.loop import Answered
 from clip_serving.profile.stages.measure import Measured, Plan
 from clip_serving.profile.stages.result import ROWS, WHOLE, Distribution, Report, Resources, Usage
@@ -54,7 +54,7 @@ def make_report(measured: Measured, plan: Plan, about: dict[str, Any]) -> Report
         per_photo=per_photo,
         per_request=per_request,
         mean_batch={
-            stage: _mean_batch(counts[stage].batches) for stage in (PREPROCESS, EMBED) if stage in counts
+            stage: mean_batch(counts[stage].batches) for stage in (PREPROCESS, EMBED) if stage in counts
         },
         resources=(
             measured.meter.resources(photos, measured.seconds) if measured.meter else Resources(Usage(), None)
@@ -144,11 +144,6 @@ def _means(measured: Measured, *, per_photo: bool) -> Stages:
         for name in ("transport", "queue", "embed")
         for mean in [stages[name].mean_s]
     }
-
-
-def _mean_batch(batches: dict[int, int]) -> float:
-    executions = sum(batches.values())
-    return sum(size * n for size, n in batches.items()) / executions if executions else 0.0
 
 
 def _notes(measured: Measured, source: str, told: bool) -> list[str]:

@@ -6,15 +6,15 @@ import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from clip_serving import server_log
 from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.profile.target import pids_by_role
+from clip_serving.profile.target import death_of, pids_by_role
 from clip_serving.staging import InstanceLayout
 
 _TRITON, _DOCKER = "tritonserver", "docker-proxy"
@@ -45,15 +45,8 @@ def embedded(repository: Path, layout: InstanceLayout | None) -> Iterator[Server
     """A tritonserver for the block, which is not started again when it dies. Raises ClipServingError."""
     options = ServerOptions(layout=layout, supervise=False)
     with TritonServer(repository, options) as own, InferenceServerClient(own.grpc_url) as client:
-
-        def death() -> str | None:
-            text = own.death()
-            if text is not None and "exit status" in text:  # a signal's victim has nothing to say
-                text += f": {server_log.explain(own.log_path)}"
-            return text
-
         pids = pids_by_role(own.pid, own.stub_pids)
-        yield Server("embedded", own.grpc_url, client, death, True, pids, own.layout)
+        yield Server("embedded", own.grpc_url, client, partial(death_of, own), True, pids, own.layout)
 
 
 @contextmanager
