@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from clip_client import (
     check,
 )
 from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.profile.cli import main as profile
 from clip_serving.staging import InstanceLayout
 from tests.pictures import encoded, source_picture
 
@@ -65,7 +67,7 @@ def guarded(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         f"--grpc-root-cert={root}",
         f"--grpc-server-cert={written(folder / 'server.pem', *server.cert_chain_pems)}",
         f"--grpc-server-key={written(folder / 'server.key', server.private_key_pem)}",
-        "--grpc-restricted-protocol=inference:clip-key=secret",
+        "--grpc-restricted-protocol=inference,statistics,trace:clip-key=secret",
     )
     options = ServerOptions(
         layout=InstanceLayout(1, 1, 1, 1),
@@ -129,6 +131,16 @@ def test_a_header_may_be_written_with_capitals(guarded: Guarded, photo: bytes) -
 def test_the_check_passes_them_too(guarded: Guarded) -> None:
     result = check(guarded.url, connection=guarded.options, wait_s=60)
     assert result.ok, result.message
+
+
+def test_the_stages_of_such_a_server(guarded: Guarded, photo: bytes, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "cat.jpg").write_bytes(photo)
+    load = ["--count", "3", "--concurrency", "1", "--warm-up", "0", "--json"]
+    command = ["stages", "--photos", str(tmp_path), "--url", guarded.url, *load]
+    assert profile([*command, *switches(guarded.options)]) == 0, capsys.readouterr().err
+    told = json.loads(capsys.readouterr().out)
+    assert told["queue_from"] in ("traces", "statistics"), "both are told to those with the header alone"
+    assert told["photos"] >= 3
 
 
 def test_the_commands_switches(guarded: Guarded, photo: bytes, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class Measuring:
         self, server: Server, source: Source, items: Sequence[ObjectInfo], plan: Plan, console: Console
     ) -> None:
         self._server, self._plan, self._console = server, plan, console
-        client = ClipClient(server.url, concurrency=plan.concurrency)
+        client = ClipClient(server.url, concurrency=plan.concurrency, connection=server.connection)
         try:
             self.info = client.wait(client_defaults.WAIT_FOR_SERVER_S)
             _fits(plan.images_per_request, self.info.max_batch_size)

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
-from tritonclient.grpc import InferenceServerClient
+from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin
 from tritonclient.utils import InferenceServerException
 
+from clip_client import ConnectionOptions
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.profile.target import death_of, pids_by_role
 from clip_serving.staging import InstanceLayout
@@ -38,6 +40,7 @@ class Server:
     pids: dict[str, list[int]] = field(default_factory=dict)
     layout: InstanceLayout | None = None
     metrics_url: str | None = None
+    connection: ConnectionOptions = field(default_factory=ConnectionOptions)
 
 
 @contextmanager
@@ -50,12 +53,25 @@ def embedded(repository: Path, layout: InstanceLayout | None) -> Iterator[Server
 
 
 @contextmanager
-def running(url: str, metrics_url: str | None) -> Iterator[Server]:
+def running(url: str, metrics_url: str | None, connection: ConnectionOptions) -> Iterator[Server]:
     """Somebody's server; whether it is one of ours the first request tells."""
-    with InferenceServerClient(url) as client:
+    with InferenceServerClient(url, **connection.arguments()) as client:
+        client.register_plugin(_Headers(connection.headers))
         owner = _listener(url)
         death, pids = _Pulse(client, url), _processes(owner)
-        yield Server(url, url, client, death, owner is not None, pids, metrics_url=metrics_url)
+        yield Server(
+            url, url, client, death, owner is not None, pids, metrics_url=metrics_url, connection=connection
+        )
+
+
+class _Headers(InferenceServerClientPlugin):  # type: ignore[misc]
+    """Puts the same headers on every call."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self._headers = headers
+
+    def __call__(self, request: Any) -> None:
+        request.headers.update(self._headers)
 
 
 def _processes(owner: psutil.Process | None) -> dict[str, list[int]]:
