@@ -110,7 +110,7 @@ def test_with_a_gpu_it_has_its_tile_and_column(tmp_path: Path) -> None:
     run = write(tmp_path / "gpu", measurement(resources=used))
     document = Document(page(run, Objective()))
     assert "GPU in use" in document.text
-    assert "GPU in use, %" in document.text
+    assert "GPU %" in document.text
     titles = Counter(re.findall(r"<polyline[^>]*><title>([^<]*GPU[^<]*)<", page(run, Objective())))
     assert titles == {"the other GPUs": 4, "the busiest GPU": 2, "memory of all GPUs": 2}, "wide and narrow"
     assert "CPU, memory and GPU over time" in document.text

@@ -47,8 +47,9 @@ figure { margin: .5rem 0 0; } svg { display: block; max-width: 100%; height: aut
 table { border-collapse: collapse; font-size: .82rem; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: right; font-weight: 600; color: var(--soft); position: sticky; top: 0;
   background: var(--card); }
-td, th { padding: .25rem .5rem; border-bottom: 1px solid var(--line); white-space: nowrap;
-  text-align: right; }
+td, th { padding: .25rem .4rem; border-bottom: 1px solid var(--line); text-align: right; }
+th { vertical-align: bottom; } td { vertical-align: top; white-space: nowrap; }
+@media (max-width: 52rem) { td:first-child { white-space: normal; min-width: 7rem; } }
 td:first-child, th:first-child { text-align: left; } tr.best td { color: var(--accent); font-weight: 600; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--back); border-radius: .5rem;
   padding: .6rem .75rem; font-size: .78rem; margin: .5rem 0; }

@@ -100,7 +100,9 @@ def breakdown(results: Sequence[Result], found: Recommendation) -> str:
     def draw(width: int) -> str:
         return chart.bars(rows, width=width, unit="ms")
 
-    note = f"Mean milliseconds of a request in each stage, closed loop. {LEGEND}."
+    note = (
+        f"Mean milliseconds of a request in each stage, closed loop; ±: 95 % interval of the whole. {LEGEND}."
+    )
     return pieces.figure("Stages of a request", note, legend, draw)
 
 
@@ -175,7 +177,7 @@ def open_loop(results: Sequence[Result]) -> str:
     ]
     if not rows:
         return ""
-    heads = ["setting", "requests/s", *(f"p{percent}, ms" for percent in percents), "requests"]
+    heads = ["setting", "requests/s", *(f"p{percent} ms" for percent in percents), "requests"]
     note = (
         "Requests arrive as they like and wait for nobody, as users do. A percentile is of all runs' "
         "requests together, its ± from run to run (p99: from a hundred on)."
@@ -230,7 +232,7 @@ def reproduction(run: RunFolder, found: Recommendation) -> str:
         for name, command in commands
     )
     body += pieces.soft(
-        "The largest batch and the queue delay are the repository's: `recommend --apply` writes them."
+        "The largest batch and the queue delay are the repository's: recommend --apply writes them."
     )
     return pieces.section("Reproduce", body + pieces.soft(_versions(run.about)))
 
