@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import re
 import shlex
 from collections import Counter
@@ -252,8 +251,8 @@ def test_a_run_that_failed_is_named_with_its_round_and_arrival(tmp_path: Path) -
 
 def test_the_default_config_can_be_served_as_the_report_says(tmp_path: Path) -> None:
     run = write(tmp_path / "run", measurement(setting(model_config_name="")))
-    (command,) = re.findall(r"<pre>(clip-serve [^<]*)</pre>", page(run, Objective()))
-    parts = shlex.split(html.unescape(command))
+    shown = [Document(text).text for text in re.findall(r"<pre>.*?</pre>", page(run, Objective()))]
+    (parts,) = [shlex.split(command) for command in shown if command.startswith("clip-serve ")]
     assert parts[parts.index("--model-config-name") + 1] == ""
     assert parts[parts.index("--preprocess-threads") + 1] == "1"
     assert "--encoder-precision" not in parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Callable, Sequence
 
 WIDE, NARROW = 800, 330
@@ -23,6 +24,12 @@ def both(draw: Callable[[int], str]) -> str:
 
 def soft(text: str) -> str:
     return f'<p class="soft">{html.escape(text)}</p>'
+
+
+def command(line: str) -> str:
+    """A shell's command line that is broken between its words only."""
+    words = (f"<span>{html.escape(shlex.quote(word))}</span>" for word in shlex.split(line))
+    return f"<pre>{' '.join(words)}</pre>"
 
 
 def legend(*entries: tuple[str, str]) -> str:

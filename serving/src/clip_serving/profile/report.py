@@ -53,6 +53,7 @@ th { vertical-align: bottom; } td { vertical-align: top; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; } tr.best td { color: var(--accent); font-weight: 600; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--back); border-radius: .5rem;
   padding: .6rem .75rem; font-size: .78rem; margin: .5rem 0; }
+pre span { display: inline-block; max-width: 100%; }
 li { overflow-wrap: anywhere; }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1rem; font-size: .82rem;
   color: var(--soft); margin: .25rem 0; }

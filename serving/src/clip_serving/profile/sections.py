@@ -228,7 +228,7 @@ def reproduction(run: RunFolder, found: Recommendation) -> str:
     if run.about.target == "embedded":
         commands.insert(2, ("", _serve(shown.setting)))
     body = "".join(
-        (f"<p>{html.escape(name)}</p>" if name else "") + f"<pre>{html.escape(command)}</pre>"
+        (f"<p>{html.escape(name)}</p>" if name else "") + pieces.command(command)
         for name, command in commands
     )
     body += pieces.soft(
