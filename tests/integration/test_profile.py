@@ -109,6 +109,7 @@ def test_a_running_server_is_measured_as_it_is(
     assert "encoder_threads cannot be changed on a running server" in capsys.readouterr().err
     load = ["--concurrency", "2", "--seconds", "1.5", "--rounds", "0", "--budget", "5"]
     assert main([*command, "--out", str(run), *load]) == 0, capsys.readouterr().err
+    assert f"at {server.grpc_url}, the client on " in capsys.readouterr().err
     measured = RunFolder.load(run)
     assert measured.about.versions["tritonserver"].startswith("2.")
     assert measured.about.versions["perf_analyzer"] == VERSION

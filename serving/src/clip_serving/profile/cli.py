@@ -227,7 +227,8 @@ def _about(target: Target, photos: Photos, space: Space) -> About:
 
 def _announce(console: Console, run: RunFolder, photos: Photos, budget: float) -> None:
     about, points = run.about, run.about.space.points()
-    console.line(f"{about.model} on {about.machine.describe()}")
+    place = "on" if about.target == "embedded" else f"at {about.target}, the client on"
+    console.line(f"{about.model} {place} {about.machine.describe()}")
     console.line(f"{len(photos.data)} photos of {photos.mean_bytes / 1e6:.2f} MB on average")
     cores = about.machine.cores
     if about.target == "embedded" and any(p.encoder_instances * p.encoder_threads > cores for p in points):
