@@ -133,14 +133,23 @@ def test_the_check_passes_them_too(guarded: Guarded) -> None:
     assert result.ok, result.message
 
 
-def test_the_stages_of_such_a_server(guarded: Guarded, photo: bytes, tmp_path: Path, capsys: Any) -> None:
+def test_the_stages_of_such_a_server(
+    guarded: Guarded,
+    photo: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "cat.jpg").write_bytes(photo)
     load = ["--count", "3", "--concurrency", "1", "--warm-up", "0", "--json"]
     command = ["stages", "--photos", str(tmp_path), "--url", guarded.url, *load]
-    assert profile([*command, *switches(guarded.options)]) == 0, capsys.readouterr().err
+    command += switches(guarded.options)
+    monkeypatch.setattr(sys, "argv", ["clip-profile", *command])
+    assert profile(command) == 0, capsys.readouterr().err
     told = json.loads(capsys.readouterr().out)
     assert told["queue_from"] in ("traces", "statistics"), "both are told to those with the header alone"
     assert told["photos"] >= 3
+    assert f"--header={_HEADER.title()}: ..." in told["about"]["command"], "and keeps no secret"
 
 
 def test_the_commands_switches(guarded: Guarded, photo: bytes, tmp_path: Path) -> None:

@@ -249,10 +249,15 @@ def test_a_run_that_failed_is_named_with_its_round_and_arrival(tmp_path: Path) -
     assert f"{BASE.label}, round 2, Poisson arrivals: it died" in text
 
 
-def test_the_default_config_can_be_served_as_the_report_says(tmp_path: Path) -> None:
-    run = write(tmp_path / "run", measurement(setting(model_config_name="")))
-    shown = [Document(text).text for text in re.findall(r"<pre>.*?</pre>", page(run, Objective()))]
-    (parts,) = [shlex.split(command) for command in shown if command.startswith("clip-serve ")]
-    assert parts[parts.index("--model-config-name") + 1] == ""
+def test_the_setting_is_served_as_the_report_says(tmp_path: Path) -> None:
+    def served(name: str) -> list[list[str]]:
+        text = page(
+            write(tmp_path / (name or "gpu"), measurement(setting(model_config_name=name))), Objective()
+        )
+        shown = [Document(part).text for part in re.findall(r"<pre>.*?</pre>", text)]
+        return [shlex.split(command) for command in shown if command.startswith("clip-serve ")]
+
+    (parts,) = served("cpu")
+    assert parts[parts.index("--model-config-name") + 1] == "cpu"
     assert parts[parts.index("--preprocess-threads") + 1] == "1"
-    assert "--encoder-precision" not in parts
+    assert served("") == [], "clip-serve has no backend for it"

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain
+from pathlib import Path
 
 from clip_serving import defaults
 from clip_serving.profile import chart, figures, pieces
+from clip_serving.profile.command import serve_command
 from clip_serving.profile.figures import Shown, with_spread
 from clip_serving.profile.measurement import EMBED, PREPROCESS, Failure, Measurement
 from clip_serving.profile.recommend import Recommendation
 from clip_serving.profile.results import Result, frontier
 from clip_serving.profile.run_folder import About, RunFolder
-from clip_serving.profile.setting import LEGEND, Setting
+from clip_serving.profile.setting import LEGEND
 from clip_serving.profile.statistics import Spread
 
 _BARS = 8
@@ -225,8 +225,9 @@ def reproduction(run: RunFolder, found: Recommendation) -> str:
         ("One run of the setting above", "clip-perf-input my_photos/ --out photos.json"),
         ("", shlex.join(press)),
     ]
-    if run.about.target == "embedded":
-        commands.insert(2, ("", _serve(shown.setting)))
+    serve = serve_command(shown.setting, Path("model_repository"))
+    if run.about.target == "embedded" and serve:
+        commands.insert(2, ("", serve))
     body = "".join(
         (f"<p>{html.escape(name)}</p>" if name else "") + pieces.command(command)
         for name, command in commands
@@ -244,17 +245,3 @@ def _versions(about: About) -> str:
     )
     whose = "Versions" if about.target == "embedded" else "Versions on the client's machine"
     return f"{whose}: {', '.join(f'{name} {version}' for name, version in told.items())}.{server}"
-
-
-def _serve(setting: Setting) -> str:
-    counts = dataclasses.asdict(setting.layout)
-    command = [
-        "clip-serve",
-        "--repository",
-        "model_repository",
-        "--model-config-name",
-        setting.model_config_name,
-    ]
-    command += chain.from_iterable((f"--{name.replace('_', '-')}", str(n)) for name, n in counts.items())
-    command += ["--encoder-precision", setting.encoder_precision] * setting.on_cpu
-    return shlex.join(command)

@@ -185,14 +185,6 @@ class RemoteTarget:
         return None if alive else f"the server at {self.name} answers no more"
 
 
-def death_of(server: TritonServer) -> str | None:
-    """Why it is gone, in its log's words where it has any; None while it lives."""
-    text = server.death()
-    if text is None or "exit status" not in text:  # a signal's victim has nothing to say
-        return text
-    return f"{text}: {server_log.explain(server.log_path)}"
-
-
 def warm_up(url: str, photos: Sequence[bytes], width: int) -> float:
     """Photos a second in a first short while, after every instance had some to do. Raises ServerError."""
     ask = [photos[i % len(photos)] for i in range(2 * width)]
@@ -220,3 +212,11 @@ def pids_by_role(server: int, stubs: Sequence[int]) -> dict[str, list[int]]:
         line = " ".join(psutil.Process(pid).cmdline())
         roles[EMBED if f"/{defaults.ENCODER}/" in line else PREPROCESS].append(pid)
     return {role: pids for role, pids in roles.items() if pids}
+
+
+def death_of(server: TritonServer) -> str | None:
+    """Why it is gone, in its log's words where it has any; None while it lives."""
+    text = server.death()
+    if text is None or "exit status" not in text:  # a signal's victim has nothing to say
+        return text
+    return f"{text}: {server_log.explain(server.log_path)}"

@@ -16,7 +16,8 @@ from clip_client import defaults as client_defaults
 from clip_client.source import ObjectInfo, Source, open_source
 from clip_serving import defaults
 from clip_serving.errors import ProfileError
-from clip_serving.profile.arguments import add_connection, at_least, connection_of, positive
+from clip_serving.profile.arguments import at_least, positive
+from clip_serving.profile.connection import add_options, connection_of, redacted
 from clip_serving.profile.console import Console
 from clip_serving.profile.machine import Machine, versions
 from clip_serving.profile.server_stats import read_version
@@ -55,7 +56,7 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
     add("--repository", type=Path, default=Path("model_repository"), metavar="DIR",
         help="what the embedded server serves (default: %(default)s)")  # fmt: skip
     add("--url", help="a running server's gRPC address instead")
-    add_connection(parser)
+    add_options(parser)
     add("--metrics-url", help="its metrics, as http://host:8002/metrics: CPU, memory and GPU of its machine")
     add("--concurrency", type=at_least(1), default=client_defaults.CONCURRENCY, metavar="N",
         help="requests in flight (default: %(default)s)")  # fmt: skip
@@ -135,7 +136,7 @@ def _about(
 ) -> dict[str, object]:
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": ["clip-profile", *sys.argv[1:]],
+        "command": ["clip-profile", *redacted(sys.argv[1:], server.connection)],
         "photos": options.photos,
         "listed": photos,
         "server": server.name,

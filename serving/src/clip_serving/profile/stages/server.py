@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
-from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin
+from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from clip_client import ConnectionOptions
 from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.profile.connection import connect
 from clip_serving.profile.target import death_of, pids_by_role
 from clip_serving.staging import InstanceLayout
 
@@ -55,23 +55,12 @@ def embedded(repository: Path, layout: InstanceLayout | None) -> Iterator[Server
 @contextmanager
 def running(url: str, metrics_url: str | None, connection: ConnectionOptions) -> Iterator[Server]:
     """Somebody's server; whether it is one of ours the first request tells."""
-    with InferenceServerClient(url, **connection.arguments()) as client:
-        client.register_plugin(_Headers(connection.headers))
+    with connect(url, connection) as client:
         owner = _listener(url)
         death, pids = _Pulse(client, url), _processes(owner)
         yield Server(
             url, url, client, death, owner is not None, pids, metrics_url=metrics_url, connection=connection
         )
-
-
-class _Headers(InferenceServerClientPlugin):  # type: ignore[misc]
-    """Puts the same headers on every call."""
-
-    def __init__(self, headers: dict[str, str]) -> None:
-        self._headers = headers
-
-    def __call__(self, request: Any) -> None:
-        request.headers.update(self._headers)
 
 
 def _processes(owner: psutil.Process | None) -> dict[str, list[int]]:
