@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from clip_serving.errors import ProfileError
 from clip_serving.profile import chart
+from clip_serving.profile.figures import open_loop
 from clip_serving.profile.measurement import Failure, Measurement, Sample
 from clip_serving.profile.objective import Objective
 from clip_serving.profile.report import page, write_report
@@ -241,6 +242,10 @@ def test_tails_are_of_all_requests_of_all_runs(tmp_path: Path) -> None:
     assert cells == ["100 ± 0", "100 ± 0", "100 ± 0", f"{p99:.0f} ± 0", "120"]
     few = page(write(tmp_path / "few", measurement(), runs[0]), Objective())
     assert "<td>100</td><td>-</td><td>40</td>" in few, "the maximum of 40 is no p99"
+    many = [measurement(BASE, round=n, arrival="poisson", p95_ms=n * 100, requests=9999) for n in (1, 2)]
+    kept_nowhere = open_loop(many, 95)
+    assert kept_nowhere is not None
+    assert kept_nowhere.mean == 150, "what perf_analyzer told stands for them"
 
 
 def test_a_run_that_failed_is_named_with_its_round_and_arrival(tmp_path: Path) -> None:
