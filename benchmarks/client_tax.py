@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.contenders import make_repository
 from benchmarks.photos import own_photos
 from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.staging import newest_version
+from clip_serving.staging import served_version
 from tools.fake_gcs import FakeGcs
 
 FEW, MANY = 40, 240
@@ -60,7 +60,7 @@ def main() -> int:
     options = parser.parse_args()
     folder = options.photos or own_photos(Path("build/bench/photos"), lambda *_: None)
     photos = [path.read_bytes() for path in sorted(folder.rglob("*.jp*g"))]
-    version = newest_version(options.repository)
+    version = served_version(options.repository)
     with tempfile.TemporaryDirectory() as name, FakeGcs() as bucket:
         os.environ["STORAGE_EMULATOR_HOST"] = bucket.url
         upload(bucket, photos)

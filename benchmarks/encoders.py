@@ -23,7 +23,7 @@ from clip_serving.cpu import Cpu
 from clip_serving.encoder import Encoder, OnnxEncoder, OpenVinoEncoder
 from clip_serving.errors import ClipServingError
 from clip_serving.proof import Pixels, Proof
-from clip_serving.staging import available_cores, newest_version
+from clip_serving.staging import available_cores, served_version
 
 BASE = "onnxruntime fp32"
 
@@ -64,7 +64,7 @@ def main() -> int:
     add("--passes", type=int, default=5, metavar="N", help="default: %(default)s")
     options = parser.parse_args()
     try:
-        version = newest_version(options.repository)
+        version = served_version(options.repository)
         proof = Proof.load(version)
         cases = [case for n in options.threads for case in _cases(version, proof, n, options.batches)]
     except ClipServingError as error:

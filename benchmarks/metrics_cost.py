@@ -19,7 +19,7 @@ from benchmarks.processes import cpu_seconds
 from clip_client import ClipClient
 from clip_serving import defaults
 from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.staging import newest_version
+from clip_serving.staging import served_version
 from tests.pictures import camera_photos
 
 _WATCHED = """
@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=600, metavar="N")
     options = parser.parse_args()
     photos = camera_photos(20)
-    version = newest_version(options.repository)
+    version = served_version(options.repository)
     with tempfile.TemporaryDirectory() as name:
         repository, watched = Path(name) / "repository", Path(name) / "watched"
         watched.mkdir()

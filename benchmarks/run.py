@@ -49,7 +49,7 @@ from benchmarks.results import Results, Window, difference, latencies_ms, rate
 from clip_serving import defaults
 from clip_serving.cpu import Cpu
 from clip_serving.errors import ClipServingError
-from clip_serving.staging import available_cores, newest_version
+from clip_serving.staging import available_cores, served_version
 from tools.fake_gcs import FakeGcs
 
 BUCKET = "photos"
@@ -134,7 +134,7 @@ def measure(options: argparse.Namespace, chosen: list[Contender]) -> Results:
     names = photo_names(folder)
     if len(names) < 8:
         raise BenchmarkError(f"{folder} holds {len(names)} JPEGs; at least 8 are needed")
-    version, cores = newest_version(options.repository), available_cores()
+    version, cores = served_version(options.repository), available_cores()
     results = Results(machine.describe(peers, cores), _settings(options, folder, names))
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as scratch, FakeGcs() as bucket:
         os.environ["STORAGE_EMULATOR_HOST"] = bucket.url

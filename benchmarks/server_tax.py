@@ -20,7 +20,7 @@ from benchmarks.photos import own_photos
 from benchmarks.results import Results, Window
 from benchmarks.run import Run
 from benchmarks.table import HEADER, row_of, spread_text, table
-from clip_serving.staging import available_cores, newest_version
+from clip_serving.staging import available_cores, served_version
 
 SERVICE, FUNCTIONS, FLOOR = "service", "functions", "floor"
 Measure = Callable[[Window], float]
@@ -69,7 +69,7 @@ def main() -> int:
     folder = options.photos or own_photos(ROOT / "build" / "bench" / "photos", lambda *_: None)
     results, chosen = Results({}, {}), contenders(available_cores())
     with tempfile.TemporaryDirectory(prefix="clip-tax-") as scratch:
-        place = Place(newest_version(options.repository), peers_python(), Path(scratch), available_cores())
+        place = Place(served_version(options.repository), peers_python(), Path(scratch), available_cores())
         Run(options, place, folder, results).passes(chosen)
     print(table(HEADER, [row_of(drive, results.of(drive.key)) for c in chosen for drive in c.drives]))
     print()

@@ -13,7 +13,7 @@ from typing import Any
 
 from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin
 
-from clip_client import ConnectionOptions
+from clip_client import ConnectionOptions, ServerUnavailable
 
 _FILES = {
     "root_certificates": "--ssl-grpc-root-certifications-file",
@@ -47,7 +47,12 @@ def connection_of(options: argparse.Namespace) -> ConnectionOptions:
 
 def connect(url: str, connection: ConnectionOptions) -> InferenceServerClient:
     """Triton's own client. Raises ServerUnavailable for a certificate that cannot be read."""
-    client = InferenceServerClient(url, **connection.arguments())
+    files = {name: getattr(connection, name) for name in _FILES}
+    paths = {name: str(path) for name, path in files.items() if path is not None}
+    try:
+        client = InferenceServerClient(url, ssl=connection.ssl, **paths)
+    except OSError as error:
+        raise ServerUnavailable(f"{error.filename}: {error.strerror}") from error
     client.register_plugin(_Headers(connection.headers))
     return client
 
