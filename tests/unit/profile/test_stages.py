@@ -42,10 +42,28 @@ _PLAN = Plan(concurrency=4, images_per_request=2, seconds=10.0, count=None, warm
 
 # Two requests of two photos; the second's last photo has no embedding.
 _FIRST = Answered(
-    "r-0", 1.0, 0.500, 0.030, (0.010, 0.020), 0.470, ((0.040, 0.010), (0.060, 0.010)), (True, True), 2_000_000
+    "r-0",
+    1.0,
+    0.500,
+    0.030,
+    (0.010, 0.020),
+    0.470,
+    0.0,
+    ((0.040, 0.010), (0.060, 0.010)),
+    (True, True),
+    2_000_000,
 )
 _SECOND = Answered(
-    "r-1", 2.0, 0.700, 0.050, (0.030, 0.020), 0.650, ((0.080, 0.020), (0.001, 0.0)), (True, False), 1_000_000
+    "r-1",
+    2.0,
+    0.740,
+    0.050,
+    (0.030, 0.020),
+    0.690,
+    0.140,
+    ((0.080, 0.020), (0.001, 0.0)),
+    (True, False),
+    1_000_000,
 )
 _TRACES = {
     "r-0": RequestTrace(0.0, 0.050, 0.130, 0.020, 0.250),
@@ -81,9 +99,10 @@ def test_the_parts_of_a_request_add_up_to_its_whole() -> None:
     assert request["decode"].max == pytest.approx(100.0), "of both photos"
     assert request["preprocess"].min == pytest.approx(20.0)
     assert request["embed"].min == pytest.approx(250.0)
-    # The first waits 50 and 20 ms, and 10 of 130 in its batch are not its own; the second was refused before.
+    # The first waits 50 and 20 ms, and 10 of 130 in its batch are not its own; the second waits
+    # 40 for its turn and 100 after a refusal.
     assert request["queue"].min == pytest.approx(50 + 10 + 20)
-    assert request["queue"].max == pytest.approx(100 + 10 + 99 + 30)
+    assert request["queue"].max == pytest.approx(40 + 100 + 10 + 99 + 30)
     assert request["transport"].max == pytest.approx(20.0)
     parts = [request[stage].mean for stage in STAGES]
     assert sum(part or 0.0 for part in parts) == pytest.approx(request["whole"].mean)
@@ -96,7 +115,7 @@ def test_a_photo_has_its_own_times_and_its_share_of_the_rest() -> None:
     assert photo["decode"].count == 3, "one that failed is only counted"
     assert photo["decode"].mean == pytest.approx(60.0)
     assert (photo["embed"].min, photo["embed"].max, photo["embed"].count) == pytest.approx((125.0, 150.0, 4))
-    assert photo["whole"].mean == pytest.approx(300.0)
+    assert photo["whole"].mean == pytest.approx(310.0)
     assert (found.photos, found.requests, found.photos_per_s) == (3, 2, 1.5)
     assert found.failed == {"corrupt": 1}
     assert found.mean_batch == {"preprocess": 2.0}
@@ -111,7 +130,7 @@ def test_without_traces_the_means_are_all_there_is() -> None:
     found = report(traces={}, no_traces="no file", statistics=Statistics(times, {}))
     assert found.queue_from == "statistics"
     queue = found.per_request["queue"]
-    assert queue.mean == pytest.approx(80 + 165 + 25 - 110.5)
+    assert queue.mean == pytest.approx(70 + 80 + 165 + 25 - 110.5)
     assert queue.p95 is queue.min is None
     assert found.per_photo["queue"].mean == pytest.approx((queue.mean or 0) / 2)
     assert found.per_request["embed"].mean == pytest.approx(275.0)

@@ -26,6 +26,7 @@ class Answered:
     """One request with at least one embedding; times in seconds, `end_s` on this machine's monotonic clock.
 
     `loaded_s` is the time until its last photo was loaded, one after the other; `load_s` of each photo.
+    `waited_s`, of `request_s`, is the time before its last try: for its turn, and after refusals.
     `photo_s` is decode and preprocess of each photo, None where the server does not tell.
     """
 
@@ -35,6 +36,7 @@ class Answered:
     loaded_s: float
     load_s: tuple[float, ...]
     request_s: float
+    waited_s: float
     photo_s: tuple[tuple[float, float], ...] | None
     embedded: tuple[bool, ...]
     bytes: int
@@ -164,7 +166,8 @@ class ClosedLoop:
             told: Any = answer.photo_s
             photo_s = None if told is None else tuple((float(row[0]), float(row[1])) for row in told)
             one = Answered(
-                name, end, end - begin, sent - begin, tuple(seconds), answer.seconds, photo_s, embedded,
+                name, end, end - begin, sent - begin, tuple(seconds), answer.seconds,
+                answer.waited_s, photo_s, embedded,
                 sum(len(data) for _, data in loaded),
             )  # fmt: skip
             with self._lock:

@@ -104,18 +104,19 @@ def _traced(
 ) -> Stages:
     """Transport, queue and embed of each request that has a trace.
 
-    Queue is all waiting: for the server to take it after a refusal, for both models, for the other photos of
-    its batch, and the way to the decoder's process and back.
+    Queue is all waiting: for its turn at this client, for the server to take it after a refusal, for both
+    models, for the other photos of its batch, and the way to the decoder's process and back.
     """
     found = [(one, traces[one.request_id]) for one in answered if one.request_id in traces]
     requests = [one for one, _ in found]
     columns = {
-        "transport": [max(0.0, one.request_s - trace.total_s) for one, trace in found],
+        "transport": [max(0.0, one.request_s - _held_s(one, trace) - trace.total_s) for one, trace in found],
         "embed": [trace.embed_s for _, trace in found],
     }
     if told:
         columns["queue"] = [
-            trace.refused_s
+            _held_s(one, trace)
+            + trace.refused_s
             + trace.before_preprocess_s
             + max(0.0, trace.preprocess_s - sum(map(sum, one.photo_s or ())))
             + trace.before_embed_s
@@ -126,6 +127,11 @@ def _traced(
     return {name: Distribution.of(seconds) for name, seconds in columns.items()}
 
 
+def _held_s(one: Answered, trace: RequestTrace) -> float:
+    """The wait at this client for a first turn: what comes before the last try and is not in the trace."""
+    return max(0.0, one.waited_s - trace.refused_s)
+
+
 def _means(measured: Measured, *, per_photo: bool) -> Stages:
     """The means alone, as clip-embed --timings has them."""
     answered = measured.answered
@@ -133,7 +139,8 @@ def _means(measured: Measured, *, per_photo: bool) -> Stages:
     timings = Timings(
         decode_s=[decode for decode, _ in rows],
         preprocess_s=[preprocess for _, preprocess in rows],
-        request_s=[one.request_s for one in answered],
+        request_s=[one.request_s - one.waited_s for one in answered],
+        waited_s=[one.waited_s for one in answered],
         server=measured.statistics.times,
     )
     stages = timings.stages()
