@@ -14,7 +14,7 @@ from clip_serving.errors import ServerError
 from clip_serving.profile.cli import main
 from clip_serving.profile.load import VERSION, Load, arrival_gaps_us
 from tests.pictures import camera_photos
-from tests.unit.profile.records import about
+from tests.unit.profile.records import about, measurement
 from tests.unit.profile.test_recommend import run_of
 
 
@@ -124,6 +124,22 @@ def test_a_run_without_measurements_has_no_answer(tmp_path: Path, capsys: pytest
     assert run.about == about()
     assert main(["recommend", str(run.path)]) == 1
     assert "holds no measurement yet" in capsys.readouterr().err
+
+
+def test_a_change_that_was_cut_off_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of(tmp_path, measurement())
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    command = ["recommend", str(run.path), "--repository", str(repository)]
+    assert main(command) == 0
+    assert "cut off half-way" not in capsys.readouterr().err
+    (repository / ".clip-profile-apply.json").write_text("{}")
+    assert main(command) == 0
+    assert f"an --apply to {repository} was cut off half-way" in capsys.readouterr().err
+    assert main([*command, "--undo"]) == 2
+    assert "nothing was applied from" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "cut off half-way" not in capsys.readouterr().err, "--undo has taken it back"
 
 
 @pytest.mark.parametrize(

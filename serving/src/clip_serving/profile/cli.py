@@ -269,6 +269,12 @@ def _recommend(options: argparse.Namespace) -> int:
         paths = apply.undo(options.repository, options.run)
         print(f"restored in {options.repository}: {', '.join(paths)}")
         return 0
+    if apply.is_under_way(options.repository) and not options.apply:
+        print(
+            f"clip-profile: an --apply to {options.repository} was cut off half-way: the next --apply or "
+            "--undo takes it back",
+            file=sys.stderr,
+        )
     found = recommend(RunFolder.load(options.run), _objective(options))
     if found is None:
         print(f"clip-profile: {options.run} holds no measurement yet", file=sys.stderr)
