@@ -12,7 +12,7 @@ from clip_serving.errors import ProfileError
 from clip_serving.profile.measurement import Failure
 from clip_serving.profile.run_folder import FORMAT, RunFolder
 from clip_serving.profile.setting import Space
-from tests.unit.profile.records import BASE, about, measurement
+from tests.unit.profile.records import BASE, about, measurement, setting
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "run"
     with RunFolder.create_or_resume(path, about()) as run:
         run.add(measurement(latencies_ms=(1.0, 2.5)))
-        run.add(Failure(BASE, 0, "closed", 1.7e9, "the server died"))
+        run.add(Failure(BASE, 1, "closed", 1.7e9, "the server died"))
     return path
 
 
@@ -31,11 +31,22 @@ def test_what_was_added_is_read_again(folder: Path) -> None:
     assert [failure.text for failure in run.failures] == ["the server died"]
 
 
+def test_a_failure_that_was_made_good_is_none(folder: Path) -> None:
+    other = setting(concurrency=1)
+    with RunFolder.create_or_resume(folder, about()) as run:
+        for text in ("out of memory", "out of memory again"):
+            run.add(Failure(other, 0, "closed", 1.7e9, text))
+        run.add(Failure(other, 1, "closed", 1.7e9, "another round"))
+        run.add(measurement(other, round=1))
+    for read in (run, RunFolder.load(folder)):
+        assert [one.text for one in read.failures] == ["the server died", "out of memory again"]
+
+
 def test_the_same_sweep_goes_on(folder: Path) -> None:
     later = about(created="2026-02-02T00:00:00+00:00", command=("clip-profile", "again"))
     with RunFolder.create_or_resume(folder, later) as run:
         assert len(run.measurements) == 1
-        run.add(measurement(round=1))
+        run.add(measurement(round=2))
     assert len(RunFolder.load(folder).measurements) == 2
 
 

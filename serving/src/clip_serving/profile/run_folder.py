@@ -18,8 +18,8 @@ from typing import Any
 
 from clip_serving.errors import ProfileError
 from clip_serving.profile.machine import Machine
-from clip_serving.profile.measurement import Failure, Measurement
-from clip_serving.profile.setting import Space
+from clip_serving.profile.measurement import Arrival, Failure, Measurement
+from clip_serving.profile.setting import Setting, Space
 
 FORMAT = 2
 """Of both files; a folder of another one is refused rather than misread."""
@@ -27,6 +27,14 @@ _KEY = "clip_profile_format"
 _ABOUT = "run.json"
 _LINES = "measurements.jsonl"
 _LOCK = ".lock"
+
+
+Key = tuple[Setting, int, Arrival]
+"""What is measured once: a setting in a round, in a closed or an open loop."""
+
+
+def key_of(record: Measurement | Failure) -> Key:
+    return record.setting, record.round, record.arrival
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,10 @@ class About:
 
 
 class RunFolder:
-    """An open run; made by `create_or_resume` (to measure) or `load` (to read)."""
+    """An open run; made by `create_or_resume` (to measure) or `load` (to read).
+
+    `failures` are those that were not made good: what was measured after all is a measurement alone.
+    """
 
     def __init__(self, path: Path, about: About) -> None:
         self.path = path
@@ -113,10 +124,12 @@ class RunFolder:
 
     def _take(self, record: dict[str, Any]) -> None:
         kind = record.pop("kind")
-        if kind == "failure":
-            self.failures.append(Failure.from_dict(record))
+        one = Failure.from_dict(record) if kind == "failure" else Measurement.from_dict(record)
+        self.failures = [each for each in self.failures if key_of(each) != key_of(one)]
+        if isinstance(one, Failure):
+            self.failures.append(one)
         else:
-            self.measurements.append(Measurement.from_dict(record))
+            self.measurements.append(one)
 
 
 @contextmanager
