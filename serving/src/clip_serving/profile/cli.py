@@ -325,6 +325,8 @@ def _compare(options: argparse.Namespace) -> int:
         print(compare_reports(options.runs, as_json=options.json))
         return 0
     columns = compare.columns_of(options.runs, _objective(options))
+    for text in compare.misses(columns, _objective(options)):
+        print(f"clip-profile: {text}", file=sys.stderr)
     rows = compare.rows_of(columns)
     if options.json:
         print(json.dumps(compare.to_dict(columns, rows), indent=2))
