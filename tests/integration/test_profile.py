@@ -16,6 +16,8 @@ from clip_serving.launcher import TritonServer
 from clip_serving.profile.cli import main
 from clip_serving.profile.measurement import EMBED, PREPROCESS
 from clip_serving.profile.run_folder import RunFolder
+from clip_serving.profile.setting import Setting
+from clip_serving.profile.target import EmbeddedTarget
 from tests.integration.test_launcher import all_gone
 from tests.pictures import camera_photos
 
@@ -88,6 +90,20 @@ def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
     assert main(["compare", str(run)]) == 0
     assert main(["report", str(run), "--html", str(tmp_path / "report.html")]) == 0
     assert "<svg" in (tmp_path / "report.html").read_text()
+
+
+def test_a_server_that_died_unseen_is_started_again(repository: Path) -> None:
+    """After its last run nobody asked: the next setting is innocent of it."""
+    wanted = Setting("cpu", "int8", 1, 1, 1, 8, 0, 1, 1)
+    with EmbeddedTarget(repository, camera_photos(1, seed=21), "random") as target:
+        first = target.serve(wanted)
+        assert target.serve(wanted) is first
+        stub = psutil.Process(first.pids[EMBED][0])
+        stub.kill()
+        assert all_gone([stub], timeout=10)
+        second = target.serve(wanted)
+        assert second.client.is_server_live()
+        assert set(second.pids[EMBED]).isdisjoint(first.pids[EMBED])
 
 
 def test_a_running_server_is_measured_as_it_is(

@@ -96,7 +96,9 @@ class EmbeddedTarget:
         self._end()
 
     def serve(self, setting: Setting) -> Served:
-        if self._served is None or self._running != setting.server:
+        # One that died unseen, after its last run, would be laid to this setting's charge.
+        died = self._server is not None and self._server.death() is not None
+        if self._served is None or self._running != setting.server or died:
             self._end()
             try:
                 self._served = self._start(setting)
