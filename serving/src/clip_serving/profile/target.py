@@ -135,7 +135,7 @@ class EmbeddedTarget:
         client = self._stack.enter_context(InferenceServerClient(url))
         busiest = max(setting.preprocess_instances, setting.encoder_instances)
         rate = warm_up(url, self._photos, busiest)
-        pids = pids_by_role(self._server.pid, self._server.stub_pids)
+        pids = living_pids(self._server.pid, self._server.stub_pids)
         return Served(url, client, rate, pids, self._server.metrics_url)
 
     def _end(self) -> None:
@@ -208,8 +208,16 @@ def _refuse_errors(outcomes: Sequence[object]) -> None:
         raise ServerError(f"the server embeds none of the photos: {errors[0]}")
 
 
+def living_pids(server: int, stubs: Sequence[int]) -> dict[str, list[int]]:
+    """`pids_by_role` of a server of our own. Raises ServerError where one of them has ended."""
+    try:
+        return pids_by_role(server, stubs)
+    except psutil.Error as error:
+        raise ServerError(f"a process of the server ended as soon as it was warm: {error}") from error
+
+
 def pids_by_role(server: int, stubs: Sequence[int]) -> dict[str, list[int]]:
-    """The stub's command line names its model's folder."""
+    """The stub's command line names its model's folder. Raises psutil.Error for one that cannot be seen."""
     roles: dict[str, list[int]] = {SERVER: [server], PREPROCESS: [], EMBED: []}
     for pid in stubs:
         line = " ".join(psutil.Process(pid).cmdline())
