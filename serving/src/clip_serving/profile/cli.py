@@ -35,6 +35,7 @@ from clip_serving.profile.stages.command import add_stages
 from clip_serving.profile.stages.compare import are_reports, compare_reports
 from clip_serving.profile.sweep import Sweep, SweepOptions
 from clip_serving.profile.target import EmbeddedTarget, RemoteTarget, Target
+from clip_serving.profile.variant import require_servable
 from clip_serving.spec import SPEC_FILE, ModelSpec
 from clip_serving.staging import available_cores, newest_version
 
@@ -203,6 +204,8 @@ def _space(options: argparse.Namespace, target: Target) -> tuple[Space, Setting]
         own = {name: (value,) for name, value in target.setting.to_dict().items()}
         loads = {name: chosen[name] for name in ("concurrency", "request_batch") if chosen[name]}
         return Space.for_cores(4, **{**own, "concurrency": None, **loads}), target.setting
+    for name in chosen["model_config_name"] or ():
+        require_servable(options.repository, name)
     cores = available_cores()
     precisions = chosen["encoder_precision"] or servable(newest_version(options.repository))
     space = Space.for_cores(cores, **{**chosen, "encoder_precision": precisions})

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from clip_serving import defaults
-from clip_serving.errors import ConfigurationError
+from clip_serving import defaults, runtime
+from clip_serving.errors import ConfigurationError, ProfileError
 from clip_serving.profile.setting import Setting
-from clip_serving.staging import copy_repository
+from clip_serving.staging import copy_repository, read_config
 
 
 def make_variant(source: Path, target: Path, setting: Setting) -> None:
@@ -17,10 +17,31 @@ def make_variant(source: Path, target: Path, setting: Setting) -> None:
 
     Raises ConfigurationError where `source` lacks a model, or the encoder of the setting's format.
     """
-    wanted = source / defaults.ENCODER / "configs" / f"{setting.model_config_name}.pbtxt"
-    if setting.model_config_name and not wanted.is_file():
-        raise ConfigurationError(f"{source} has no encoder configuration {setting.model_config_name!r}")
+    _encoder_config(source, setting.model_config_name)
     copy_repository(source, target, lambda config: _set_batching(config, setting))
+
+
+def require_servable(source: Path, model_config_name: str) -> None:
+    """Raises ProfileError for a format whose backend the embedded server has not.
+
+    ConfigurationError where `source` lacks it, ServerError where there is no embedded server.
+    """
+    config = read_config(_encoder_config(source, model_config_name))
+    backend = config.backend or config.platform
+    if not (runtime.prepare().backends / backend).is_dir():
+        raise ProfileError(
+            f"the format {model_config_name!r} needs Triton's {backend} backend, and the embedded server has "
+            "only python's: serve it with the image, and sweep that server with --url"
+        )
+
+
+def _encoder_config(source: Path, model_config_name: str) -> Path:
+    """The file of a format; empty is each model's config.pbtxt. Raises ConfigurationError."""
+    folder = source / defaults.ENCODER
+    path = folder / "configs" / f"{model_config_name}.pbtxt" if model_config_name else folder / "config.pbtxt"
+    if not path.is_file():
+        raise ConfigurationError(f"{source} has no encoder configuration {model_config_name!r}")
+    return path
 
 
 def _set_batching(config: pb.ModelConfig, setting: Setting) -> None:
