@@ -21,6 +21,7 @@ from clip_serving.encoder_choice import servable
 from clip_serving.errors import ClipServingError, ProfileError
 from clip_serving.profile import apply, compare, origin_command
 from clip_serving.profile.arguments import at_least, positive
+from clip_serving.profile.command import serve_command
 from clip_serving.profile.console import Console
 from clip_serving.profile.load import PerfAnalyzer
 from clip_serving.profile.machine import Machine, versions
@@ -292,15 +293,11 @@ def _recommend(options: argparse.Namespace) -> int:
 
 def _apply(setting: Setting, options: argparse.Namespace) -> None:
     changed = apply.apply(setting, options.repository, options.run)
-    layout = setting.layout
     say = partial(print, file=sys.stderr)
     say(f"\napplied to {options.repository}: {', '.join(changed) or 'it was so already'}")
-    say("A running server takes it up at its next start. clip-serve fits instances to the cores by itself;")
-    say(f"to hold it to these: clip-serve --repository {options.repository} --model-config-name "
-        f"{setting.model_config_name} --preprocess-instances {layout.preprocess_instances} "
-        f"--preprocess-threads {layout.preprocess_threads} --encoder-instances {layout.encoder_instances} "
-        f"--encoder-threads {layout.encoder_threads}"
-        + f" --encoder-precision {setting.encoder_precision}" * setting.on_cpu)  # fmt: skip
+    say("A running server takes it up at its next start.")
+    if serve := serve_command(setting, options.repository):
+        say(f"clip-serve fits instances to the cores by itself; to hold it to these: {serve}")
     if changed:
         say(f"undo: clip-profile recommend {options.run} --undo --repository {options.repository}")
 
