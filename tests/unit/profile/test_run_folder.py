@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clip_serving.errors import ProfileError
 from clip_serving.profile.measurement import Failure
-from clip_serving.profile.run_folder import FORMAT, RunFolder
+from clip_serving.profile.objective import Objective
+from clip_serving.profile.run_folder import FORMAT, Choice, RunFolder
 from clip_serving.profile.setting import Space
 from tests.unit.profile.records import BASE, about, measurement, setting
 
@@ -69,18 +71,40 @@ def test_damage_in_the_middle_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (about(target="127.0.0.1:8001"), "target"),
-        (about(photos={"count": 1}), "photos"),
-        (about(space=Space(concurrency=(1,))), "space"),
-        (about(machine=dataclasses.replace(about().machine, cores=64)), "machine"),
+        ({"target": "127.0.0.1:8001"}, r"target \(embedded there, 127.0.0.1:8001 now\)"),
+        ({"photos": {**about().photos, "count": 1}}, r"photos \(count\)"),
+        ({"space": Space(concurrency=(1,))}, r"space \(concurrency\)"),
+        ({"machine": dataclasses.replace(about().machine, cores=64)}, r"machine \(cores\)"),
+        ({"served": {**about().served, "configs": "f"}}, r"served \(configs\)"),
+        ({"served": {**about().served, "weights_sha256": "f"}}, r"served \(weights_sha256\)"),
+        (
+            {"seconds": 9.0, "share": 0.5},
+            r"seconds \(6.0 there, 9.0 now\), other share \(0.7 there, 0.5 now\)",
+        ),
+        ({"versions": {"python": "3.11", "numpy": "9"}}, r"versions \(numpy\)"),
     ],
 )
-def test_another_sweep_is_refused(folder: Path, changed: object, named: str) -> None:
+def test_another_sweep_is_refused(folder: Path, changed: dict[str, Any], named: str) -> None:
     with (
-        pytest.raises(ProfileError, match=f"sweep with other {named}"),
-        RunFolder.create_or_resume(folder, changed),  # type: ignore[arg-type]
+        pytest.raises(ProfileError, match=f"sweep with other {named}: its figures"),
+        RunFolder.create_or_resume(folder, about(**changed)),
     ):
         pass
+
+
+def test_the_last_choice_of_the_same_search_is_found(folder: Path) -> None:
+    wanted = [
+        Choice(Objective(), False, False, (BASE,), 1),
+        Choice(Objective(500), False, True, (BASE,), 101),
+        Choice(Objective(), False, True, (BASE, setting(concurrency=1)), 201),
+    ]
+    with RunFolder.create_or_resume(folder, about()) as run:
+        for choice in wanted:
+            run.add(choice)
+    run = RunFolder.load(folder)
+    assert run.choice(Objective(), exhaustive=False) == wanted[2]
+    assert run.choice(Objective(500), exhaustive=False) == wanted[1]
+    assert run.choice(Objective(), exhaustive=True) is None
 
 
 def test_another_versions_folder_is_refused(folder: Path) -> None:

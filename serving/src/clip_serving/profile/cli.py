@@ -37,8 +37,7 @@ from clip_serving.profile.stages.compare import are_reports, compare_reports
 from clip_serving.profile.sweep import Sweep, SweepOptions
 from clip_serving.profile.target import EmbeddedTarget, RemoteTarget, Target
 from clip_serving.profile.variant import require_servable
-from clip_serving.spec import SPEC_FILE, ModelSpec
-from clip_serving.staging import available_cores, newest_version
+from clip_serving.staging import available_cores
 
 _EPILOG = """\
 examples:
@@ -52,7 +51,8 @@ examples:
 
 exit status:
   0    done
-  1    measured, but no answer: no setting works, none meets the objective, or the server died meanwhile
+  1    measured, but no answer: no setting works, none meets the objective, or the server of --url died
+       meanwhile, with what was measured kept
   2    nothing could be done: no photos, no server, no perf_analyzer, another version's run
   130  stopped by Ctrl-C; what was measured is kept, and the same command goes on
 """
@@ -117,7 +117,8 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     add("--url", help="a running server's gRPC address instead: only the load is varied there")
     add("--metrics-url", help="its metrics, for the GPU's figures, as http://host:8002/metrics")
     add("--budget", type=positive, default=15.0, metavar="MIN", help="minutes (default: %(default)g)")
-    add("--seconds", type=positive, metavar="S", help="of one run (default: a hundredth of the budget)")
+    add("--seconds", type=positive, metavar="S",
+        help="of one run (default: the RUN's, or a hundredth of the budget)")  # fmt: skip
     add("--p95-ms", type=positive, metavar="MS", help="look for the best under this bound on the latency")
     add("--finalists", type=at_least(1), default=3, metavar="N", help="to repeat (default: %(default)s)")
     add(
@@ -159,23 +160,22 @@ def _sweep(options: argparse.Namespace) -> int:
     photos = read_photos(options.photos)
     if photos.left_out:
         console.line(f"left out, as they cannot be decoded: {photos.left_out} files")
-    seconds = options.seconds or min(20.0, max(3.0, options.budget * 60 / 100))
     with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder:
         data = Path(folder) / "photos.json"
         data.write_text(perf_analyzer.input_data(list(photos.data)), encoding="utf-8")
         analyzer = PerfAnalyzer(data, photos.mean_bytes, options.metrics_url)
         with _target(options, photos) as target:
             space, start = _space(options, target)
-            about = _about(target, photos, space)
+            about = _about(options, target, photos, space)
             with RunFolder.create_or_resume(options.out, about) as run:
                 _announce(console, run, photos, options.budget)
                 sweep_options = SweepOptions(
                     budget_s=options.budget * 60,
-                    seconds=seconds,
+                    seconds=about.seconds,
                     objective=Objective(options.p95_ms),
                     finalists=options.finalists,
                     rounds=options.rounds,
-                    share=options.share,
+                    share=about.share,
                     exhaustive=options.exhaustive,
                     start=start,
                 )
@@ -187,12 +187,7 @@ def _sweep(options: argparse.Namespace) -> int:
 def _target(options: argparse.Namespace, photos: Photos) -> Target:
     if options.url:
         return RemoteTarget(options.url, photos.data, options.metrics_url)
-    return EmbeddedTarget(options.repository, photos.data, _model_of(options.repository))
-
-
-def _model_of(repository: Path) -> str:
-    spec = ModelSpec.load(newest_version(repository) / SPEC_FILE)
-    return f"{spec.model} ({spec.pretrained})"
+    return EmbeddedTarget(options.repository, photos.data)
 
 
 def _space(options: argparse.Namespace, target: Target) -> tuple[Space, Setting]:
@@ -208,18 +203,24 @@ def _space(options: argparse.Namespace, target: Target) -> tuple[Space, Setting]
     for name in chosen["model_config_name"] or ():
         require_servable(options.repository, name)
     cores = available_cores()
-    precisions = chosen["encoder_precision"] or servable(newest_version(options.repository))
+    version = options.repository / defaults.ENCODER / target.identity.encoder_version
+    precisions = chosen["encoder_precision"] or servable(version)
     space = Space.for_cores(cores, **{**chosen, "encoder_precision": precisions})
     return space, space.nearest(Setting.usual(cores, "bf16" if "bf16" in precisions else "fp32"))
 
 
-def _about(target: Target, photos: Photos, space: Space) -> About:
+def _about(options: argparse.Namespace, target: Target, photos: Photos, space: Space) -> About:
+    there = RunFolder.about_of(options.out)
+    usual = there.seconds if there else min(20.0, max(3.0, options.budget * 60 / 100))
     return About(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         target=target.name,
         photos=photos.identity(),
         space=space,
-        model=target.model,
+        model=target.identity.model,
+        served=target.identity.served(),
+        seconds=options.seconds or usual,
+        share=options.share,
         machine=Machine.here(),
         versions=versions(),
         command=("clip-profile", *sys.argv[1:]),

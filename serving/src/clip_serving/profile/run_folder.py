@@ -19,9 +19,10 @@ from typing import Any
 from clip_serving.errors import ProfileError
 from clip_serving.profile.machine import Machine
 from clip_serving.profile.measurement import Arrival, Failure, Measurement
+from clip_serving.profile.objective import Objective
 from clip_serving.profile.setting import Setting, Space
 
-FORMAT = 2
+FORMAT = 3
 """Of both files; a folder of another one is refused rather than misread."""
 _KEY = "clip_profile_format"
 _ABOUT = "run.json"
@@ -38,21 +39,50 @@ def key_of(record: Measurement | Failure) -> Key:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The finalists of a search, best first, and what it searched for.
+
+    `whole` is whether it came to its end by itself, and not for want of time. `first_round` is the number
+    of the first of their rounds.
+    """
+
+    objective: Objective
+    exhaustive: bool
+    whole: bool
+    settings: tuple[Setting, ...]
+    first_round: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Choice:
+        settings = tuple(Setting.from_dict(one) for one in values["settings"])
+        return cls(**{**values, "objective": Objective(**values["objective"]), "settings": settings})
+
+
+@dataclass(frozen=True)
 class About:
-    """What a sweep measures. A sweep goes on in a folder only where `identity` is the same."""
+    """What a sweep measures. A sweep goes on in a folder only where `identity` is the same.
+
+    `served` says which model is served, and how (see identity.py). `seconds` and `share` are the sweep's.
+    """
 
     created: str
     target: str
     photos: dict[str, Any]
     space: Space
     model: str
+    served: dict[str, str]
+    seconds: float
+    share: float
     machine: Machine
     versions: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
-        names = ("target", "photos", "space", "model", "machine", "versions")
+        names = {field.name for field in dataclasses.fields(self)} - {"created", "command"}
         return {name: value for name, value in self.to_dict().items() if name in names}
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +115,7 @@ class RunFolder:
         self.about = about
         self.measurements: list[Measurement] = []
         self.failures: list[Failure] = []
+        self._choices: list[Choice] = []
         for number, record in enumerate(_records(path / _LINES), 1):
             try:
                 self._take(record)
@@ -112,9 +143,19 @@ class RunFolder:
             _drop_torn_line(path / _LINES)
             yield cls.load(path)
 
-    def add(self, record: Measurement | Failure) -> None:
+    @classmethod
+    def about_of(cls, path: Path) -> About | None:
+        """What is swept in a folder; None where no sweep began there. Raises ProfileError as `load`."""
+        return _read_about(path) if (path / _ABOUT).exists() else None
+
+    def choice(self, objective: Objective, *, exhaustive: bool) -> Choice | None:
+        """The last one that such a search made."""
+        wanted = (objective, exhaustive)
+        return next((c for c in reversed(self._choices) if (c.objective, c.exhaustive) == wanted), None)
+
+    def add(self, record: Measurement | Failure | Choice) -> None:
         """Appends and syncs: what was measured stays measured."""
-        kind = "failure" if isinstance(record, Failure) else "measurement"
+        kind = type(record).__name__.lower()
         line = json.dumps({"kind": kind, **record.to_dict()}, separators=(",", ":"))
         with (self.path / _LINES).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -124,6 +165,9 @@ class RunFolder:
 
     def _take(self, record: dict[str, Any]) -> None:
         kind = record.pop("kind")
+        if kind == "choice":
+            self._choices.append(Choice.from_dict(record))
+            return
         one = Failure.from_dict(record) if kind == "failure" else Measurement.from_dict(record)
         self.failures = [each for each in self.failures if key_of(each) != key_of(one)]
         if isinstance(one, Failure):
@@ -163,12 +207,20 @@ def _read_about(path: Path) -> About:
 
 def _refuse_another(path: Path, there: About, wanted: About) -> None:
     before, now = there.identity, wanted.identity
-    changed = [name for name in now if before.get(name) != now[name]]
+    changed = [_change(name, before[name], now[name]) for name in now if before[name] != now[name]]
     if changed:
         raise ProfileError(
-            f"{path} holds a sweep with other {', '.join(changed)}: its figures and new ones would not "
+            f"{path} holds a sweep with other {', other '.join(changed)}: its figures and new ones would not "
             "compare. Choose another --out, or remove the folder"
         )
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    """What differs: the names within, or the two values."""
+    if not isinstance(now, dict):
+        return f"{name} ({before} there, {now} now)"
+    keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    return f"{name} ({', '.join(keys)})"
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,8 @@ from clip_serving import defaults, server_log
 from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError, ProfileError, ServerError
 from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.profile import identity
+from clip_serving.profile.identity import Identity
 from clip_serving.profile.measurement import EMBED, PREPROCESS
 from clip_serving.profile.server_stats import read_setting
 from clip_serving.profile.setting import Setting
@@ -47,7 +49,7 @@ class Served:
 
 class Target(Protocol):
     name: str
-    model: str
+    identity: Identity
     restarts: bool
     """Whether a server that died can be had again."""
 
@@ -69,15 +71,18 @@ class Target(Protocol):
 
 
 class EmbeddedTarget:
-    """Starts a tritonserver for each setting's server part, on a private variant of `repository`."""
+    """Starts a tritonserver for each setting's server part, on a private variant of `repository`.
+
+    Raises ConfigurationError for a repository that holds no export.
+    """
 
     name = "embedded"
     restarts = True
 
-    def __init__(self, repository: Path, photos: Sequence[bytes], model: str) -> None:
+    def __init__(self, repository: Path, photos: Sequence[bytes]) -> None:
         self._repository = repository
         self._photos = photos
-        self.model = model
+        self.identity = identity.of_repository(repository)
         self._running: Setting | None = None
         self._stack = ExitStack()
         self._server: TritonServer | None = None
@@ -155,12 +160,12 @@ class RemoteTarget:
         try:
             with ClipClient(url, deadline_s=10) as client:
                 told = client.info.parameters
+            self.identity = identity.of_server(self._client, told)
             self.setting = read_setting(self._client)
             rate = warm_up(url, photos, self.setting.preprocess_instances)
         except (ClipClientError, ServerError) as error:
             self._client.close()
             raise ProfileError(str(error)) from error
-        self.model = f"{told.get('model', '?')} ({told.get('pretrained', '?')})"
         self._served = Served(url, self._client, rate, {}, metrics_url)
 
     @property
