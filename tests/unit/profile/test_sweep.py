@@ -289,6 +289,21 @@ def test_the_best_by_a_single_run_is_repeated_beside_the_best_of_the_rounds(tmp_
     assert {number for _, number in closed} == {101, 102, 103}
 
 
+def test_more_finalists_have_rounds_of_their_own(tmp_path: Path) -> None:
+    service = Service()
+    with swept(tmp_path / "run", service) as sweep:
+        sweep.run()
+    before = len(service.runs)
+    with swept(tmp_path / "run", service, finalists=5) as sweep:
+        sweep.run()
+    new = Counter(number for _, number, arrival in service.runs[before:] if number and arrival == "closed")
+    assert new == {101: 5, 102: 5, 103: 5}
+    total = len(service.runs)
+    with swept(tmp_path / "run", service, finalists=2) as sweep:
+        sweep.run()
+    assert len(service.runs) == total
+
+
 def test_one_round_is_no_end_of_it(tmp_path: Path) -> None:
     service = Service()
     with swept(tmp_path / "run", service, rounds=1) as sweep:

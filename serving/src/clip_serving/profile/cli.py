@@ -131,6 +131,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     add("--share", type=positive, default=0.7, metavar="X",
         help="of a finalist's throughput to offer as Poisson arrivals (default: %(default)s)")  # fmt: skip
     add("--exhaustive", action="store_true", help="run every setting instead of searching")
+    add("--retry-failed", action="store_true", help="measure again what failed in the RUN so far")
     axes = parser.add_argument_group("values to choose from, as N,N,... (default: from the cores)")
     for field in dataclasses.fields(Setting):
         kind = {"model_config_name": _names, "encoder_precision": _precisions}.get(field.name, _counts)
@@ -177,6 +178,7 @@ def _sweep(options: argparse.Namespace) -> int:
                     rounds=options.rounds,
                     share=about.share,
                     exhaustive=options.exhaustive,
+                    retry_failed=options.retry_failed,
                     start=start,
                 )
                 done = Sweep(run, target, partial(measure, analyzer), sweep_options, console).run()

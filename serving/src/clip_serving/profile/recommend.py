@@ -84,7 +84,9 @@ class Recommendation:
 
     def _certainty(self) -> str:
         if self.best is not None and not self.best.repeated:
-            return "It was measured once only: the same sweep again, with time, repeats it."
+            bound = self.objective.p95_ms
+            option = "" if bound is None else f" with --p95-ms {bound:g}"
+            return f"It was measured once only: the same sweep again{option} repeats it."
         unsteady = f" The machine was unsteady: one run varies by {self.noise:.0%}." * (
             self.noise > _UNSTEADY
         )
@@ -173,12 +175,9 @@ class _Ranking:
 
 
 def _failed(result: Result) -> str:
-    first = result.failures[0]
-    text = first.text.splitlines()[0].rstrip(".")
-    return (
-        f"Passed over: {result.setting.label}, which did {describe(result)} and failed in round "
-        f"{first.round}: {text}."
-    )
+    text = result.failures[0].text.splitlines()[0].rstrip(".")
+    what = f"it did {describe(result)}, and failed in a later round: {text}"
+    return f"Passed over: {result.setting.label}; {what}."
 
 
 def describe(result: Result) -> str:

@@ -32,6 +32,10 @@ class Result:
         return len(self.closed) > 1
 
     @property
+    def in_rounds(self) -> int:
+        return sum(one.round > 0 for one in self.closed)
+
+    @property
     def photos_per_s(self) -> float:
         return self.mean(lambda one: one.photos_per_s) or 0.0
 
