@@ -167,8 +167,19 @@ def test_a_change_that_was_cut_off_is_told(tmp_path: Path, capsys: pytest.Captur
     assert "cut off half-way" not in capsys.readouterr().err, "--undo has taken it back"
 
 
+def test_tls_without_a_url(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "for a running server's --url" in refused(capsys, *sweep(photos, tmp_path, "--ssl"))
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--budget", "0"], ["--concurrency", "-1"], ["--seconds", "x"], ["--finalists", "0"]]
+    "arguments",
+    [
+        ["--budget", "0"],
+        ["--header", "no colon"],
+        ["--concurrency", "-1"],
+        ["--seconds", "x"],
+        ["--finalists", "0"],
+    ],
 )
 def test_nonsense_is_refused_by_the_parser(tmp_path: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

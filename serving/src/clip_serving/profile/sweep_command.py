@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from clip_client import ConnectionOptions
 from clip_serving import defaults, perf_analyzer
 from clip_serving.encoder_choice import servable
 from clip_serving.errors import ProfileError
 from clip_serving.profile.arguments import at_least, positive
+from clip_serving.profile.connection import add_options, connection_of, redacted
 from clip_serving.profile.console import Console
 from clip_serving.profile.load import PerfAnalyzer
 from clip_serving.profile.machine import Machine, versions
@@ -56,6 +58,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         help="of a finalist's throughput to offer as Poisson arrivals (default: %(default)s)")  # fmt: skip
     add("--exhaustive", action="store_true", help="run every setting instead of searching")
     add("--retry-failed", action="store_true", help="measure again what failed in the RUN so far")
+    add_options(parser)
     axes = parser.add_argument_group("values to choose from, as N,N,... (default: from the cores)")
     for field in dataclasses.fields(Setting):
         kind = {"model_config_name": _names, "encoder_precision": _precisions}.get(field.name, _counts)
@@ -82,14 +85,17 @@ def _precisions(text: str) -> tuple[str, ...]:
 
 def _sweep(options: argparse.Namespace) -> int:
     console = Console()
+    connection = connection_of(options)
+    if connection != ConnectionOptions() and not options.url:
+        raise ProfileError("TLS and headers are for a running server's --url: the embedded one has neither")
     photos = read_photos(options.photos)
     if photos.left_out:
         console.line(f"left out, as they cannot be decoded: {photos.left_out} files")
     with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder:
         data = Path(folder) / "photos.json"
         data.write_text(perf_analyzer.input_data(list(photos.data)), encoding="utf-8")
-        analyzer = PerfAnalyzer(data, photos.mean_bytes, options.metrics_url)
-        with _target(options, photos) as target:
+        analyzer = PerfAnalyzer(data, photos.mean_bytes, options.metrics_url, connection)
+        with _target(options, photos, connection) as target:
             space, start = _space(options, target)
             about = _about(options, target, photos, space)
             with RunFolder.create_or_resume(options.out, about) as run:
@@ -110,9 +116,9 @@ def _sweep(options: argparse.Namespace) -> int:
     return 0 if done else 1
 
 
-def _target(options: argparse.Namespace, photos: Photos) -> Target:
+def _target(options: argparse.Namespace, photos: Photos, connection: ConnectionOptions) -> Target:
     if options.url:
-        return RemoteTarget(options.url, photos.data, options.metrics_url)
+        return RemoteTarget(options.url, photos.data, options.metrics_url, connection)
     return EmbeddedTarget(options.repository, photos.data)
 
 
@@ -149,7 +155,7 @@ def _about(options: argparse.Namespace, target: Target, photos: Photos, space: S
         share=options.share,
         machine=Machine.here(),
         versions=versions(),
-        command=("clip-profile", *sys.argv[1:]),
+        command=("clip-profile", *redacted(sys.argv[1:], connection_of(options))),
     )
 
 

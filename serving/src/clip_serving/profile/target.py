@@ -14,13 +14,14 @@ from typing import Protocol
 import psutil
 from tritonclient.grpc import InferenceServerClient
 
-from clip_client import ClipClient
+from clip_client import ClipClient, ConnectionOptions
 from clip_client.errors import ClipClientError, ItemError
 from clip_serving import defaults, server_log
 from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError, ProfileError, ServerError
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.profile import identity
+from clip_serving.profile.connection import connect
 from clip_serving.profile.identity import Identity
 from clip_serving.profile.measurement import EMBED, PREPROCESS
 from clip_serving.profile.server_stats import read_setting
@@ -150,19 +151,28 @@ class EmbeddedTarget:
 
 
 class RemoteTarget:
-    """A running server, whose own setting cannot be changed. Raises ProfileError if it is not ours."""
+    """A running server, whose own setting cannot be changed.
+
+    Raises ProfileError if it is not ours, ServerUnavailable for a certificate that cannot be read.
+    """
 
     restarts = False
 
-    def __init__(self, url: str, photos: Sequence[bytes], metrics_url: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        photos: Sequence[bytes],
+        metrics_url: str | None = None,
+        connection: ConnectionOptions | None = None,
+    ) -> None:
         self.name = url
-        self._client = InferenceServerClient(url)
+        self._client = connect(url, connection or ConnectionOptions())
         try:
-            with ClipClient(url, deadline_s=10) as client:
+            with ClipClient(url, connection=connection, deadline_s=10) as client:
                 told = client.info.parameters
             self.identity = identity.of_server(self._client, told)
             self.setting = read_setting(self._client)
-            rate = warm_up(url, photos, self.setting.preprocess_instances)
+            rate = warm_up(url, photos, self.setting.preprocess_instances, connection)
         except (ClipClientError, ServerError) as error:
             self._client.close()
             raise ProfileError(str(error)) from error
@@ -193,11 +203,15 @@ class RemoteTarget:
         return None if alive else f"the server at {self.name} answers no more"
 
 
-def warm_up(url: str, photos: Sequence[bytes], width: int) -> float:
+def warm_up(
+    url: str, photos: Sequence[bytes], width: int, connection: ConnectionOptions | None = None
+) -> float:
     """Photos a second in a first short while, after every instance had some to do. Raises ServerError."""
     ask = [photos[i % len(photos)] for i in range(2 * width)]
     try:
-        with ClipClient(url, concurrency=2 * width, images_per_request=1, deadline_s=60) as client:
+        with ClipClient(
+            url, connection=connection, concurrency=2 * width, images_per_request=1, deadline_s=60
+        ) as client:
             _refuse_errors(client.embed(ask, on_error="return"))
             begin, done = time.monotonic(), 0
             while time.monotonic() - begin < _WARM_UP_S:

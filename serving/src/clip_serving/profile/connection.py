@@ -1,0 +1,81 @@
+"""How a running server is reached, for Triton's client, ours and perf_analyzer alike: TLS and headers.
+
+What a header says may be a secret: it is in no run folder and in no report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin
+
+from clip_client import ConnectionOptions
+
+_FILES = {
+    "root_certificates": "--ssl-grpc-root-certifications-file",
+    "private_key": "--ssl-grpc-private-key-file",
+    "certificate_chain": "--ssl-grpc-certificate-chain-file",
+}
+"""The options of ConnectionOptions and of perf_analyzer."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """clip-embed's, under the same names."""
+    group = parser.add_argument_group("TLS and headers, for --url")
+    group.add_argument("--ssl", action="store_true", help="connect with TLS")
+    for name in _FILES:
+        group.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="PEM")
+    group.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", type=_header,
+                       help="sent with every call; may be given again")  # fmt: skip
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:VALUE")
+    return name.strip(), value.strip()
+
+
+def connection_of(options: argparse.Namespace) -> ConnectionOptions:
+    files = {name: getattr(options, name) for name in _FILES}
+    return ConnectionOptions(ssl=options.ssl, **files, headers=dict(options.header))
+
+
+def connect(url: str, connection: ConnectionOptions) -> InferenceServerClient:
+    """Triton's own client. Raises ServerUnavailable for a certificate that cannot be read."""
+    client = InferenceServerClient(url, **connection.arguments())
+    client.register_plugin(_Headers(connection.headers))
+    return client
+
+
+class _Headers(InferenceServerClientPlugin):  # type: ignore[misc]
+    """Puts headers to every call of Triton's client."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self._headers = headers
+
+    def __call__(self, request: Any) -> None:
+        request.headers = {**(request.headers or {}), **self._headers}
+
+
+def perf_analyzer_arguments(connection: ConnectionOptions) -> list[str]:
+    arguments = ["--ssl-grpc-use-ssl"] if connection.ssl else []
+    for name, option in _FILES.items():
+        path = getattr(connection, name)
+        arguments += [option, str(path)] if path else []
+    for name, value in connection.headers.items():
+        arguments += ["-H", f"{name}:{value}"]
+    return arguments
+
+
+def redacted(words: Sequence[str], connection: ConnectionOptions) -> tuple[str, ...]:
+    """A command line without what its headers say."""
+    found = list(words)
+    for name, value in connection.headers.items():
+        pattern = re.compile(rf"({re.escape(name)}\s*:\s*){re.escape(value)}", re.IGNORECASE)
+        found = [pattern.sub(r"\1...", word) for word in found]
+    return tuple(found)
