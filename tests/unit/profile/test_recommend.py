@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,22 @@ def test_who_fails_in_a_later_round_is_not_the_best(tmp_path: Path) -> None:
     assert found.to_dict()["failed"] == {FAST.label: "tritonserver ended (signal SIGSEGV)"}
     # Nothing is said of failures that took nobody's place.
     assert not advised(run, Objective(380)).failed
+
+
+def test_an_open_loop_that_fails_by_itself_is_told_and_one_that_kills_the_server_counts(
+    tmp_path: Path,
+) -> None:
+    run = run_of(tmp_path, *repeats(FAST, [15.0, 15.3, 14.9], 900), *repeats(SLOW, [12.0, 12.2, 11.9], 400))
+    alone = Failure(FAST, 1, "poisson", 1.7e9, "perf_analyzer: no window was long enough")
+    run.add(alone)
+    found = advised(run, Objective())
+    assert found.best is not None
+    assert found.best.setting == FAST
+    assert any("Poisson arrivals it was not measured: perf_analyzer: no" in t for t in found.sentences())
+    run.add(dataclasses.replace(alone, died=True))
+    found = advised(run, Objective())
+    assert found.best is not None
+    assert found.best.setting == SLOW
 
 
 def test_where_all_that_would_do_fail_later_none_is_the_best(tmp_path: Path) -> None:

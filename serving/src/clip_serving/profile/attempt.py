@@ -55,5 +55,7 @@ def attempt(
         death = target.explain_death() if target.running else None
         if death and not target.restarts:
             raise ServerGone(f"{death}. What was measured is kept; the same command goes on") from error
-        return Attempt(Failure(setting, number, arrival, time.time(), death or str(error)), start_s)
+        text = death or str(error)
+        failure = Failure(setting, number, arrival, time.time(), text, died=death is not None)
+        return Attempt(failure, start_s)
     return Attempt(one, start_s, clock() - ready - wanted.seconds)

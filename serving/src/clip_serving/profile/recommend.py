@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clip_serving.profile.bounds import Bound, bound_of
+from clip_serving.profile.measurement import Failure
 from clip_serving.profile.objective import Objective
 from clip_serving.profile.results import Result, noise_of, results_of, rounds_of
 from clip_serving.profile.run_folder import RunFolder
@@ -65,6 +66,8 @@ class Recommendation:
         ]
         if best.poisson:
             said.append(_open_loop(best))
+        elif best.failures:
+            said.append(f"With Poisson arrivals it was not measured: {_first_line(best.failures[0])}.")
         if best.setting.on_cpu and best.setting.encoder_precision == "int8":
             said.append(_INT8)
         return [
@@ -110,7 +113,7 @@ class Recommendation:
             "runs": len(shown.closed),
             "noise": self.noise,
             "equals": [one.setting.label for one in self.equals],
-            "failed": {one.setting.label: one.failures[0].text for one in self.failed},
+            "failed": {one.setting.label: one.breaks[0].text for one in self.failed},
             "bound": asdict(self.bound),
             "text": self.sentences(),
         }
@@ -123,10 +126,10 @@ def recommend(run: RunFolder, objective: Objective) -> Recommendation | None:
         return None
     ranking = _Ranking(results)
     able = [one for one in results if objective.met(one.photos_per_s, one.p95_ms)]
-    steady = [one for one in able if not one.failures]
+    steady = [one for one in able if not one.breaks]
     best = max(steady, key=ranking.value, default=None)
     least = ranking.value(best) if best else 0.0
-    failed = sorted((one for one in able if one.failures and ranking.value(one) > least), key=ranking.value)
+    failed = sorted((one for one in able if one.breaks and ranking.value(one) > least), key=ranking.value)
     nearest = best or (failed[-1] if failed else _nearest(results, objective))
     return Recommendation(
         objective,
@@ -174,8 +177,12 @@ class _Ranking:
         )
 
 
+def _first_line(failure: Failure) -> str:
+    return failure.text.splitlines()[0].rstrip(".")
+
+
 def _failed(result: Result) -> str:
-    text = result.failures[0].text.splitlines()[0].rstrip(".")
+    text = _first_line(result.breaks[0])
     what = f"it did {describe(result)}, and failed in a later round: {text}"
     return f"Passed over: {result.setting.label}; {what}."
 

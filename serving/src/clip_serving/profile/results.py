@@ -32,6 +32,11 @@ class Result:
         return len(self.closed) > 1
 
     @property
+    def breaks(self) -> tuple[Failure, ...]:
+        """Failures that speak against it: perf_analyzer may fail at an open loop by itself."""
+        return tuple(one for one in self.failures if one.arrival == "closed" or one.died)
+
+    @property
     def in_rounds(self) -> int:
         return sum(one.round > 0 for one in self.closed)
 
