@@ -182,7 +182,7 @@ def test_a_server_that_dies_is_recorded_and_the_sweep_goes_on(tmp_path: Path) ->
         assert sweep.run()
     run = RunFolder.load(tmp_path / "run")
     assert {failure.setting.encoder_instances for failure in run.failures} == {2}
-    assert {failure.text for failure in run.failures} == {"tritonserver died: out of memory"}
+    assert {(one.text, one.died) for one in run.failures} == {("tritonserver died: out of memory", True)}
     assert {one.setting.encoder_instances for one in run.measurements} == {1}
 
 
@@ -256,6 +256,10 @@ def test_exhaustive_after_a_search_runs_the_rest(tmp_path: Path) -> None:
         sweep.run()
     searched = Counter(s for s, number, _ in service.runs if not number)
     assert searched == dict.fromkeys(SPACE.points(), 1)
+    total = len(service.runs)
+    with swept(tmp_path / "run", service) as sweep:
+        sweep.run()
+    assert len(service.runs) == total, "the best of all are the best without searching"
 
 
 def test_a_search_that_time_cut_short_goes_on_after_its_rounds(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +152,11 @@ class RunFolder:
         """The last one that such a search made."""
         wanted = (objective, exhaustive)
         return next((c for c in reversed(self._choices) if (c.objective, c.exhaustive) == wanted), None)
+
+    def first_round(self, settings: Sequence[Setting]) -> int | None:
+        """Of the rounds that just these finalists ran in together; None where they never did."""
+        same = (one.first_round for one in self._choices if set(one.settings) == set(settings))
+        return next(same, None)
 
     def add(self, record: Measurement | Failure | Choice) -> None:
         """Appends and syncs: what was measured stays measured."""

@@ -86,7 +86,7 @@ class Sweep:
         before = self._run.choice(self._options.objective, exhaustive=self._options.exhaustive)
         if before is not None:  # its rounds, as far as they were cut off
             self._rounds(before.settings[:n], before.first_round)
-        choice = before if before is not None and self._stands(before) else self._find(before)
+        choice = before if before is not None and self._stands(before) else self._find()
         finalists = choice.settings[:n]
         if not finalists:
             last = self._run.failures[-1].text if self._run.failures else "the budget was too short"
@@ -110,7 +110,7 @@ class Sweep:
 
     # --- the parts, as docs/profile.md tells them --------------------------------------------
 
-    def _find(self, before: Choice | None) -> Choice:
+    def _find(self) -> Choice:
         """Searches, or goes on with it, and chooses the finalists."""
         whole = True
         for setting in self._proposals():
@@ -120,8 +120,7 @@ class Sweep:
                 break
             self._closed(setting, 0, "search")
         finalists = tuple(self._search.best(self._options.finalists))
-        same = before is not None and set(before.settings) == set(finalists)
-        first = before.first_round if before is not None and same else self._next_block()
+        first = self._run.first_round(finalists) or self._next_block()
         choice = Choice(self._options.objective, self._options.exhaustive, whole, finalists, first)
         if finalists:
             self._run.add(choice)
@@ -196,7 +195,7 @@ class Sweep:
         best = found.best if found else None
         if best is None or best.in_rounds >= min(2, self._options.rounds):
             return None
-        rated = [one for one in results_of(self._run) if one.in_rounds and not one.failures]
+        rated = [one for one in results_of(self._run) if one.in_rounds and not one.breaks]
         met = [one.setting for one in rated if objective.met(one.photos_per_s, one.p95_ms)]
         return list(dict.fromkeys([best.setting, *met[:1]]))
 
