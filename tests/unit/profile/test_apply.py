@@ -288,6 +288,23 @@ def test_a_variant_changes_the_batching_and_nothing_of_the_source(repository: Pa
     assert (tmp_path / "variant" / "clip_image_encoder" / "1" / "spec.json").exists()
 
 
+@pytest.mark.parametrize("max_batch", [2, 12, 16, 64])
+def test_a_variant_batches_as_what_is_applied_does(
+    repository: Path, run: Path, tmp_path: Path, max_batch: int
+) -> None:
+    """Also where a smaller batch was applied before."""
+    apply(setting(max_batch=2), repository, run)
+    wanted = setting(max_batch=max_batch, queue_delay_us=500)
+    make_variant(repository, tmp_path / "variant", wanted)
+    apply(wanted, repository, run)
+    for path in ("clip_image_preprocess/config.pbtxt", "clip_image_encoder/configs/cpu.pbtxt"):
+        measured, applied = read_config(tmp_path / "variant" / path), read_config(repository / path)
+        assert measured.dynamic_batching == applied.dynamic_batching
+        assert measured.max_batch_size == applied.max_batch_size
+    sizes = [size for size in (8, 16, 32, 64) if size <= max_batch]
+    assert list(measured.dynamic_batching.preferred_batch_size) == sizes
+
+
 def test_a_variant_of_an_unknown_format_is_refused(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no encoder configuration 'int7'"):
         make_variant(repository, tmp_path / "variant", setting(model_config_name="int7"))

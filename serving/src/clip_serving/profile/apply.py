@@ -103,7 +103,6 @@ def is_under_way(repository: Path) -> bool:
 def deployment_for(setting: Setting, before: DeploymentSettings) -> DeploymentSettings:
     """`before` with what the sweep measured; what it does not vary stays."""
     precision = _precision(setting.encoder_precision) if setting.on_cpu else before.encoder_precision
-    preferred = tuple(n for n in before.preferred_batch_sizes if n <= setting.max_batch)
     return dataclasses.replace(
         before,
         preprocess_instances=setting.preprocess_instances,
@@ -112,7 +111,8 @@ def deployment_for(setting: Setting, before: DeploymentSettings) -> DeploymentSe
         encoder_threads=setting.encoder_threads,
         encoder_precision=precision,
         max_batch_size=setting.max_batch,
-        preferred_batch_sizes=preferred,
+        # All of them: the render leaves out those above the largest batch, and so did an --apply before.
+        preferred_batch_sizes=defaults.PREFERRED_BATCH_SIZES,
         max_queue_delay_us=setting.queue_delay_us,
     )
 

@@ -48,11 +48,12 @@ def _set_batching(config: pb.ModelConfig, setting: Setting) -> None:
     config.max_batch_size = setting.max_batch
     if not config.HasField("dynamic_batching"):  # to ask an ensemble for it would give it one
         return
-    preferred = config.dynamic_batching.preferred_batch_size
-    fitting = sorted({min(size, setting.max_batch) for size in preferred})
-    del preferred[:]
-    preferred.extend(fitting)
-    if config.name != defaults.ENCODER:
+    encoder = config.name == defaults.ENCODER
+    # As they are rendered, so that what is measured is what --apply writes, whatever it wrote before.
+    sizes = [size for size in defaults.PREFERRED_BATCH_SIZES if size <= setting.max_batch]
+    first = min(defaults.PREPROCESS_PREFERRED_BATCH_SIZE, setting.max_batch)
+    config.dynamic_batching.preferred_batch_size[:] = sizes if encoder else [first]
+    if not encoder:
         return
     config.dynamic_batching.max_queue_delay_microseconds = setting.queue_delay_us
     warmups = [warmup for warmup in config.model_warmup if warmup.batch_size <= setting.max_batch]
