@@ -15,7 +15,7 @@ import os
 import shutil
 from pathlib import Path
 
-from clip_serving import defaults
+from clip_serving import defaults, staging
 from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError, ProfileError
 from clip_serving.profile.setting import Setting
@@ -158,10 +158,11 @@ def _precision(text: str) -> EncoderPrecision:
 
 
 def _read(repository: Path) -> Rendered:
-    try:
-        return read_rendered(repository)
-    except (LookupError, ValueError) as error:  # a field that every rendered config has
-        raise _edited("a config", repository) from error
+    for path in (f"{defaults.PREPROCESS}/config.pbtxt", f"{defaults.ENCODER}/configs/cpu.pbtxt"):
+        config = staging.read_config(repository / path)
+        if not config.instance_group or "threads" not in config.parameters:
+            raise _edited(path, repository)
+    return read_rendered(repository)
 
 
 def _refuse_edited(repository: Path, rendered: dict[str, str]) -> None:
