@@ -26,6 +26,7 @@ from clip_client import (
 )
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.profile.cli import main as profile
+from clip_serving.profile.run_folder import RunFolder
 from clip_serving.staging import InstanceLayout
 from tests.pictures import encoded, source_picture
 
@@ -166,6 +167,33 @@ def test_the_commands_switches(guarded: Guarded, photo: bytes, tmp_path: Path) -
     assert keyless.returncode == 2, keyless.stderr
     assert f"expecting header '{_HEADER}'" in keyless.stderr
     assert "--header" in keyless.stderr
+
+
+def test_a_sweep_passes_them_and_keeps_no_secret(guarded: Guarded, photo: bytes, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(photo)
+    command = [
+        *(
+            "sweep",
+            "--photos",
+            str(tmp_path / "photos"),
+            "--out",
+            str(tmp_path / "run"),
+            "--url",
+            guarded.url,
+        ),
+        *("--concurrency", "2", "--seconds", "1.5", "--rounds", "0", *switches(guarded.options)),
+    ]
+    program = [sys.executable, "-m", "clip_serving.profile.cli"]
+    done = subprocess.run([*program, *command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    run = RunFolder.load(tmp_path / "run")
+    assert not run.failures, done.stderr
+    (one,) = run.measurements
+    assert one.stages["embed"].batches, "out of the statistics, which want the header too"
+    kept = "".join(path.read_text() for path in (tmp_path / "run").iterdir())
+    assert _HEADER in kept.lower()
+    assert "secret" not in kept
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,9 @@ from clip_serving.profile.cli import main
 from clip_serving.profile.load import VERSION
 from clip_serving.profile.measurement import EMBED, PREPROCESS
 from clip_serving.profile.run_folder import RunFolder
+from clip_serving.profile.setting import Setting
+from clip_serving.profile.target import EmbeddedTarget
+from clip_serving.spec import ModelSpec
 from tests.integration.test_launcher import all_gone
 from tests.pictures import camera_photos
 
@@ -91,8 +94,26 @@ def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
     assert "<svg" in (tmp_path / "report.html").read_text()
 
 
+def test_a_server_that_died_unseen_is_started_again(repository: Path) -> None:
+    """After its last run nobody asked: the next setting is innocent of it."""
+    wanted = Setting("cpu", "int8", 1, 1, 1, 8, 0, 1, 1)
+    with EmbeddedTarget(repository, camera_photos(1, seed=21)) as target:
+        first = target.serve(wanted)
+        assert target.serve(wanted) is first
+        stub = psutil.Process(first.pids[EMBED][0])
+        stub.kill()
+        assert all_gone([stub], timeout=10)
+        second = target.serve(wanted)
+        assert second.client.is_server_live()
+        assert set(second.pids[EMBED]).isdisjoint(first.pids[EMBED])
+
+
 def test_a_running_server_is_measured_as_it_is(
-    photos: Path, server: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path,
+    repository: Path,
+    server: TritonServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
     command = [
@@ -110,7 +131,15 @@ def test_a_running_server_is_measured_as_it_is(
     load = ["--concurrency", "2", "--seconds", "1.5", "--rounds", "0", "--budget", "5"]
     assert main([*command, "--out", str(run), *load]) == 0, capsys.readouterr().err
     assert f"at {server.grpc_url}, the client on " in capsys.readouterr().err
+    # It goes on with the run's own seconds, whatever the budget, and not with others.
+    longer = ["--concurrency", "2", "--rounds", "0", "--budget", "50"]
+    assert main([*command, "--out", str(run), *longer]) == 0
+    assert main([*command, "--out", str(run), *longer, "--seconds", "2"]) == 2
+    assert "other seconds (1.5 there, 2.0 now): its figures" in capsys.readouterr().err
+    spec = ModelSpec.load(repository / "clip_image_encoder" / "1" / "spec.json")
     measured = RunFolder.load(run)
+    assert measured.about.served["weights_sha256"] == spec.weights_sha256
+    assert measured.about.model == f"{spec.model} ({spec.pretrained})"
     assert measured.about.versions["tritonserver"].startswith("2.")
     assert measured.about.versions["perf_analyzer"] == VERSION
     assert "cykooz-resizer" in measured.about.versions

@@ -16,10 +16,10 @@ from types import FrameType
 from tqdm import tqdm
 
 from clip_client import defaults
+from clip_client.arguments import add_connection_options, connection_of
 from clip_client.bulk import Summary, embed_to_parquet, is_failed
 from clip_client.check import check
 from clip_client.client import ClipClient
-from clip_client.connection import ConnectionOptions
 from clip_client.errors import ClipClientError, ServerBusy, SinkError
 from clip_client.memory import keep_freed_memory
 from clip_client.sink import has_shards, parts_of, way_on
@@ -118,12 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "preprocess, embed")  # fmt: skip
     add("--json", action="store_true", help="print the summary as one line of JSON on standard output")
     add("--quiet", action="store_true", help="no progress bar")
-    tls = parser.add_argument_group("TLS and headers")
-    tls.add_argument("--ssl", action="store_true", help="connect with TLS")
-    for name in ("root-certificates", "private-key", "certificate-chain"):
-        tls.add_argument(f"--{name}", type=Path, metavar="PEM")
-    tls.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", type=_header,
-                     help="sent with every call; may be given again")  # fmt: skip
+    add_connection_options(parser)
     return parser
 
 
@@ -148,27 +143,10 @@ def seconds(text: str) -> float:
     return value
 
 
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:VALUE")
-    return name.strip().lower(), value.strip()
-
-
-def _connection(options: argparse.Namespace) -> ConnectionOptions:
-    return ConnectionOptions(
-        ssl=options.ssl,
-        root_certificates=options.root_certificates,
-        private_key=options.private_key,
-        certificate_chain=options.certificate_chain,
-        headers=dict(options.header),
-    )
-
-
 def _check(options: argparse.Namespace) -> int:
     try:
         result = check(
-            options.check, model=options.model, connection=_connection(options), wait_s=options.wait
+            options.check, model=options.model, connection=connection_of(options), wait_s=options.wait
         )
     except ServerBusy as error:
         _say(f"busy: {error}")
@@ -184,7 +162,7 @@ def _embed(options: argparse.Namespace) -> int:
     with ClipClient(
         options.url,
         model=options.model,
-        connection=_connection(options),
+        connection=connection_of(options),
         deadline_s=options.deadline,
         concurrency=options.concurrency,
     ) as client:

@@ -89,9 +89,9 @@ def served_version(repository: Path) -> Path:
 
     Raises ConfigurationError where it is not there.
     """
-    pinned = pinned_version(repository)
+    newest, pinned = newest_version(repository), pinned_version(repository)
     if pinned is None:
-        return newest_version(repository)
+        return newest
     folder = repository / defaults.ENCODER / str(pinned)
     if not folder.is_dir():
         raise ConfigurationError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
 
 from clip_serving.errors import ConfigurationError, ProfileError
 from clip_serving.profile import apply as module
@@ -107,47 +109,137 @@ def test_what_is_so_already_is_left_alone(repository: Path, run: Path) -> None:
     assert apply(WANTED, repository, run) == []
 
 
-@pytest.mark.parametrize("fails_at", [1, 2, 4])
-def test_a_failure_half_way_leaves_the_repository_as_it_was(
-    repository: Path, run: Path, fails_at: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, put, count = contents(repository), module._put, 0
+class Killed(BaseException):
+    """Ends the process there: nothing is cleaned up."""
 
-    def failing(path: Path, text: str) -> None:
+
+def breaking_at(at: int, repository: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the write number `at` (from 1) into the repository fail, and only that."""
+    put, count = module._put, 0
+
+    def breaking(path: Path, text: str) -> None:
         nonlocal count
-        if repository in path.parents and count < fails_at:
-            count += 1
-            if count == fails_at:
-                raise OSError(28, "No space left on device", str(path))
+        count += repository in path.parents
+        if count == at and repository in path.parents:
+            raise error
         put(path, text)
 
-    monkeypatch.setattr(module, "_put", failing)
-    with pytest.raises(ProfileError, match="No space left on device; nothing was changed"):
+    monkeypatch.setattr(module, "_put", breaking)
+
+
+@contextmanager
+def killed_at(at: int, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The block ends with its write number `at`, and with nothing taken back."""
+    with monkeypatch.context() as patch:
+        breaking_at(at, repository, Killed(), patch)
+        patch.setattr(module, "settle", lambda _: False)
+        with pytest.raises(Killed):
+            yield
+
+
+_WRITES = range(1, 9)
+"""The file that says what is under way, and seven configs."""
+
+
+@pytest.mark.parametrize("applied_before", [False, True])
+@pytest.mark.parametrize("fails_at", _WRITES)
+def test_a_failure_half_way_leaves_the_repository_as_it_was(
+    repository: Path, run: Path, fails_at: int, applied_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = contents(repository)
+    if applied_before:
+        apply(setting(preprocess_instances=9, max_batch=8), repository, run)
+    before = contents(repository)
+    full = OSError(28, "No space left on device", "a.pbtxt")
+    with monkeypatch.context() as patch:
+        breaking_at(fails_at, repository, full, patch)
+        with pytest.raises(ProfileError, match="No space left on device; nothing was changed"):
+            apply(WANTED, repository, run)
+    assert contents(repository) == before
+    apply(WANTED, repository, run)
+    undo(repository, run)
+    assert contents(repository) == rendered
+
+
+@pytest.mark.parametrize("applied_before", [False, True])
+@pytest.mark.parametrize("write", _WRITES)
+def test_a_change_that_was_killed_is_taken_back_by_any_runs_next_command(
+    repository: Path,
+    run: Path,
+    tmp_path: Path,
+    write: int,
+    applied_before: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if applied_before:
+        apply(setting(preprocess_instances=9, max_batch=8), repository, run)
+    before = contents(repository)
+    with killed_at(write, repository, monkeypatch):
+        apply(WANTED, repository, run)
+    assert module.is_under_way(repository) is (write > 1)
+    other = tmp_path / "other"
+    other.mkdir()
+    apply(setting(preprocess_instances=3), repository, other)
+    undo(repository, other)
+    assert contents(repository) == before
+    undo(repository, run)
+
+
+def test_an_undo_that_was_killed_is_taken_back(
+    repository: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(repository)
+    apply(WANTED, repository, run)
+    with killed_at(4, repository, monkeypatch):
+        undo(repository, run)
+    apply(setting(preprocess_instances=3), repository, run)
+    undo(repository, run)
+    assert contents(repository) == before
+
+
+def test_what_was_edited_after_a_kill_is_not_lost(
+    repository: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with killed_at(8, repository, monkeypatch):
+        apply(WANTED, repository, run)
+    path = repository / "clip_image_preprocess" / "config.pbtxt"
+    path.write_text(path.read_text() + "# mine\n")
+    before = contents(repository)
+    with pytest.raises(ProfileError, match=r"clip_image_preprocess/config\.pbtxt was changed since"):
         apply(WANTED, repository, run)
     assert contents(repository) == before
 
 
-def test_a_change_that_was_killed_is_taken_back_by_the_next_command(
-    repository: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_another_run_applied_meanwhile_is_what_undo_goes_back_to(
+    repository: Path, run: Path, tmp_path: Path
 ) -> None:
-    before, put = contents(repository), module._put
+    other = tmp_path / "other"
+    other.mkdir()
+    apply(WANTED, repository, run)
+    apply(setting(preprocess_instances=9), repository, other)
+    between = contents(repository)
+    apply(WANTED, repository, run)
+    undo(repository, run)
+    assert contents(repository) == between
 
-    class Killed(BaseException):
-        pass
 
-    def dying(path: Path, text: str) -> None:
-        put(path, text)
-        if repository in path.parents:
-            raise Killed
-
-    # A killed process undoes nothing.
-    monkeypatch.setattr(module, "undo", lambda *_: None)
-    monkeypatch.setattr(module, "_put", dying)
-    with pytest.raises(Killed):
+@pytest.mark.parametrize(
+    ("path", "cut"),
+    [
+        ("clip_image_encoder/configs/cpu.pbtxt", "instance_group"),
+        ("clip_image_encoder/configs/cpu.pbtxt", "parameters"),
+        ("clip_image_preprocess/config.pbtxt", "instance_group"),
+    ],
+)
+def test_a_config_without_a_field_that_is_rendered_was_edited_by_hand(
+    repository: Path, run: Path, path: str, cut: str
+) -> None:
+    config = read_config(repository / path)
+    config.ClearField(cut)
+    (repository / path).write_text(text_format.MessageToString(config))
+    before = contents(repository)
+    with pytest.raises(ProfileError, match="edited by hand"):
         apply(WANTED, repository, run)
-    assert contents(repository) != before
-    monkeypatch.undo()
-    module.settle(repository, run)
     assert contents(repository) == before
 
 
@@ -197,16 +289,26 @@ def test_a_variant_changes_the_batching_and_nothing_of_the_source(repository: Pa
     assert (tmp_path / "variant" / "clip_image_encoder" / "1" / "spec.json").exists()
 
 
+@pytest.mark.parametrize("max_batch", [2, 12, 16, 64])
+def test_a_variant_batches_as_what_is_applied_does(
+    repository: Path, run: Path, tmp_path: Path, max_batch: int
+) -> None:
+    """Also where a smaller batch was applied before."""
+    apply(setting(max_batch=2), repository, run)
+    wanted = setting(max_batch=max_batch, queue_delay_us=500)
+    make_variant(repository, tmp_path / "variant", wanted)
+    apply(wanted, repository, run)
+    for path in ("clip_image_preprocess/config.pbtxt", "clip_image_encoder/configs/cpu.pbtxt"):
+        measured, applied = read_config(tmp_path / "variant" / path), read_config(repository / path)
+        assert measured.dynamic_batching == applied.dynamic_batching
+        assert measured.max_batch_size == applied.max_batch_size
+    sizes = [size for size in (8, 16, 32, 64) if size <= max_batch]
+    assert list(measured.dynamic_batching.preferred_batch_size) == sizes
+
+
 def test_a_variant_of_an_unknown_format_is_refused(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no encoder configuration 'int7'"):
         make_variant(repository, tmp_path / "variant", setting(model_config_name="int7"))
-
-
-def test_the_journal_names_the_repository(repository: Path, run: Path) -> None:
-    apply(WANTED, repository, run)
-    journal = json.loads((run / "applied.json").read_text())
-    assert journal["done"] is True
-    assert journal["repository"] == str(repository.resolve())
 
 
 def test_a_gpu_setting_leaves_the_cpu_encoders_precision(repository: Path, run: Path) -> None:

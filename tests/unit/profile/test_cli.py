@@ -13,9 +13,12 @@ from clip_serving import perf_analyzer
 from clip_serving.errors import ServerError
 from clip_serving.profile.cli import main
 from clip_serving.profile.load import VERSION, Load, arrival_gaps_us
+from clip_serving.render import write_repository
+from clip_serving.spec import ModelSpec
 from tests.pictures import camera_photos
-from tests.unit.profile.records import about
+from tests.unit.profile.records import about, measurement
 from tests.unit.profile.test_recommend import run_of
+from tools.render_default import SPEC
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,28 @@ def test_a_repository_without_an_export(
 ) -> None:
     text = refused(capsys, *sweep(photos, tmp_path, "--repository", tmp_path))
     assert "holds no exported encoder. Run: clip-export" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cpu,tensorrt", "the format 'tensorrt' needs Triton's onnxruntime backend"),
+        ("torchscript", "the format 'torchscript' needs Triton's pytorch backend"),
+        ("cpu,", "the format '' needs Triton's onnxruntime backend"),
+        ("int7", "has no encoder configuration 'int7'"),
+    ],
+)
+def test_a_format_that_the_embedded_server_cannot_have(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
+) -> None:
+    root = tmp_path / "repository"
+    spec = ModelSpec.load(SPEC)
+    write_repository(root, spec)
+    (root / "clip_image_encoder" / "1").mkdir()
+    (root / "clip_image_encoder" / "1" / "spec.json").write_text(spec.to_json())
+    text = refused(capsys, *sweep(photos, tmp_path, "--repository", root, "--model-config-name", name))
+    assert told in text
+    assert not (tmp_path / "run").exists()
 
 
 def test_nobody_at_the_url(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,8 +151,35 @@ def test_a_run_without_measurements_has_no_answer(tmp_path: Path, capsys: pytest
     assert "holds no measurement yet" in capsys.readouterr().err
 
 
+def test_a_change_that_was_cut_off_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of(tmp_path, measurement())
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    command = ["recommend", str(run.path), "--repository", str(repository)]
+    assert main(command) == 0
+    assert "cut off half-way" not in capsys.readouterr().err
+    (repository / ".clip-profile-apply.json").write_text("{}")
+    assert main(command) == 0
+    assert f"an --apply to {repository} was cut off half-way" in capsys.readouterr().err
+    assert main([*command, "--undo"]) == 2
+    assert "nothing was applied from" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "cut off half-way" not in capsys.readouterr().err, "--undo has taken it back"
+
+
+def test_tls_without_a_url(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "for a running server's --url" in refused(capsys, *sweep(photos, tmp_path, "--ssl"))
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--budget", "0"], ["--concurrency", "-1"], ["--seconds", "x"], ["--finalists", "0"]]
+    "arguments",
+    [
+        ["--budget", "0"],
+        ["--header", "no colon"],
+        ["--concurrency", "-1"],
+        ["--seconds", "x"],
+        ["--finalists", "0"],
+    ],
 )
 def test_nonsense_is_refused_by_the_parser(tmp_path: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clip_serving.errors import ProfileError
-from clip_serving.profile.compare import columns_of, rows_of, to_dict, to_table
+from clip_serving.profile.compare import columns_of, misses, rows_of, to_dict, to_table
 from clip_serving.profile.measurement import Measurement
 from clip_serving.profile.objective import Objective
 from clip_serving.profile.run_folder import RunFolder
@@ -41,10 +41,11 @@ def test_the_settings_of_one_run_stand_side_by_side(run: Path) -> None:
     assert [column.result.setting for column in columns] == [BASE, OTHER]
     rows = {row.name: row for row in rows_of(columns)}
     throughput = rows["throughput"]
-    assert throughput.changes[1] == pytest.approx((10.0667 / 15.0667 - 1) * 100, abs=0.01)
+    assert throughput.changes[1] == pytest.approx((10.0667 / 15.0667 - 1) * 100, abs=0.05)
     assert throughput.proved == (None, True)
     # Without spread of its own a figure that is the same is no change.
-    assert rows["transport"].changes == (None, 0.0)
+    assert rows["transport"].changes[1] == pytest.approx(0.0)
+    assert rows["transport"].proved == (None, False)
 
 
 def test_stages_come_first_and_resources_last(run: Path) -> None:
@@ -83,8 +84,46 @@ def test_a_setting_can_be_named(run: Path) -> None:
 
 def test_a_run_without_measurements_is_named(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty")
-    with pytest.raises(ProfileError, match="holds no measurement"):
-        columns_of([str(empty), str(empty)], Objective())
+    for names in ([empty], [empty, empty], [f"{empty}:{BASE.label}"]):
+        with pytest.raises(ProfileError, match="empty holds no measurement yet"):
+            columns_of([str(name) for name in names], Objective())
+
+
+def test_the_change_and_its_proof_are_of_the_same_rounds(tmp_path: Path) -> None:
+    """The third round was fast for all: who was in it looks better than it is."""
+    run = write(tmp_path / "a", *three(BASE, [10.0, 10.1, 16.0]), *three(OTHER, [12.0, 12.1]))
+    (row,) = [row for row in rows_of(columns_of([str(run)], Objective())) if row.name == "throughput"]
+    assert row.cells[0] is not None
+    assert row.cells[1] is not None
+    assert row.cells[0].mean > row.cells[1].mean
+    columns = columns_of([f"{run}:{BASE.label}", f"{run}:{OTHER.label}"], Objective())
+    (row,) = [row for row in rows_of(columns) if row.name == "throughput"]
+    assert row.changes[1] == pytest.approx(19.9, abs=0.1)
+    assert row.proved == (None, True)
+
+
+def test_another_runs_column_changes_nothing_between_the_others(run: Path, tmp_path: Path) -> None:
+    """Its rounds have the same numbers, and nothing else in common."""
+    wild = write(tmp_path / "b", *three(BASE, [12.0, 30.0, 8.0]))
+    names = [f"{run}:{BASE.label}", f"{run}:{OTHER.label}"]
+    two = rows_of(columns_of(names, Objective()))
+    three_ = rows_of(columns_of([*names, str(wild)], Objective()))
+    assert [row.proved for row in two] == [row.proved[:2] for row in three_]
+    for before, after in zip(two, three_, strict=True):
+        assert before.changes[1] == pytest.approx(after.changes[1])
+    assert [row.proved[1] for row in two if row.name == "throughput"] == [True]
+
+
+def test_who_misses_the_objective_is_named_and_comes_last(tmp_path: Path) -> None:
+    late, early = three(BASE, [15.0, 15.1], p95_ms=900.0), three(OTHER, [10.0, 10.1], p95_ms=300.0)
+    run = write(tmp_path / "a", *late, *early)
+    bound = Objective(500)
+    columns = columns_of([str(run)], bound)
+    assert [column.result.setting for column in columns] == [OTHER, BASE]
+    assert misses(columns, bound) == [f"{BASE.label} does not meet the objective (p95 of at most 500 ms)"]
+    none = columns_of([str(run), f"{run}:{BASE.label}"], Objective(100))
+    assert len(misses(none, Objective(100))) == 2
+    assert [column["met"] for column in to_dict(none, rows_of(none))["columns"]] == [False, False]
 
 
 def test_the_table_and_the_json_hold_the_same(run: Path, tmp_path: Path) -> None:

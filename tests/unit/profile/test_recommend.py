@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clip_serving.profile.bounds import bound_of
-from clip_serving.profile.measurement import EMBED, PREPROCESS, Measurement, Stage
+from clip_serving.profile.measurement import EMBED, PREPROCESS, Failure, Measurement, Stage
 from clip_serving.profile.objective import Objective
 from clip_serving.profile.recommend import Recommendation, recommend
 from clip_serving.profile.results import Result, frontier, results_of
@@ -84,6 +85,71 @@ def test_equals_are_named_and_the_slower_is_not_among_them(tmp_path: Path) -> No
     assert any("No difference within noise" in text and same.label in text for text in found.sentences())
 
 
+def test_the_rounds_decide_and_not_the_means(tmp_path: Path) -> None:
+    """Only FAST was in the third round, in which the machine was fast: its mean is higher for that."""
+    run = run_of(
+        tmp_path,
+        *repeats(FAST, [10.0, 10.0, 16.0], 400),
+        *repeats(setting(queue_delay_us=0), [11.0, 11.1], 400),
+    )
+    found = advised(run, Objective())
+    assert found.best is not None
+    assert found.best.setting == setting(queue_delay_us=0)
+    assert results_of(run)[0].setting == FAST, "whose mean is the highest"
+    assert any("faster than every other" in text for text in found.sentences())
+    run.add(measurement(setting(queue_delay_us=0), photos_per_s=14.0, round=3))
+    found = advised(run, Objective())
+    assert not any("faster than every other" in text for text in found.sentences())
+
+
+def failure(at: Any, round: int, text: str = "tritonserver ended (signal SIGSEGV)") -> Failure:
+    return Failure(at, round, "closed", 1.7e9, text)
+
+
+def test_who_fails_in_a_later_round_is_not_the_best(tmp_path: Path) -> None:
+    fast = measurement(FAST, photos_per_s=20.0, round=1)
+    run = run_of(tmp_path, fast, *repeats(SLOW, [12.0, 12.2, 11.9], 400))
+    run.add(failure(FAST, 2))
+    run.add(failure(FAST, 3))
+    found = advised(run, Objective())
+    assert found.best is not None
+    assert found.best.setting == SLOW
+    (said,) = [text for text in found.sentences() if "Passed over" in text]
+    assert FAST.label in said
+    assert "failed in a later round: tritonserver ended (signal SIGSEGV)." in said
+    assert found.to_dict()["failed"] == {FAST.label: "tritonserver ended (signal SIGSEGV)"}
+    # Nothing is said of failures that took nobody's place.
+    assert not advised(run, Objective(380)).failed
+
+
+def test_an_open_loop_that_fails_by_itself_is_told_and_one_that_kills_the_server_counts(
+    tmp_path: Path,
+) -> None:
+    run = run_of(tmp_path, *repeats(FAST, [15.0, 15.3, 14.9], 900), *repeats(SLOW, [12.0, 12.2, 11.9], 400))
+    alone = Failure(FAST, 1, "poisson", 1.7e9, "perf_analyzer: no window was long enough")
+    run.add(alone)
+    found = advised(run, Objective())
+    assert found.best is not None
+    assert found.best.setting == FAST
+    assert any("Poisson arrivals it was not measured: perf_analyzer: no" in t for t in found.sentences())
+    run.add(dataclasses.replace(alone, died=True))
+    found = advised(run, Objective())
+    assert found.best is not None
+    assert found.best.setting == SLOW
+
+
+def test_where_all_that_would_do_fail_later_none_is_the_best(tmp_path: Path) -> None:
+    run = run_of(tmp_path, measurement(FAST, photos_per_s=20.0, round=1))
+    run.add(failure(FAST, 2))
+    found = advised(run, Objective())
+    assert found.best is None
+    assert found.nearest.setting == FAST
+    assert "worked in every round" in found.sentences()[0]
+    assert "--retry-failed" in found.sentences()[-1]
+    run.add(measurement(FAST, photos_per_s=19.0, round=2))
+    assert advised(run, Objective()).best is not None, "measured again, it worked"
+
+
 def test_what_is_not_known_is_not_said(run: RunFolder, tmp_path: Path) -> None:
     assert any(
         "No other setting that was repeated meets" in t for t in advised(run, Objective(500)).sentences()
@@ -112,7 +178,9 @@ def test_a_clearly_better_single_run_wins_and_is_called_one(tmp_path: Path) -> N
     found = advised(run, Objective(500))
     assert found.best is not None
     assert found.best.setting == BASE
-    assert any("measured once only" in text for text in found.sentences())
+    assert (
+        "It was measured once only: the same sweep again with --p95-ms 500 repeats it." in found.sentences()
+    )
 
 
 @pytest.mark.parametrize(

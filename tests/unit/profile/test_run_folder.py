@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clip_serving.errors import ProfileError
 from clip_serving.profile.measurement import Failure
-from clip_serving.profile.run_folder import FORMAT, RunFolder
+from clip_serving.profile.objective import Objective
+from clip_serving.profile.run_folder import FORMAT, Choice, RunFolder
 from clip_serving.profile.setting import Space
-from tests.unit.profile.records import BASE, about, measurement
+from tests.unit.profile.records import BASE, about, measurement, setting
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "run"
     with RunFolder.create_or_resume(path, about()) as run:
         run.add(measurement(latencies_ms=(1.0, 2.5)))
-        run.add(Failure(BASE, 0, "closed", 1.7e9, "the server died"))
+        run.add(Failure(BASE, 1, "closed", 1.7e9, "the server died"))
     return path
 
 
@@ -31,11 +33,22 @@ def test_what_was_added_is_read_again(folder: Path) -> None:
     assert [failure.text for failure in run.failures] == ["the server died"]
 
 
+def test_a_failure_that_was_made_good_is_none(folder: Path) -> None:
+    other = setting(concurrency=1)
+    with RunFolder.create_or_resume(folder, about()) as run:
+        for text in ("out of memory", "out of memory again"):
+            run.add(Failure(other, 0, "closed", 1.7e9, text))
+        run.add(Failure(other, 1, "closed", 1.7e9, "another round"))
+        run.add(measurement(other, round=1))
+    for read in (run, RunFolder.load(folder)):
+        assert [one.text for one in read.failures] == ["the server died", "out of memory again"]
+
+
 def test_the_same_sweep_goes_on(folder: Path) -> None:
     later = about(created="2026-02-02T00:00:00+00:00", command=("clip-profile", "again"))
     with RunFolder.create_or_resume(folder, later) as run:
         assert len(run.measurements) == 1
-        run.add(measurement(round=1))
+        run.add(measurement(round=2))
     assert len(RunFolder.load(folder).measurements) == 2
 
 
@@ -58,18 +71,40 @@ def test_damage_in_the_middle_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (about(target="127.0.0.1:8001"), "target"),
-        (about(photos={"count": 1}), "photos"),
-        (about(space=Space(concurrency=(1,))), "space"),
-        (about(machine=dataclasses.replace(about().machine, cores=64)), "machine"),
+        ({"target": "127.0.0.1:8001"}, r"target \(embedded there, 127.0.0.1:8001 now\)"),
+        ({"photos": {**about().photos, "count": 1}}, r"photos \(count\)"),
+        ({"space": Space(concurrency=(1,))}, r"space \(concurrency\)"),
+        ({"machine": dataclasses.replace(about().machine, cores=64)}, r"machine \(cores\)"),
+        ({"served": {**about().served, "configs": "f"}}, r"served \(configs\)"),
+        ({"served": {**about().served, "weights_sha256": "f"}}, r"served \(weights_sha256\)"),
+        (
+            {"seconds": 9.0, "share": 0.5},
+            r"seconds \(6.0 there, 9.0 now\), other share \(0.7 there, 0.5 now\)",
+        ),
+        ({"versions": {"python": "3.11", "numpy": "9"}}, r"versions \(numpy\)"),
     ],
 )
-def test_another_sweep_is_refused(folder: Path, changed: object, named: str) -> None:
+def test_another_sweep_is_refused(folder: Path, changed: dict[str, Any], named: str) -> None:
     with (
-        pytest.raises(ProfileError, match=f"sweep with other {named}"),
-        RunFolder.create_or_resume(folder, changed),  # type: ignore[arg-type]
+        pytest.raises(ProfileError, match=f"sweep with other {named}: its figures"),
+        RunFolder.create_or_resume(folder, about(**changed)),
     ):
         pass
+
+
+def test_the_last_choice_of_the_same_search_is_found(folder: Path) -> None:
+    wanted = [
+        Choice(Objective(), False, False, (BASE,), 1),
+        Choice(Objective(500), False, True, (BASE,), 101),
+        Choice(Objective(), False, True, (BASE, setting(concurrency=1)), 201),
+    ]
+    with RunFolder.create_or_resume(folder, about()) as run:
+        for choice in wanted:
+            run.add(choice)
+    run = RunFolder.load(folder)
+    assert run.choice(Objective(), exhaustive=False) == wanted[2]
+    assert run.choice(Objective(500), exhaustive=False) == wanted[1]
+    assert run.choice(Objective(), exhaustive=True) is None
 
 
 def test_another_versions_folder_is_refused(folder: Path) -> None:

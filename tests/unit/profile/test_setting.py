@@ -48,6 +48,20 @@ def test_the_encoder_gets_no_more_threads_than_there_are_cores(cores: int) -> No
     assert max(point.concurrency for point in points) <= 64, "a server refuses more"
 
 
+@pytest.mark.parametrize(
+    ("cores", "axis"),
+    [
+        (1, (1, 2, 4, 8, 16)),
+        (2, (1, 2, 4, 8, 16, 32)),
+        (3, (1, 3, 6, 12, 24, 48)),
+        (8, (1, 2, 4, 8, 16, 32, 64)),
+        (128, (1, 2, 4, 8, 16, 32, 64)),
+    ],
+)
+def test_requests_in_flight_double_up_to_what_the_queue_takes(cores: int, axis: tuple[int, ...]) -> None:
+    assert Space.for_cores(cores).concurrency == axis
+
+
 def test_who_names_both_counts_may_go_past_the_cores() -> None:
     space = Space.for_cores(2, encoder_instances=(4,), encoder_threads=(2,))
     assert {point.encoder_instances * point.encoder_threads for point in space.points()} == {8}

@@ -91,8 +91,19 @@ def test_drift_between_rounds_hides_no_difference() -> None:
 def test_the_same_is_proved_where_noise_is_small() -> None:
     random = np.random.default_rng(5)
     same = Rounds(_observed({"a": 10, "b": 10.02}, 5, 0.003, 0.2, random)).difference("a", "b")
-    assert same.within(0.05)
+    assert 0.95 < same.low < 1 < same.high < 1.05
     assert not same.proved
+
+
+def test_a_level_is_free_of_the_rounds_luck() -> None:
+    """The third round was fast, and only one was in it."""
+    values = {"a": (10.0, 10.0, 16.0), "b": (11.0, 11.0)}
+    rounds = Rounds(
+        [Observation(name, str(n), value) for name, own in values.items() for n, value in enumerate(own)]
+    )
+    levels = {name: rounds.level(name) for name in values}
+    mean = (10 * 10 * 16) ** (1 / 3)
+    assert levels == {"a": pytest.approx(mean), "b": pytest.approx(1.1 * mean)}
 
 
 def test_without_repeats_nothing_is_proved() -> None:
@@ -100,7 +111,7 @@ def test_without_repeats_nothing_is_proved() -> None:
     difference = rounds.difference("a", "b")
     assert difference.ratio == pytest.approx(2)
     assert not difference.proved
-    assert not difference.within(0.05)
+    assert (difference.low, difference.high) == (0, math.inf)
     assert rounds.freedom == 0
     assert math.isnan(rounds.noise)
 
@@ -111,6 +122,8 @@ def test_subjects_of_rounds_with_nothing_in_common_do_not_compare() -> None:
     rounds = Rounds(observations)
     assert rounds.difference("a", "c").proved
     assert not rounds.difference("a", "b").proved
+    assert math.isnan(rounds.difference("a", "b").ratio)
+    assert rounds.level("a") is None
     with pytest.raises(KeyError):
         rounds.difference("a", "nobody")
 

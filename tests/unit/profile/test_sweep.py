@@ -15,10 +15,11 @@ import pytest
 
 from clip_serving.errors import ProfileError, ServerError
 from clip_serving.profile.console import Console
+from clip_serving.profile.identity import Identity
 from clip_serving.profile.load import Load
 from clip_serving.profile.measurement import Measurement
 from clip_serving.profile.objective import Objective
-from clip_serving.profile.run_folder import RunFolder
+from clip_serving.profile.run_folder import Choice, RunFolder
 from clip_serving.profile.setting import Setting, Space
 from clip_serving.profile.sweep import Sweep, SweepOptions
 from clip_serving.profile.target import Served
@@ -29,30 +30,35 @@ SPACE = Space(preprocess_instances=(1, 2, 4), encoder_threads=(1, 2), concurrenc
 
 
 class Service:
-    """Stands for the server and for perf_analyzer: a start takes 8 seconds, a run 6."""
+    """Stands for the server and for perf_analyzer: a start takes 8 seconds, a run 3 more than its load.
 
-    name, model, restarts = "embedded", "made up", True
+    As the real one it starts again whatever died. `times` slower it is than its surface.
+    """
 
-    def __init__(self, fails: Callable[[Setting], bool] = lambda _: False) -> None:
+    name, restarts = "embedded", True
+    identity = Identity("made up", "", "", "1")
+
+    def __init__(self, fails: Callable[[Setting], bool] = lambda _: False, *, times: float = 1.0) -> None:
         self.now = 0.0
         self.running: Setting | None = None
         self.runs: list[tuple[Setting, int, str]] = []
         self.seeds: dict[int, set[int]] = {}
         self.starts = 0
         self.dead = False
-        self._fails = fails
+        self.fails = fails
+        self._times = times
         self._truth = surface(np.random.default_rng(0), 2)
         self._random = np.random.default_rng(1)
 
     def truth(self, setting: Setting) -> float:
-        return self._truth(setting)
+        return self._truth(setting) / self._times
 
     def serve(self, setting: Setting) -> Served:
         if self.running != setting.server or self.dead:
             self.now += 8
             self.starts += 1
             self.running, self.dead = setting.server, False
-        return Served("here", None, self._truth(setting), {})
+        return Served("here", None, self.truth(setting), {})
 
     def explain_death(self) -> str | None:
         if not self.dead:
@@ -62,14 +68,14 @@ class Service:
 
     def measure(self, served: Served, setting: Setting, load: Load, number: int) -> Measurement:
         del served
-        self.now += 6
-        if self._fails(setting):
+        self.now += load.seconds + 3
+        if self.fails(setting):
             self.dead = True
             raise ProfileError("perf_analyzer: connection refused")
         self.runs.append((setting, number, load.arrival))
         if load.arrival == "poisson":
             self.seeds.setdefault(number, set()).add(load.seed)
-        photos_per_s = noisy(self._truth(setting), 0.02, self._random)
+        photos_per_s = noisy(self.truth(setting), 0.02, self._random)
         p95_ms = 1200 * setting.concurrency / photos_per_s
         return measurement(
             setting, photos_per_s=photos_per_s, p95_ms=p95_ms, round=number, arrival=load.arrival
@@ -84,10 +90,12 @@ class Service:
 
 
 @contextmanager
-def swept(folder: Path, service: Service, *, budget_s: float = 1e6, **options: Any) -> Iterator[Sweep]:
+def swept(
+    folder: Path, service: Service, *, budget_s: float = 1e6, said: io.StringIO | None = None, **options: Any
+) -> Iterator[Sweep]:
     with RunFolder.create_or_resume(folder, about(space=SPACE)) as run:
         wanted = SweepOptions(budget_s=budget_s, seconds=3.0, **options)
-        console = Console(io.StringIO())
+        console = Console(said or io.StringIO())
         yield Sweep(run, service, service.measure, wanted, console, clock=lambda: service.now)
 
 
@@ -121,12 +129,17 @@ def test_rounds_are_interleaved_and_share_their_arrivals(tmp_path: Path) -> None
     assert service.seeds == {1: {1}, 2: {2}, 3: {3}}
 
 
-def test_the_budget_is_kept_and_leaves_time_for_the_finalists(tmp_path: Path) -> None:
-    service = Service()
-    with swept(tmp_path / "run", service, budget_s=400) as sweep:
+@pytest.mark.parametrize(("times", "budget_s", "rounds"), [(1, 400, {1, 2, 3}), (20, 1600, {1, 2})])
+def test_the_budget_is_kept_and_leaves_time_for_the_finalists(
+    tmp_path: Path, times: float, budget_s: float, rounds: set[int]
+) -> None:
+    """Of a slow server a run takes as long as its requests need to come round, and an open loop longer."""
+    service = Service(times=times)
+    with swept(tmp_path / "run", service, budget_s=budget_s) as sweep:
         sweep.run()
-    assert service.now <= 400
-    assert {number for _, number, _ in service.runs} == {0, 1, 2, 3}
+    assert service.now <= budget_s
+    repeats = Counter(number for _, number, _ in service.runs if number)
+    assert rounds <= {number for number, runs in repeats.items() if runs == 6}, "whole ones"
 
 
 def test_a_budget_for_nothing_measures_nothing_and_says_so(tmp_path: Path) -> None:
@@ -169,7 +182,7 @@ def test_a_server_that_dies_is_recorded_and_the_sweep_goes_on(tmp_path: Path) ->
         assert sweep.run()
     run = RunFolder.load(tmp_path / "run")
     assert {failure.setting.encoder_instances for failure in run.failures} == {2}
-    assert {failure.text for failure in run.failures} == {"tritonserver died: out of memory"}
+    assert {(one.text, one.died) for one in run.failures} == {("tritonserver died: out of memory", True)}
     assert {one.setting.encoder_instances for one in run.measurements} == {1}
 
 
@@ -182,14 +195,123 @@ def test_where_nothing_works_it_says_so(tmp_path: Path) -> None:
 def test_a_running_server_that_is_gone_ends_the_sweep(tmp_path: Path) -> None:
     service = Service(fails=lambda setting: setting.concurrency == 2)
     service.restarts = False
-    with (
-        swept(tmp_path / "run", service) as sweep,
-        pytest.raises(ProfileError, match=r"died.*What was measured is kept"),
-    ):
-        sweep.run()
+    said = io.StringIO()
+    with swept(tmp_path / "run", service, said=said) as sweep:
+        assert not sweep.run()
+    assert "tritonserver died: out of memory. What was measured is kept" in said.getvalue()
     run = RunFolder.load(tmp_path / "run")
     assert run.measurements
     assert not run.failures, "it says nothing about the setting"
+
+
+def test_a_running_server_that_is_gone_before_anything_was_measured_is_an_error(tmp_path: Path) -> None:
+    service = Service(fails=lambda _: True)
+    service.restarts = False
+    with swept(tmp_path / "run", service) as sweep, pytest.raises(ProfileError, match="died"):
+        sweep.run()
+
+
+def test_what_failed_is_measured_again_where_that_is_asked_for(tmp_path: Path) -> None:
+    service = Service(fails=lambda setting: setting.encoder_instances == 2)
+    with swept(tmp_path / "run", service) as sweep:
+        sweep.run()
+    failed = [one.setting for one in RunFolder.load(tmp_path / "run").failures if one.round == 0]
+    service.fails = lambda _: False
+    total = len(service.runs)
+    with swept(tmp_path / "run", service) as sweep:
+        sweep.run()
+    assert len(service.runs) == total
+    with swept(tmp_path / "run", service, retry_failed=True) as sweep:
+        sweep.run()
+    run = RunFolder.load(tmp_path / "run")
+    assert not run.failures
+    assert set(failed) <= {one.setting for one in run.measurements}
+
+
+def test_another_objective_searches_on_and_has_its_own_finalists(tmp_path: Path) -> None:
+    service = Service()
+    with swept(tmp_path / "run", service) as sweep:
+        sweep.run()
+    before = len(service.runs)
+    bound = Objective(p95_ms=300)
+    with swept(tmp_path / "run", service, objective=bound) as sweep:
+        sweep.run()
+    repeated = {setting: number for setting, number, _ in service.runs[before:] if number}
+    within = [p for p in SPACE.points() if 1200 * p.concurrency / service.truth(p) <= 300]
+    assert max(service.truth(p) for p in repeated if p in within) >= 0.95 * max(map(service.truth, within))
+    earlier = {number for _, number, _ in service.runs[:before] if number}
+    assert earlier.isdisjoint(repeated.values()), "they ran at another time"
+    total = len(service.runs)
+    for objective in (Objective(), bound):
+        with swept(tmp_path / "run", service, objective=objective) as sweep:
+            sweep.run()
+    assert len(service.runs) == total, "both are done"
+
+
+def test_exhaustive_after_a_search_runs_the_rest(tmp_path: Path) -> None:
+    service = Service()
+    with swept(tmp_path / "run", service) as sweep:
+        sweep.run()
+    with swept(tmp_path / "run", service, exhaustive=True) as sweep:
+        sweep.run()
+    searched = Counter(s for s, number, _ in service.runs if not number)
+    assert searched == dict.fromkeys(SPACE.points(), 1)
+    total = len(service.runs)
+    with swept(tmp_path / "run", service) as sweep:
+        sweep.run()
+    assert len(service.runs) == total, "the best of all are the best without searching"
+
+
+def test_a_search_that_time_cut_short_goes_on_after_its_rounds(tmp_path: Path) -> None:
+    service = Service()
+    with swept(tmp_path / "run", service, budget_s=250) as sweep:
+        sweep.run()
+    before = {s for s, number, _ in service.runs if not number}
+    said = io.StringIO()
+    with swept(tmp_path / "run", service, said=said) as sweep:
+        sweep.run()
+    assert {s for s, number, _ in service.runs if not number} > before
+    assert max(Counter(service.runs).values()) == 1
+    assert "search:" in said.getvalue()
+
+
+def test_the_best_by_a_single_run_is_repeated_beside_the_best_of_the_rounds(tmp_path: Path) -> None:
+    """As after a frontier that shows more than the search did."""
+    champion, lucky, *_ = sorted(SPACE.points(), key=Service().truth, reverse=True)
+    service = Service()
+    with RunFolder.create_or_resume(tmp_path / "run", about(space=SPACE)) as run:
+        for point in SPACE.points():
+            run.add(measurement(point, photos_per_s=60.0 if point == lucky else 1.0))
+        for number in (1, 2, 3):
+            run.add(measurement(champion, photos_per_s=service.truth(champion), round=number))
+            run.add(measurement(champion, round=number, arrival="poisson"))
+        run.add(Choice(Objective(), False, True, (champion,), 1))
+    with swept(tmp_path / "run", service, finalists=1) as sweep:
+        sweep.run()
+    closed = [(s, number) for s, number, arrival in service.runs if arrival == "closed"]
+    assert Counter(s for s, _ in closed) == {champion: 3, lucky: 3}
+    assert {number for _, number in closed} == {101, 102, 103}
+
+
+def test_more_finalists_have_rounds_of_their_own(tmp_path: Path) -> None:
+    service = Service()
+    with swept(tmp_path / "run", service) as sweep:
+        sweep.run()
+    before = len(service.runs)
+    with swept(tmp_path / "run", service, finalists=5) as sweep:
+        sweep.run()
+    new = Counter(number for _, number, arrival in service.runs[before:] if number and arrival == "closed")
+    assert new == {101: 5, 102: 5, 103: 5}
+    total = len(service.runs)
+    with swept(tmp_path / "run", service, finalists=2) as sweep:
+        sweep.run()
+    assert len(service.runs) == total
+
+
+def test_one_round_is_no_end_of_it(tmp_path: Path) -> None:
+    service = Service()
+    with swept(tmp_path / "run", service, rounds=1) as sweep:
+        assert sweep.run()
 
 
 def test_a_setting_that_does_not_load_is_recorded(tmp_path: Path) -> None:

@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import signal
 import sys
-import tempfile
-import time
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import get_args
 
 from clip_client.errors import ClipClientError
-from clip_serving import defaults, perf_analyzer
-from clip_serving.encoder_choice import servable
 from clip_serving.errors import ClipServingError, ProfileError
 from clip_serving.profile import apply, compare, origin_command
-from clip_serving.profile.arguments import at_least, positive
-from clip_serving.profile.console import Console
-from clip_serving.profile.load import VERSION, PerfAnalyzer
-from clip_serving.profile.machine import Machine, versions
-from clip_serving.profile.measure import measure
+from clip_serving.profile.arguments import positive
+from clip_serving.profile.command import serve_command
 from clip_serving.profile.objective import Objective
-from clip_serving.profile.photos import Photos, read_photos
 from clip_serving.profile.recommend import recommend
 from clip_serving.profile.report import write_report
-from clip_serving.profile.run_folder import About, RunFolder
-from clip_serving.profile.setting import LEGEND, Setting, Space
+from clip_serving.profile.run_folder import RunFolder
+from clip_serving.profile.setting import Setting
 from clip_serving.profile.stages.command import add_stages
 from clip_serving.profile.stages.compare import are_reports, compare_reports
-from clip_serving.profile.sweep import Sweep, SweepOptions
-from clip_serving.profile.target import EmbeddedTarget, RemoteTarget, Target
-from clip_serving.spec import SPEC_FILE, ModelSpec
-from clip_serving.staging import available_cores, newest_version
+from clip_serving.profile.sweep_command import add_sweep
 
 _EPILOG = """\
 examples:
@@ -50,7 +36,8 @@ examples:
 
 exit status:
   0    done
-  1    measured, but no answer: no setting works, none meets the objective, or the server died meanwhile
+  1    measured, but no answer: no setting works, none meets the objective, or the server of --url died
+       meanwhile, with what was measured kept
   2    nothing could be done: no photos, no server, no perf_analyzer, another version's run
   130  stopped by Ctrl-C; what was measured is kept, and the same command goes on
 """
@@ -91,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_sweep(commands.add_parser("sweep", help="measure settings with perf_analyzer over your photos"))
+    add_sweep(commands.add_parser("sweep", help="measure settings with perf_analyzer over your photos"))
     _add_recommend(commands.add_parser("recommend", help="the best settings under an objective, and why"))
     _add_compare(commands.add_parser("compare", help="runs or settings side by side"))
     _add_report(commands.add_parser("report", help="a run as one HTML file"))
@@ -99,147 +86,6 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("stages", help="what load, transport, queue, decode, preprocess, embed cost")
     )
     return parser
-
-
-# --- sweep ---------------------------------------------------------------------------------------
-
-
-def _add_sweep(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Finds the best settings for your photos on this machine. " + LEGEND
-    parser.set_defaults(command=_sweep)
-    add = parser.add_argument
-    add("--photos", type=Path, required=True, metavar="DIR", help="a folder of photos as yours are")
-    add("--out", type=Path, required=True, metavar="RUN", help="the run folder; one that is there goes on")
-    add("--repository", type=Path, default=Path("model_repository"), metavar="DIR",
-        help="what the embedded server serves; it is not changed (default: %(default)s)")  # fmt: skip
-    add("--url", help="a running server's gRPC address instead: only the load is varied there")
-    add("--metrics-url", help="its metrics, for the GPU's figures, as http://host:8002/metrics")
-    add("--budget", type=positive, default=15.0, metavar="MIN", help="minutes (default: %(default)g)")
-    add("--seconds", type=positive, metavar="S", help="of one run (default: a hundredth of the budget)")
-    add("--p95-ms", type=positive, metavar="MS", help="look for the best under this bound on the latency")
-    add("--finalists", type=at_least(1), default=3, metavar="N", help="to repeat (default: %(default)s)")
-    add(
-        "--rounds",
-        type=at_least(0),
-        default=3,
-        metavar="N",
-        help="of interleaved repeats (default: %(default)s)",
-    )
-    add("--share", type=positive, default=0.7, metavar="X",
-        help="of a finalist's throughput to offer as Poisson arrivals (default: %(default)s)")  # fmt: skip
-    add("--exhaustive", action="store_true", help="run every setting instead of searching")
-    axes = parser.add_argument_group("values to choose from, as N,N,... (default: from the cores)")
-    for field in dataclasses.fields(Setting):
-        kind = {"model_config_name": _names, "encoder_precision": _precisions}.get(field.name, _counts)
-        axes.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar="V,V")
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    values = tuple(int(part) for part in text.split(","))
-    if min(values) < 0:
-        raise argparse.ArgumentTypeError(f"{text}: counts cannot be below 0")
-    return values
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def _precisions(text: str) -> tuple[str, ...]:
-    names, known = _names(text), get_args(defaults.Precision)
-    if not set(names) <= set(known):
-        raise argparse.ArgumentTypeError(f"{text}: each of {', '.join(known)} is a precision")
-    return names
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    console = Console()
-    photos = read_photos(options.photos)
-    if photos.left_out:
-        console.line(f"left out, as they are too large or cannot be decoded: {photos.left_out} files")
-    seconds = options.seconds or min(20.0, max(3.0, options.budget * 60 / 100))
-    with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder:
-        data = Path(folder) / "photos.json"
-        data.write_text(perf_analyzer.input_data(list(photos.data)), encoding="utf-8")
-        analyzer = PerfAnalyzer(data, photos.mean_bytes, options.metrics_url)
-        with _target(options, photos) as target:
-            space, start = _space(options, target)
-            about = _about(target, photos, space)
-            with RunFolder.create_or_resume(options.out, about) as run:
-                _announce(console, run, photos, options.budget)
-                sweep_options = SweepOptions(
-                    budget_s=options.budget * 60,
-                    seconds=seconds,
-                    objective=Objective(options.p95_ms),
-                    finalists=options.finalists,
-                    rounds=options.rounds,
-                    share=options.share,
-                    exhaustive=options.exhaustive,
-                    start=start,
-                )
-                done = Sweep(run, target, partial(measure, analyzer), sweep_options, console).run()
-    console.line(f"next: clip-profile recommend {options.out}; clip-profile report {options.out}")
-    return 0 if done else 1
-
-
-def _target(options: argparse.Namespace, photos: Photos) -> Target:
-    if options.url:
-        return RemoteTarget(options.url, photos.data, options.metrics_url)
-    return EmbeddedTarget(options.repository, photos.data, _model_of(options.repository))
-
-
-def _model_of(repository: Path) -> str:
-    spec = ModelSpec.load(newest_version(repository) / SPEC_FILE)
-    return f"{spec.model} ({spec.pretrained})"
-
-
-def _space(options: argparse.Namespace, target: Target) -> tuple[Space, Setting]:
-    """What is chosen from, and what the server would do without being told."""
-    chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(Setting)}
-    if isinstance(target, RemoteTarget):
-        fixed = [name for name in chosen if chosen[name] and name not in ("concurrency", "request_batch")]
-        if fixed:
-            raise ProfileError(f"{', '.join(fixed)} cannot be changed on a running server")
-        own = {name: (value,) for name, value in target.setting.to_dict().items()}
-        loads = {name: chosen[name] for name in ("concurrency", "request_batch") if chosen[name]}
-        return Space.for_cores(4, **{**own, "concurrency": None, **loads}), target.setting
-    cores = available_cores()
-    precisions = chosen["encoder_precision"] or servable(newest_version(options.repository))
-    space = Space.for_cores(cores, **{**chosen, "encoder_precision": precisions})
-    return space, space.nearest(Setting.usual(cores, "bf16" if "bf16" in precisions else "fp32"))
-
-
-def _about(target: Target, photos: Photos, space: Space) -> About:
-    return About(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        target=target.name,
-        photos=photos.identity(),
-        space=space,
-        model=target.model,
-        machine=Machine.here(),
-        versions=versions(
-            perf_analyzer=VERSION,
-            **({"tritonserver": target.version} if isinstance(target, RemoteTarget) else {}),
-        ),
-        command=("clip-profile", *sys.argv[1:]),
-    )
-
-
-def _announce(console: Console, run: RunFolder, photos: Photos, budget: float) -> None:
-    about, points = run.about, run.about.space.points()
-    place = "on" if about.target == "embedded" else f"at {about.target}, the client on"
-    console.line(f"{about.model} {place} {about.machine.describe()}")
-    console.line(f"{len(photos.data)} photos of {photos.mean_bytes / 1e6:.2f} MB on average")
-    cores = about.machine.cores
-    if about.target == "embedded" and any(p.encoder_instances * p.encoder_threads > cores for p in points):
-        console.line(f"warning: more encoder instances x threads than {cores} cores only fight for them")
-    done = f", {len(run.measurements)} runs are there already" if run.measurements else ""
-    end = time.strftime("%H:%M", time.localtime(time.time() + budget * 60))
-    console.line(f"{len(points)} settings to choose from, {budget:g} minutes (until {end}){done}")
-    console.line(LEGEND)
-
-
-# --- recommend and compare -----------------------------------------------------------------------
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -273,6 +119,12 @@ def _recommend(options: argparse.Namespace) -> int:
         paths = apply.undo(options.repository, options.run)
         print(f"restored in {options.repository}: {', '.join(paths)}")
         return 0
+    if apply.is_under_way(options.repository) and not options.apply:
+        print(
+            f"clip-profile: an --apply to {options.repository} was cut off half-way: the next --apply or "
+            "--undo takes it back",
+            file=sys.stderr,
+        )
     found = recommend(RunFolder.load(options.run), _objective(options))
     if found is None:
         print(f"clip-profile: {options.run} holds no measurement yet", file=sys.stderr)
@@ -287,15 +139,11 @@ def _recommend(options: argparse.Namespace) -> int:
 
 def _apply(setting: Setting, options: argparse.Namespace) -> None:
     changed = apply.apply(setting, options.repository, options.run)
-    layout = setting.layout
     say = partial(print, file=sys.stderr)
     say(f"\napplied to {options.repository}: {', '.join(changed) or 'it was so already'}")
-    say("A running server takes it up at its next start. clip-serve fits instances to the cores by itself;")
-    say(f"to hold it to these: clip-serve --repository {options.repository} --model-config-name "
-        f"{setting.model_config_name} --preprocess-instances {layout.preprocess_instances} "
-        f"--preprocess-threads {layout.preprocess_threads} --encoder-instances {layout.encoder_instances} "
-        f"--encoder-threads {layout.encoder_threads}"
-        + f" --encoder-precision {setting.encoder_precision}" * setting.on_cpu)  # fmt: skip
+    say("A running server takes it up at its next start.")
+    if serve := serve_command(setting, options.repository):
+        say(f"clip-serve fits instances to the cores by itself; to hold it to these: {serve}")
     if changed:
         say(f"undo: clip-profile recommend {options.run} --undo --repository {options.repository}")
 
@@ -323,6 +171,8 @@ def _compare(options: argparse.Namespace) -> int:
         print(compare_reports(options.runs, as_json=options.json))
         return 0
     columns = compare.columns_of(options.runs, _objective(options))
+    for text in compare.misses(columns, _objective(options)):
+        print(f"clip-profile: {text}", file=sys.stderr)
     rows = compare.rows_of(columns)
     if options.json:
         print(json.dumps(compare.to_dict(columns, rows), indent=2))

@@ -1,7 +1,8 @@
 """`clip-profile compare`: runs or settings side by side, stages down, in the form of the origin's table.
 
-Percent is the change against the first column. A change whose 95 % interval holds 0 is marked as noise;
-figures that were measured once have no interval, and nothing is said of them but the change.
+Percent is the change against the first column: of one run's settings in the rounds that they share, with the
+machine's drift left out, else of the means. A change whose 95 % interval holds 0 is marked as noise; figures
+that were measured once have no interval, and nothing is said of them but the change.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from clip_serving.profile.objective import Objective
 from clip_serving.profile.recommend import recommend
 from clip_serving.profile.results import Figure, Result, results_of, rounds_of
 from clip_serving.profile.run_folder import RunFolder
-from clip_serving.profile.statistics import Rounds, Spread
+from clip_serving.profile.statistics import Difference, Rounds, Spread
 
 NOISE = "noise"
 _LARGE = 1000
@@ -27,11 +28,12 @@ _LARGE = 1000
 
 @dataclass(frozen=True)
 class Column:
-    """One configuration: a run's setting under a name."""
+    """One configuration: a run's setting under a name. `met` is whether it meets the objective."""
 
     name: str
     run: Path
     result: Result
+    met: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,25 +85,44 @@ def columns_of(names: Sequence[str], objective: Objective, top: int = 3) -> list
     Raises ProfileError where a run or a setting of it is missing.
     """
     if len(names) == 1 and ":" not in names[0]:
-        results = results_of(RunFolder.load(Path(names[0])))
-        chosen = sorted(results, key=lambda one: (not one.repeated, -one.photos_per_s))[:top]
-        return [Column(one.setting.label, Path(names[0]), one) for one in chosen]
+        path = Path(names[0])
+        results = _results(RunFolder.load(path))
+        able = {one.setting: objective.met(one.photos_per_s, one.p95_ms) for one in results}
+        results.sort(key=lambda one: (not able[one.setting], not one.repeated, -one.photos_per_s))
+        return [Column(one.setting.label, path, one, able[one.setting]) for one in results[:top]]
     return [_column(name, objective) for name in names]
+
+
+def _results(run: RunFolder) -> list[Result]:
+    results = results_of(run)
+    if not results:
+        raise ProfileError(f"{run.path} holds no measurement yet")
+    return results
 
 
 def _column(name: str, objective: Objective) -> Column:
     path, _, label = name.partition(":")
     run = RunFolder.load(Path(path))
+    found = {one.setting.label: one for one in _results(run)}
     if label:
-        found = {one.setting.label: one for one in results_of(run)}
         if label not in found:
             raise ProfileError(f"{path} has no setting {label!r}; it has {', '.join(sorted(found))}")
-        return Column(name, run.path, found[label])
+        result = found[label]
+        return Column(name, run.path, result, objective.met(result.photos_per_s, result.p95_ms))
     recommendation = recommend(run, objective)
-    if recommendation is None:
-        raise ProfileError(f"{path} holds no measurement yet")
+    assert recommendation is not None
     result = recommendation.nearest
-    return Column(f"{run.path.name}: {result.setting.label}", run.path, result)
+    name = f"{run.path.name}: {result.setting.label}"
+    return Column(name, run.path, result, recommendation.best is not None)
+
+
+def misses(columns: Sequence[Column], objective: Objective) -> list[str]:
+    """A sentence for each column that does not meet the objective."""
+    return [
+        f"{column.name} does not meet the objective ({objective.describe()})"
+        for column in columns
+        if not column.met
+    ]
 
 
 def rows_of(columns: Sequence[Column]) -> list[Row]:
@@ -116,35 +137,43 @@ def rows_of(columns: Sequence[Column]) -> list[Row]:
 
 def _row(group: str, name: str, unit: str, figure: Figure, columns: Sequence[Column]) -> Row:
     results = [column.result for column in columns]
+    sources = [str(column.run.resolve()) for column in columns]
     cells = [result.spread(figure) for result in results]
-    first = cells[0]
-    # By position, for two runs may hold the same setting.
-    keys = [str(number) for number in range(len(columns))]
-    rounds = rounds_of(results, figure, keys)
+    rounds = rounds_of(results, figure, sources)
     changes: list[float | None] = [None]
     proved: list[bool | None] = [None]
-    for key, column, cell in zip(keys[1:], columns[1:], cells[1:], strict=True):
-        comparable = first is not None and cell is not None and first.mean > 0
-        changes.append((cell.mean / first.mean - 1) * 100 if comparable and cell and first else None)
-        if not comparable or (first and first.half is None) or (cell and cell.half is None):
-            proved.append(None)
-        elif column.run == columns[0].run:
-            proved.append(_proved(rounds, keys[0], key))
-        else:
-            proved.append(_apart(first, cell))
+    for number, cell in enumerate(cells[1:], 1):
+        difference = _difference(rounds, number) if sources[number] == sources[0] else None
+        change, sure = _against(cells[0], cell, difference)
+        changes.append(change)
+        proved.append(sure)
     return Row(group, name, unit, tuple(cells), tuple(changes), tuple(proved))
 
 
-def _proved(rounds: Rounds, first: str, other: str) -> bool | None:
+def _difference(rounds: Rounds, other: int) -> Difference | None:
+    """Against the first column; None where they share no rounds."""
     try:
-        return rounds.difference(first, other).proved
-    except KeyError:  # a figure that is 0 in every round
+        found = rounds.difference("0", str(other))
+    except KeyError:  # it was in no round, or the figure is 0 in each
         return None
+    return None if math.isnan(found.ratio) else found
 
 
-def _apart(first: Spread | None, other: Spread | None) -> bool | None:
+def _against(
+    first: Spread | None, other: Spread | None, difference: Difference | None
+) -> tuple[float | None, bool | None]:
+    """The change in percent, and whether it is proved; None each where it cannot be told."""
+    if first is None or other is None or first.mean <= 0:
+        return None, None
+    repeated = first.half is not None and other.half is not None
+    if difference is not None and repeated:
+        return difference.percent, difference.proved
+    return (other.mean / first.mean - 1) * 100, _apart(first, other)
+
+
+def _apart(first: Spread, other: Spread) -> bool | None:
     """Runs of different times share no rounds: the intervals of their means decide."""
-    if first is None or other is None or first.half is None or other.half is None:
+    if first.half is None or other.half is None:
         return None
     return abs(first.mean - other.mean) > math.hypot(first.half, other.half)
 
@@ -193,6 +222,7 @@ def to_dict(columns: Sequence[Column], rows: Sequence[Row]) -> dict[str, Any]:
                 "run": str(column.run),
                 "setting": column.result.setting.to_dict(),
                 "repeats": len(column.result.closed),
+                "met": column.met,
             }
             for column in columns
         ],

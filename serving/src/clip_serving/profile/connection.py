@@ -5,10 +5,8 @@ What a header says may be a secret: it is in no run folder and in no report.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin
@@ -21,28 +19,6 @@ _FILES = {
     "certificate_chain": "--ssl-grpc-certificate-chain-file",
 }
 """The options of ConnectionOptions and of perf_analyzer."""
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """clip-embed's, under the same names."""
-    group = parser.add_argument_group("TLS and headers, for --url")
-    group.add_argument("--ssl", action="store_true", help="connect with TLS")
-    for name in _FILES:
-        group.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="PEM")
-    group.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", type=_header,
-                       help="sent with every call; may be given again")  # fmt: skip
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:VALUE")
-    return name.strip(), value.strip()
-
-
-def connection_of(options: argparse.Namespace) -> ConnectionOptions:
-    files = {name: getattr(options, name) for name in _FILES}
-    return ConnectionOptions(ssl=options.ssl, **files, headers=dict(options.header))
 
 
 def connect(url: str, connection: ConnectionOptions) -> InferenceServerClient:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from clip_client import ConnectionOptions
 from clip_serving import defaults, perf_analyzer, runtime
 from clip_serving.errors import ProfileError, ServerError
+from clip_serving.profile.connection import perf_analyzer_arguments, redacted
 from clip_serving.profile.measurement import Arrival
 from clip_serving.profile.perf_files import REPORT, REQUESTS, Report, Requests, read_report, read_requests
 
@@ -62,7 +64,13 @@ _TOO_SHORT = ("larger time window", "failed to find the requested model version"
 class PerfAnalyzer:
     """The binary and its environment. Raises ProfileError where it is missing or of another version."""
 
-    def __init__(self, photos: Path, mean_bytes: int, metrics_url: str | None = None) -> None:
+    def __init__(
+        self,
+        photos: Path,
+        mean_bytes: int,
+        metrics_url: str | None = None,
+        connection: ConnectionOptions | None = None,
+    ) -> None:
         """`photos` is its --input-data file, whose photos have `mean_bytes` each."""
         try:
             self._binary = perf_analyzer.prepare()
@@ -72,6 +80,7 @@ class PerfAnalyzer:
         self._photos = photos
         self._mean_bytes = mean_bytes
         self._metrics_url = metrics_url
+        self._connection = connection or ConnectionOptions()
         self._check_version()
 
     def run(self, url: str, load: Load, folder: Path, on_start: Callable[[int], None]) -> Outcome:
@@ -88,11 +97,13 @@ class PerfAnalyzer:
         requests = read_requests(folder / REQUESTS) if record else None
         places = {str(self._photos): "photos.json", str(folder / _INTERVALS): _INTERVALS}
         shown = [places.get(part, part) for part in command[1:]]
-        return Outcome(read_report(folder), requests, ("clip-perf-analyzer", *shown))
+        shown = ["clip-perf-analyzer", *redacted(shown, self._connection)]
+        return Outcome(read_report(folder), requests, tuple(shown))
 
     def _arguments(self, url: str, load: Load, folder: Path, *, record: bool) -> list[str]:
         arguments = [
             *("-m", defaults.ENSEMBLE, "-i", "grpc", "-u", url, "--async"),
+            *perf_analyzer_arguments(self._connection),
             *("--input-data", str(self._photos), "-b", str(load.request_batch)),
             *("--measurement-mode", "time_windows", "-p", str(load.window_ms())),
             *("-s", "999", "-r", str(_WINDOWS), "-f", REPORT, "--verbose-csv"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from clip_serving.errors import ProfileError
+from clip_serving.errors import ProfileError, ServerError
 from clip_serving.profile.gpu import busiest
 from clip_serving.profile.load import Load, Outcome, PerfAnalyzer, WindowTooShort
 from clip_serving.profile.measurement import Measurement, Resources, Stage
@@ -42,8 +42,11 @@ def measure(analyzer: PerfAnalyzer, served: Served, setting: Setting, load: Load
 def _measure(analyzer: PerfAnalyzer, served: Served, setting: Setting, load: Load, round: int) -> Measurement:
     at = time.time()
     before, seconds = read_counts(served.client), read_photo_seconds(served.metrics_url)
-    with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder, Watch(served.pids) as watch:
-        outcome = analyzer.run(served.url, load, Path(folder), watch.client)
+    try:
+        with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder, Watch(served.pids) as watch:
+            outcome = analyzer.run(served.url, load, Path(folder), watch.client)
+    except psutil.Error as error:
+        raise ServerError(f"a process of the server, or perf_analyzer, is gone: {error}") from error
     after = read_counts(served.client)
     counts = {name: after[name].since(before.get(name, Counts())) for name in after}
     photos = photos_served(counts)

@@ -148,13 +148,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Failure:
-    """A setting that could not be measured, and why."""
+    """A setting that could not be measured, and why. `died` is whether its server did."""
 
     setting: Setting
     round: int
     arrival: Arrival
     at: float
     text: str
+    died: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

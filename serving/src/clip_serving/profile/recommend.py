@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_serving.profile import figures
 from clip_serving.profile.bounds import Bound, bound_of
+from clip_serving.profile.measurement import Failure
 from clip_serving.profile.objective import Objective
 from clip_serving.profile.results import Result, noise_of, results_of, rounds_of
 from clip_serving.profile.run_folder import RunFolder
@@ -26,9 +27,10 @@ _INT8 = (
 
 @dataclass(frozen=True)
 class Recommendation:
-    """`best` None: nothing that was measured meets the objective; `nearest` comes closest to it.
+    """`best` None: nothing that works in every round meets the objective; `nearest` comes closest to it.
 
-    `equals` are settings that meet it too and whose throughput the repeats do not tell from the best's.
+    `equals` are settings that meet it too and are not proved to be slower. `failed` are those that would
+    have been the best, had they not failed in a round after the search.
     """
 
     objective: Objective
@@ -41,9 +43,17 @@ class Recommendation:
     """How many other settings that were repeated meet the objective."""
     cores: int | None = None
     """Of the machine that served; None where it is another one."""
+    failed: tuple[Result, ...] = ()
 
     def sentences(self) -> list[str]:
         """For people: what to take, what it does, how sure that is, what bounds it, what to do next."""
+        failed = [_failed(one) for one in self.failed[:_SHOWN]]
+        if self.best is None and failed:
+            return [
+                f"No setting that meets the objective ({self.objective.describe()}) worked in every round.",
+                *failed,
+                "Next: find out why; sweep with --retry-failed measures them again.",
+            ]
         if self.best is None:
             return [
                 f"No setting that was measured meets the objective ({self.objective.describe()}).",
@@ -58,11 +68,14 @@ class Recommendation:
         ]
         if best.poisson:
             said.append(_open_loop(best))
+        elif best.failures:
+            said.append(f"With Poisson arrivals it was not measured: {_first_line(best.failures[0])}.")
         if best.setting.on_cpu and best.setting.encoder_precision == "int8":
             said.append(_INT8)
         return [
             *said,
             self._certainty(),
+            *failed,
             *self._past_cores(best),
             self.bound.why,
             f"Next: {self.bound.next_step}",
@@ -76,7 +89,9 @@ class Recommendation:
 
     def _certainty(self) -> str:
         if self.best is not None and not self.best.repeated:
-            return "It was measured once only: sweep with a larger budget to be sure of it."
+            bound = self.objective.p95_ms
+            option = "" if bound is None else f" with --p95-ms {bound:g}"
+            return f"It was measured once only: the same sweep again{option} repeats it."
         unsteady = f" The machine was unsteady: one run varies by {self.noise:.0%}." * (
             self.noise > _UNSTEADY
         )
@@ -100,6 +115,7 @@ class Recommendation:
             "runs": len(shown.closed),
             "noise": self.noise,
             "equals": [one.setting.label for one in self.equals],
+            "failed": {one.setting.label: one.breaks[0].text for one in self.failed},
             "bound": asdict(self.bound),
             "text": self.sentences(),
         }
@@ -110,14 +126,67 @@ def recommend(run: RunFolder, objective: Objective) -> Recommendation | None:
     results = results_of(run)
     if not results:
         return None
-    noise = noise_of(results)
+    ranking = _Ranking(results)
     able = [one for one in results if objective.met(one.photos_per_s, one.p95_ms)]
-    best = max(able, key=lambda one: _discounted(one, noise), default=None)
-    nearest = best or _nearest(results, objective)
-    equals = _equals(best, able) if best else ()
-    rivals = sum(one.repeated for one in able if one is not best)
-    cores = run.about.machine.cores if run.about.target == "embedded" else None
-    return Recommendation(objective, best, nearest, equals, noise, bound_of(nearest), rivals, cores)
+    steady = [one for one in able if not one.breaks]
+    best = max(steady, key=ranking.value, default=None)
+    least = ranking.value(best) if best else 0.0
+    failed = sorted((one for one in able if one.breaks and ranking.value(one) > least), key=ranking.value)
+    nearest = best or (failed[-1] if failed else _nearest(results, objective))
+    return Recommendation(
+        objective,
+        best,
+        nearest,
+        ranking.equals(best, steady) if best else (),
+        ranking.noise,
+        bound_of(nearest),
+        rivals=sum(one.repeated for one in steady if one is not best),
+        cores=run.about.machine.cores if run.about.target == "embedded" else None,
+        failed=tuple(reversed(failed)),
+    )
+
+
+class _Ranking:
+    """Compares throughputs in the rounds that settings share, where the machine's drift counts for nobody."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self._rounds = rounds_of(results, lambda one: one.photos_per_s)
+        self._names = {one.setting: str(number) for number, one in enumerate(results)}
+        self.noise = noise_of(self._rounds)
+
+    def value(self, result: Result) -> float:
+        """The luckiest of many single runs is better than it is: so one counts less by its likely luck."""
+        luck = 1.5 * self.noise / math.sqrt(len(result.closed))
+        return self._level(result) * (1 - luck)
+
+    def _level(self, result: Result) -> float:
+        try:
+            return self._rounds.level(self._names[result.setting]) or result.photos_per_s
+        except KeyError:  # it was in no round
+            return result.photos_per_s
+
+    def equals(self, best: Result, others: Sequence[Result]) -> tuple[Result, ...]:
+        """Those of `others` that were repeated and are not proved to be slower than `best`."""
+        if not best.repeated:
+            return ()
+        name = self._names[best.setting]
+        return tuple(
+            one
+            for one in others
+            if one.repeated
+            and one is not best
+            and not self._rounds.difference(name, self._names[one.setting]).high < 1
+        )
+
+
+def _first_line(failure: Failure) -> str:
+    return failure.text.splitlines()[0].rstrip(".")
+
+
+def _failed(result: Result) -> str:
+    text = _first_line(result.breaks[0])
+    what = f"it did {describe(result)}, and failed in a later round: {text}"
+    return f"Passed over: {result.setting.label}; {what}."
 
 
 def describe(result: Result) -> str:
@@ -143,12 +212,6 @@ def _open_loop(best: Result) -> str:
     )
 
 
-def _discounted(result: Result, noise: float) -> float:
-    """The luckiest of many single runs is better than it is: so one counts less by its likely luck."""
-    luck = 1.5 * noise / math.sqrt(len(result.closed))
-    return result.photos_per_s * (1 - luck)
-
-
 def _nearest(results: Sequence[Result], objective: Objective) -> Result:
     def miss(result: Result) -> float:
         late = result.p95_ms / objective.p95_ms if objective.p95_ms else 1.0
@@ -156,16 +219,3 @@ def _nearest(results: Sequence[Result], objective: Objective) -> Result:
         return max(late, 1.0) * max(slow, 1.0)
 
     return min(results, key=miss)
-
-
-def _equals(best: Result, able: Sequence[Result]) -> tuple[Result, ...]:
-    """Repeated settings whose difference to the best is not proved."""
-    repeated = [one for one in able if one.repeated]
-    if best not in repeated:
-        return ()
-    rounds = rounds_of(repeated, lambda one: one.photos_per_s)
-    return tuple(
-        one
-        for one in repeated
-        if one is not best and not rounds.difference(best.setting.label, one.setting.label).proved
-    )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from clip_serving.profile.measurement import Measurement
+from clip_serving.profile.measurement import Failure, Measurement
 from clip_serving.profile.run_folder import RunFolder
 from clip_serving.profile.setting import Setting
 from clip_serving.profile.statistics import Observation, Rounds, Spread
@@ -24,10 +24,21 @@ class Result:
     setting: Setting
     closed: tuple[Measurement, ...]
     poisson: tuple[Measurement, ...]
+    failures: tuple[Failure, ...] = ()
+    """Rounds, after the search, in which it did not work."""
 
     @property
     def repeated(self) -> bool:
         return len(self.closed) > 1
+
+    @property
+    def breaks(self) -> tuple[Failure, ...]:
+        """Failures that speak against it: perf_analyzer may fail at an open loop by itself."""
+        return tuple(one for one in self.failures if one.arrival == "closed" or one.died)
+
+    @property
+    def in_rounds(self) -> int:
+        return sum(one.round > 0 for one in self.closed)
 
     @property
     def photos_per_s(self) -> float:
@@ -50,11 +61,11 @@ class Result:
 def results_of(run: RunFolder) -> list[Result]:
     """Every setting that was measured, highest throughput first."""
     settings = dict.fromkeys(one.setting for one in run.measurements)
-    found = [_result(setting, run.measurements) for setting in settings]
+    found = [_result(setting, run.measurements, run.failures) for setting in settings]
     return sorted((one for one in found if one.closed), key=lambda one: -one.photos_per_s)
 
 
-def _result(setting: Setting, measurements: Iterable[Measurement]) -> Result:
+def _result(setting: Setting, measurements: Iterable[Measurement], failures: Iterable[Failure]) -> Result:
     own = [one for one in measurements if one.setting == setting]
     closed = [one for one in own if one.arrival == "closed"]
     repeats = [one for one in closed if one.round > 0]
@@ -62,26 +73,30 @@ def _result(setting: Setting, measurements: Iterable[Measurement]) -> Result:
         setting=setting,
         closed=tuple(repeats or closed),
         poisson=tuple(one for one in own if one.arrival == "poisson"),
+        failures=tuple(one for one in failures if one.setting == setting and one.round > 0),
     )
 
 
-def rounds_of(results: Sequence[Result], figure: Figure, names: Sequence[str] | None = None) -> Rounds:
-    """The interleaved repeats of `results`, ready to compare by label (or by `names`, in their order)."""
-    labels = names or [result.setting.label for result in results]
+def rounds_of(results: Sequence[Result], figure: Figure, sources: Sequence[str] | None = None) -> Rounds:
+    """The interleaved repeats of `results`, ready to compare by their numbers (as text) in it.
+
+    `sources` tell results of several runs apart: rounds of different runs have nothing in common.
+    """
     return Rounds(
         [
-            Observation(label, str(one.round), value)
-            for label, result in zip(labels, results, strict=True)
+            Observation(str(number), f"{source} {one.round}", value)
+            for number, (result, source) in enumerate(
+                zip(results, sources or [""] * len(results), strict=True)
+            )
             for one in result.closed
             if one.round > 0 and (value := figure(one)) is not None and value > 0
         ]
     )
 
 
-def noise_of(results: Sequence[Result]) -> float:
-    """One run's relative standard deviation of the throughput, as the repeats show it."""
-    noise = rounds_of(results, lambda one: one.photos_per_s).noise
-    return UNKNOWN_NOISE if math.isnan(noise) else noise
+def noise_of(rounds: Rounds) -> float:
+    """One run's relative standard deviation, as the repeats show it."""
+    return UNKNOWN_NOISE if math.isnan(rounds.noise) else rounds.noise
 
 
 def frontier(results: Sequence[Result]) -> list[Result]:

@@ -10,7 +10,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,11 @@ from typing import Any
 
 from clip_serving.errors import ProfileError
 from clip_serving.profile.machine import Machine
-from clip_serving.profile.measurement import Failure, Measurement
-from clip_serving.profile.setting import Space
+from clip_serving.profile.measurement import Arrival, Failure, Measurement
+from clip_serving.profile.objective import Objective
+from clip_serving.profile.setting import Setting, Space
 
-FORMAT = 2
+FORMAT = 3
 """Of both files; a folder of another one is refused rather than misread."""
 _KEY = "clip_profile_format"
 _ABOUT = "run.json"
@@ -29,22 +30,59 @@ _LINES = "measurements.jsonl"
 _LOCK = ".lock"
 
 
+Key = tuple[Setting, int, Arrival]
+"""What is measured once: a setting in a round, in a closed or an open loop."""
+
+
+def key_of(record: Measurement | Failure) -> Key:
+    return record.setting, record.round, record.arrival
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The finalists of a search, best first, and what it searched for.
+
+    `whole` is whether it came to its end by itself, and not for want of time. `first_round` is the number
+    of the first of their rounds.
+    """
+
+    objective: Objective
+    exhaustive: bool
+    whole: bool
+    settings: tuple[Setting, ...]
+    first_round: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Choice:
+        settings = tuple(Setting.from_dict(one) for one in values["settings"])
+        return cls(**{**values, "objective": Objective(**values["objective"]), "settings": settings})
+
+
 @dataclass(frozen=True)
 class About:
-    """What a sweep measures. A sweep goes on in a folder only where `identity` is the same."""
+    """What a sweep measures. A sweep goes on in a folder only where `identity` is the same.
+
+    `served` says which model is served, and how (see identity.py). `seconds` and `share` are the sweep's.
+    """
 
     created: str
     target: str
     photos: dict[str, Any]
     space: Space
     model: str
+    served: dict[str, str]
+    seconds: float
+    share: float
     machine: Machine
     versions: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
-        names = ("target", "photos", "space", "model", "machine", "versions")
+        names = {field.name for field in dataclasses.fields(self)} - {"created", "command"}
         return {name: value for name, value in self.to_dict().items() if name in names}
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,13 +105,17 @@ class About:
 
 
 class RunFolder:
-    """An open run; made by `create_or_resume` (to measure) or `load` (to read)."""
+    """An open run; made by `create_or_resume` (to measure) or `load` (to read).
+
+    `failures` are those that were not made good: what was measured after all is a measurement alone.
+    """
 
     def __init__(self, path: Path, about: About) -> None:
         self.path = path
         self.about = about
         self.measurements: list[Measurement] = []
         self.failures: list[Failure] = []
+        self._choices: list[Choice] = []
         for number, record in enumerate(_records(path / _LINES), 1):
             try:
                 self._take(record)
@@ -101,9 +143,24 @@ class RunFolder:
             _drop_torn_line(path / _LINES)
             yield cls.load(path)
 
-    def add(self, record: Measurement | Failure) -> None:
+    @classmethod
+    def about_of(cls, path: Path) -> About | None:
+        """What is swept in a folder; None where no sweep began there. Raises ProfileError as `load`."""
+        return _read_about(path) if (path / _ABOUT).exists() else None
+
+    def choice(self, objective: Objective, *, exhaustive: bool) -> Choice | None:
+        """The last one that such a search made."""
+        wanted = (objective, exhaustive)
+        return next((c for c in reversed(self._choices) if (c.objective, c.exhaustive) == wanted), None)
+
+    def first_round(self, settings: Sequence[Setting]) -> int | None:
+        """Of the rounds that just these finalists ran in together; None where they never did."""
+        same = (one.first_round for one in self._choices if set(one.settings) == set(settings))
+        return next(same, None)
+
+    def add(self, record: Measurement | Failure | Choice) -> None:
         """Appends and syncs: what was measured stays measured."""
-        kind = "failure" if isinstance(record, Failure) else "measurement"
+        kind = type(record).__name__.lower()
         line = json.dumps({"kind": kind, **record.to_dict()}, separators=(",", ":"))
         with (self.path / _LINES).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -113,10 +170,15 @@ class RunFolder:
 
     def _take(self, record: dict[str, Any]) -> None:
         kind = record.pop("kind")
-        if kind == "failure":
-            self.failures.append(Failure.from_dict(record))
+        if kind == "choice":
+            self._choices.append(Choice.from_dict(record))
+            return
+        one = Failure.from_dict(record) if kind == "failure" else Measurement.from_dict(record)
+        self.failures = [each for each in self.failures if key_of(each) != key_of(one)]
+        if isinstance(one, Failure):
+            self.failures.append(one)
         else:
-            self.measurements.append(Measurement.from_dict(record))
+            self.measurements.append(one)
 
 
 @contextmanager
@@ -150,12 +212,20 @@ def _read_about(path: Path) -> About:
 
 def _refuse_another(path: Path, there: About, wanted: About) -> None:
     before, now = there.identity, wanted.identity
-    changed = [name for name in now if before.get(name) != now[name]]
+    changed = [_change(name, before[name], now[name]) for name in now if before[name] != now[name]]
     if changed:
         raise ProfileError(
-            f"{path} holds a sweep with other {', '.join(changed)}: its figures and new ones would not "
+            f"{path} holds a sweep with other {', other '.join(changed)}: its figures and new ones would not "
             "compare. Choose another --out, or remove the folder"
         )
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    """What differs: the names within, or the two values."""
+    if not isinstance(now, dict):
+        return f"{name} ({before} there, {now} now)"
+    keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    return f"{name} ({', '.join(keys)})"
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

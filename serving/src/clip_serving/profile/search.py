@@ -62,10 +62,6 @@ class Search:
         self._cost = cost
         self._values: dict[int, float | None] = {}
 
-    @property
-    def tried(self) -> int:
-        return len(self._values)
-
     def add(self, setting: Setting, value: float | None) -> None:
         """What a setting achieved, or None if it could not be measured."""
         self._values[self._index[setting]] = value

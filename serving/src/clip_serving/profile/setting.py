@@ -138,14 +138,14 @@ class Space:
     def for_cores(cls, cores: int, **chosen: tuple[Any, ...] | None) -> Space:
         """The axes that matter on a CPU of so many cores; `chosen` ones are taken as they are."""
         encoders = tuple(n for n in (1, 2, 4) if n <= min(cores, defaults.MAX_CPU_ENCODER_INSTANCES))
-        most = defaults.MAX_QUEUE_SIZE  # what is beyond it, the server refuses
+        most = min(16 * cores, defaults.MAX_QUEUE_SIZE)  # what is beyond the queue, the server refuses
         axes: dict[str, Any] = {
             "preprocess_instances": tuple(sorted({max(1, cores // 2), cores, 2 * cores})),
             "encoder_instances": encoders,
             "encoder_threads": tuple(sorted({1, max(1, cores // 2), cores})),
             "max_batch": (8, defaults.MAX_BATCH_SIZE),
             "queue_delay_us": (0, defaults.MAX_QUEUE_DELAY_US, 10_000),
-            "concurrency": tuple(sorted({min(most, n * cores) for n in (1, 2, 4, 8, 16)} | {1})),
+            "concurrency": tuple(sorted({most >> halvings for halvings in range(most.bit_length())})),
         }
         axes |= {name: tuple(sorted(set(values))) for name, values in chosen.items() if values}
         free = chosen.get("encoder_instances") and chosen.get("encoder_threads")

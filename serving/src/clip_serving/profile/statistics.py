@@ -13,6 +13,8 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 """Of every interval that is printed."""
+_EXACT = 1e-9
+"""Differences below this share are the arithmetic's own."""
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -49,7 +51,8 @@ class Spread:
 class Difference:
     """`b` against `a`: the ratio b / a, its 95 % interval, and whether 1 lies outside of that.
 
-    The interval is (0, inf) where nothing was repeated, and then no difference is ever proved.
+    The interval is (0, inf) where nothing was repeated, and then no difference is ever proved. The ratio is
+    NaN where no rounds connect the two.
     """
 
     ratio: float
@@ -63,10 +66,6 @@ class Difference:
     @property
     def percent(self) -> float:
         return (self.ratio - 1) * 100
-
-    def within(self, share: float) -> bool:
-        """Whether the two are surely the same up to `share` (0.05: 5 %)."""
-        return self.low > 1 - share and self.high < 1 / (1 - share)
 
 
 @dataclass(frozen=True)
@@ -124,16 +123,31 @@ class Rounds:
             if name not in self._subjects:
                 raise KeyError(name)
             contrast[self._subjects.index(name)] += sign
-        ratio = math.exp(float(contrast @ self._effects))
         if a == b:
             return Difference(1.0, 1.0, 1.0)
-        if not self.freedom or not self._estimable(contrast):
+        if not self._estimable(contrast):
+            return Difference(math.nan, 0.0, math.inf)
+        ratio = math.exp(float(contrast @ self._effects))
+        if not self.freedom:
             return Difference(ratio, 0.0, math.inf)
         error = self.noise * math.sqrt(max(0.0, float(contrast @ self._inverse @ contrast)))
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * error
+        reach = max(float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * error, _EXACT)
         return Difference(ratio, ratio * math.exp(-reach), ratio * math.exp(reach))
 
+    def level(self, subject: str) -> float | None:
+        """What a run of it does in the mean of all rounds, had it been in each of them.
+
+        None where no chain of common rounds tells. Raises KeyError for a subject that was not observed.
+        """
+        if subject not in self._subjects:
+            raise KeyError(subject)
+        rounds = self._design.shape[1] - len(self._subjects)
+        contrast = np.zeros(self._design.shape[1])
+        contrast[len(self._subjects) :] = 1 / rounds
+        contrast[self._subjects.index(subject)] = 1
+        return math.exp(float(contrast @ self._effects)) if self._estimable(contrast) else None
+
     def _estimable(self, contrast: npt.NDArray[np.float64]) -> bool:
-        """False for two subjects that no chain of common rounds connects."""
+        """False where it takes subjects that no chain of common rounds connects."""
         normal = self._design.T @ self._design
         return bool(np.allclose(contrast @ self._inverse @ normal, contrast, atol=1e-8))

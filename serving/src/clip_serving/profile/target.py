@@ -14,12 +14,15 @@ from typing import Protocol
 import psutil
 from tritonclient.grpc import InferenceServerClient
 
-from clip_client import ClipClient
+from clip_client import ClipClient, ConnectionOptions
 from clip_client.errors import ClipClientError, ItemError
 from clip_serving import defaults, server_log
 from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError, ProfileError, ServerError
 from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.profile import identity
+from clip_serving.profile.connection import connect
+from clip_serving.profile.identity import Identity
 from clip_serving.profile.measurement import EMBED, PREPROCESS
 from clip_serving.profile.server_stats import read_setting, read_version
 from clip_serving.profile.setting import Setting
@@ -47,7 +50,7 @@ class Served:
 
 class Target(Protocol):
     name: str
-    model: str
+    identity: Identity
     restarts: bool
     """Whether a server that died can be had again."""
 
@@ -69,15 +72,18 @@ class Target(Protocol):
 
 
 class EmbeddedTarget:
-    """Starts a tritonserver for each setting's server part, on a private variant of `repository`."""
+    """Starts a tritonserver for each setting's server part, on a private variant of `repository`.
+
+    Raises ConfigurationError for a repository that holds no export.
+    """
 
     name = "embedded"
     restarts = True
 
-    def __init__(self, repository: Path, photos: Sequence[bytes], model: str) -> None:
+    def __init__(self, repository: Path, photos: Sequence[bytes]) -> None:
         self._repository = repository
         self._photos = photos
-        self.model = model
+        self.identity = identity.of_repository(repository)
         self._running: Setting | None = None
         self._stack = ExitStack()
         self._server: TritonServer | None = None
@@ -96,7 +102,9 @@ class EmbeddedTarget:
         self._end()
 
     def serve(self, setting: Setting) -> Served:
-        if self._served is None or self._running != setting.server:
+        # One that died unseen, after its last run, would be laid to this setting's charge.
+        died = self._server is not None and self._server.death() is not None
+        if self._served is None or self._running != setting.server or died:
             self._end()
             try:
                 self._served = self._start(setting)
@@ -131,7 +139,7 @@ class EmbeddedTarget:
         client = self._stack.enter_context(InferenceServerClient(url))
         busiest = max(setting.preprocess_instances, setting.encoder_instances)
         rate = warm_up(url, self._photos, busiest)
-        pids = pids_by_role(self._server.pid, self._server.stub_pids)
+        pids = living_pids(self._server.pid, self._server.stub_pids)
         return Served(url, client, rate, pids, self._server.metrics_url)
 
     def _end(self) -> None:
@@ -141,23 +149,32 @@ class EmbeddedTarget:
 
 
 class RemoteTarget:
-    """A running server, whose own setting cannot be changed. Raises ProfileError if it is not ours."""
+    """A running server, whose own setting cannot be changed.
+
+    Raises ProfileError if it is not ours, ServerUnavailable for a certificate that cannot be read.
+    """
 
     restarts = False
 
-    def __init__(self, url: str, photos: Sequence[bytes], metrics_url: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        photos: Sequence[bytes],
+        metrics_url: str | None = None,
+        connection: ConnectionOptions | None = None,
+    ) -> None:
         self.name = url
-        self._client = InferenceServerClient(url)
+        self._client = connect(url, connection or ConnectionOptions())
         try:
-            with ClipClient(url, deadline_s=10) as client:
+            with ClipClient(url, connection=connection, deadline_s=10) as client:
                 told = client.info.parameters
+            self.identity = identity.of_server(self._client, told)
             self.setting = read_setting(self._client)
             self.version = read_version(self._client)
-            rate = warm_up(url, photos, self.setting.preprocess_instances)
+            rate = warm_up(url, photos, self.setting.preprocess_instances, connection)
         except (ClipClientError, ServerError) as error:
             self._client.close()
             raise ProfileError(str(error)) from error
-        self.model = f"{told.get('model', '?')} ({told.get('pretrained', '?')})"
         self._served = Served(url, self._client, rate, {}, metrics_url)
 
     @property
@@ -185,11 +202,15 @@ class RemoteTarget:
         return None if alive else f"the server at {self.name} answers no more"
 
 
-def warm_up(url: str, photos: Sequence[bytes], width: int) -> float:
+def warm_up(
+    url: str, photos: Sequence[bytes], width: int, connection: ConnectionOptions | None = None
+) -> float:
     """Photos a second in a first short while, after every instance had some to do. Raises ServerError."""
     ask = [photos[i % len(photos)] for i in range(2 * width)]
     try:
-        with ClipClient(url, concurrency=2 * width, images_per_request=1, deadline_s=60) as client:
+        with ClipClient(
+            url, connection=connection, concurrency=2 * width, images_per_request=1, deadline_s=60
+        ) as client:
             _refuse_errors(client.embed(ask, on_error="return"))
             begin, done = time.monotonic(), 0
             while time.monotonic() - begin < _WARM_UP_S:
@@ -205,8 +226,16 @@ def _refuse_errors(outcomes: Sequence[object]) -> None:
         raise ServerError(f"the server embeds none of the photos: {errors[0]}")
 
 
+def living_pids(server: int, stubs: Sequence[int]) -> dict[str, list[int]]:
+    """`pids_by_role` of a server of our own. Raises ServerError where one of them has ended."""
+    try:
+        return pids_by_role(server, stubs)
+    except psutil.Error as error:
+        raise ServerError(f"a process of the server ended as soon as it was warm: {error}") from error
+
+
 def pids_by_role(server: int, stubs: Sequence[int]) -> dict[str, list[int]]:
-    """The stub's command line names its model's folder."""
+    """The stub's command line names its model's folder. Raises psutil.Error for one that cannot be seen."""
     roles: dict[str, list[int]] = {SERVER: [server], PREPROCESS: [], EMBED: []}
     for pid in stubs:
         line = " ".join(psutil.Process(pid).cmdline())

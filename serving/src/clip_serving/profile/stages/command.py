@@ -13,11 +13,12 @@ from itertools import islice
 from pathlib import Path
 
 from clip_client import defaults as client_defaults
+from clip_client.arguments import add_connection_options, connection_of
 from clip_client.source import ObjectInfo, Source, open_source
 from clip_serving import defaults
 from clip_serving.errors import ProfileError
 from clip_serving.profile.arguments import at_least, positive
-from clip_serving.profile.connection import add_options, connection_of, redacted
+from clip_serving.profile.connection import redacted
 from clip_serving.profile.console import Console
 from clip_serving.profile.machine import Machine, versions
 from clip_serving.profile.server_stats import read_version
@@ -56,7 +57,7 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
     add("--repository", type=Path, default=Path("model_repository"), metavar="DIR",
         help="what the embedded server serves (default: %(default)s)")  # fmt: skip
     add("--url", help="a running server's gRPC address instead")
-    add_options(parser)
+    add_connection_options(parser, "TLS and headers, for --url")
     add("--metrics-url", help="its metrics, as http://host:8002/metrics: CPU, memory and GPU of its machine")
     add("--concurrency", type=at_least(1), default=client_defaults.CONCURRENCY, metavar="N",
         help="requests in flight (default: %(default)s)")  # fmt: skip

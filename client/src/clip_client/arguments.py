@@ -1,0 +1,33 @@
+"""Options of every command that reaches a server: TLS and headers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from clip_client.connection import ConnectionOptions
+
+_FILES = ("root_certificates", "private_key", "certificate_chain")
+
+
+def add_connection_options(parser: argparse.ArgumentParser, title: str = "TLS and headers") -> None:
+    """Those of ConnectionOptions, under the same names."""
+    group = parser.add_argument_group(title)
+    group.add_argument("--ssl", action="store_true", help="connect with TLS")
+    for name in _FILES:
+        group.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="PEM")
+    group.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", type=_header,
+                       help="sent with every call; may be given again")  # fmt: skip
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:VALUE")
+    return name.strip(), value.strip()
+
+
+def connection_of(options: argparse.Namespace) -> ConnectionOptions:
+    """What was given to the parser."""
+    files = {name: getattr(options, name) for name in _FILES}
+    return ConnectionOptions(ssl=options.ssl, **files, headers=dict(options.header))
