@@ -227,13 +227,13 @@ class AsyncClipClient:
             raise late(self.url, self._deadline_s, self._turns.pace)
         while True:
             waited_s = time.perf_counter() - begin
-            answer = await self._try(request, end)
+            answer = await self._try(request, end, attempts)
             if not isinstance(answer, Failure):
                 return answer, waited_s
-            verdict, pause = attempts.judge(answer), attempts.pause_s()
-            if verdict is Verdict.BLAME:
+            if attempts.verdict is Verdict.BLAME:
                 return answer, waited_s
-            if verdict is Verdict.RETRY and time.monotonic() + pause < end:
+            pause = attempts.pause_s()
+            if attempts.verdict is Verdict.RETRY and time.monotonic() + pause < end:
                 await asyncio.sleep(pause)
                 if await self._turns.again(end, alone=attempts.alone):
                     continue
@@ -241,8 +241,8 @@ class AsyncClipClient:
                 raise error
             return answer, waited_s
 
-    async def _try(self, request: bytes, end: float) -> Any:
-        """The server's answer or a Failure; then the turn is over."""
+    async def _try(self, request: bytes, end: float, attempts: Attempts) -> Any:
+        """The server's answer, or a Failure that is judged; then the turn is over."""
         refused = answered = False
         try:
             answer = await self._calls.infer(request, max(0.001, end - time.monotonic()))
@@ -250,6 +250,7 @@ class AsyncClipClient:
             return answer
         except grpc.RpcError as error:
             failure = Failure.of(error)
+            attempts.judge(failure)
             refused, answered = failure.is_refusal, not failure.is_away
             return failure
         finally:

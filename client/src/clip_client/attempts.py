@@ -30,6 +30,8 @@ _PASSING = (
 _DEAD_PROCESS = re.compile(r"Stub process '([^']*)'")
 _BROKEN = ("Socket closed", "reset by peer", "Broken pipe")
 """Of a connection over which a request was sent and no answer came."""
+_NO_CONNECTION = "last error"
+"""gRPC's word before why it could not connect: the request was not sent."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Failure:
     @property
     def is_broken(self) -> bool:
         """The server ended, or was ended, while it had this request."""
-        return self.status is grpc.StatusCode.UNAVAILABLE and any(text in self.text for text in _BROKEN)
+        sent = self.status is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION not in self.text
+        return sent and any(text in self.text for text in _BROKEN)
 
     @property
     def is_death(self) -> bool:
@@ -102,11 +105,13 @@ class Deaths:
     def is_news(self, failure: Failure) -> bool:
         """Whether something died under this request, as far as failures tell.
 
-        The first to name a process tells of its death, the next ones of a server that is not renewed yet.
+        The first to name a process tells of its death, the next ones of a server that is not renewed yet; and
+        when that is ended for it, its requests have not died of themselves.
         """
         if failure.status is grpc.StatusCode.UNAVAILABLE and not failure.is_refusal:
+            ended_for_it = bool(self.known)
             self.known.clear()  # it starts again, with new processes of the same names
-            return failure.is_broken
+            return failure.is_broken and not ended_for_it
         name = failure.dead_process
         if name is None or name in self.known:
             return False
@@ -128,6 +133,7 @@ class Attempts:
 
     While `alone` is true it may be the server's death: a try waits until no other request of this client is
     in flight, and none begins beside it. `proof` is the number of deaths then that are held against it.
+    `verdict` is on the last failure.
     """
 
     def __init__(self, deaths: Deaths, *, alone: bool = False, proof: int = defaults.MAX_DEATHS) -> None:
@@ -135,16 +141,20 @@ class Attempts:
         self._proof = proof
         self._pause_s = defaults.RETRY_INITIAL_S
         self.alone = alone
+        self.verdict = Verdict.RETRY
         self._deaths_alone = 0
 
     def judge(self, failure: Failure) -> Verdict:
+        """Before another request of the client may begin: it could meet what this one left behind."""
         died = self._deaths.is_news(failure)
         if died and self.alone:
             self._deaths_alone += 1
         self.alone = self.alone or died
         if self._deaths_alone >= self._proof:
-            return Verdict.BLAME
-        return Verdict.RETRY if failure.is_passing else Verdict.GIVE_UP
+            self.verdict = Verdict.BLAME
+        else:
+            self.verdict = Verdict.RETRY if failure.is_passing else Verdict.GIVE_UP
+        return self.verdict
 
     def pause_s(self) -> float:
         """Jittered exponential back-off."""

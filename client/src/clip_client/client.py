@@ -244,13 +244,13 @@ class ClipClient:
             raise late(self.url, self._deadline_s, self._turns.pace)
         while True:
             waited_s = time.perf_counter() - begin
-            answer = self._try(request, end)
+            answer = self._try(request, end, attempts)
             if not isinstance(answer, Failure):
                 return answer, waited_s
-            verdict, pause = attempts.judge(answer), attempts.pause_s()
-            if verdict is Verdict.BLAME:
+            if attempts.verdict is Verdict.BLAME:
                 return answer, waited_s
-            if verdict is Verdict.RETRY and time.monotonic() + pause < end:
+            pause = attempts.pause_s()
+            if attempts.verdict is Verdict.RETRY and time.monotonic() + pause < end:
                 self._turns.rest(pause)
                 if self._turns.again(end, alone=attempts.alone):
                     continue
@@ -258,8 +258,8 @@ class ClipClient:
                 raise error
             return answer, waited_s
 
-    def _try(self, request: bytes, end: float) -> Any:
-        """The server's answer or a Failure; then the turn is over."""
+    def _try(self, request: bytes, end: float, attempts: Attempts) -> Any:
+        """The server's answer, or a Failure that is judged; then the turn is over."""
         refused = answered = False
         try:
             answer = self._calls.infer(request, max(0.001, end - time.monotonic()))
@@ -267,6 +267,7 @@ class ClipClient:
             return answer
         except grpc.RpcError as error:
             failure = Failure.of(error)
+            attempts.judge(failure)
             refused, answered = failure.is_refusal, not failure.is_away
             return failure
         finally:

@@ -11,8 +11,12 @@ from clip_client.conclusions import refused, unavailable
 
 _S = grpc.StatusCode
 FULL = Failure(_S.UNAVAILABLE, "Exceeds maximum queue size")
-CONNECTING = Failure(_S.UNAVAILABLE, "failed to connect to all addresses; last error: Connection refused")
-BROKEN = Failure(_S.UNAVAILABLE, "Socket closed")
+CONNECTING = Failure(
+    _S.UNAVAILABLE,
+    "connections to all backends failing; last error: UNKNOWN: ipv4:127.0.0.1:8001: "
+    "Failed to connect to remote host: getsockopt(SO_ERROR): Connection reset by peer",
+)
+BROKEN = Failure(_S.UNAVAILABLE, "Stream removed (Socket closed)")
 
 
 def stub(number: int) -> Failure:
@@ -71,6 +75,12 @@ def test_a_process_of_the_same_name_can_die_again_after_a_restart() -> None:
     seen = verdicts(stub(0), CONNECTING, stub(0), CONNECTING, stub(0), deaths=deaths)
     assert seen[-1] == BLAMED
     assert deaths.known == {"clip_image_preprocess_0_0"}
+
+
+def test_who_meets_a_server_that_is_ended_for_anothers_death_is_not_its_cause() -> None:
+    deaths = Deaths()
+    assert verdicts(stub(0), deaths=deaths) == [ALONE]
+    assert verdicts(stub(0), BROKEN, CONNECTING, deaths=deaths) == [(Verdict.RETRY, False)] * 3
 
 
 def test_refusals_are_no_deaths() -> None:

@@ -233,6 +233,7 @@ def test_an_environment_without_the_origins_packages(
     version = tmp_path / defaults.ENCODER / "1"
     version.mkdir(parents=True)
     (version / defaults.ONNX_FP32_FILE).touch()
+    (tmp_path / defaults.ENCODER / "config.pbtxt").touch()
     text = refused(capsys, "--origin", "--photos", photos, "--repository", tmp_path)
     assert f"{sys.executable} has not all that the peers need" in text
     assert "make setup-bench" in text
