@@ -221,25 +221,29 @@ class AsyncClipClient:
 
     async def _answer(self, request: bytes, attempts: Attempts) -> tuple[Any, float]:
         """As ClipClient's: the server's answer, or the Failure that is about these photos."""
-        begin = time.perf_counter()
-        end = await self._turns.first(self._deadline_s, alone=attempts.alone)
-        if end is None:
-            raise late(self.url, self._deadline_s, self._turns.pace)
+        begin, end = time.perf_counter(), await self._first_turn(attempts)
         while True:
-            waited_s = time.perf_counter() - begin
+            waited_s, alone = time.perf_counter() - begin, attempts.alone
             answer = await self._try(request, end, attempts)
-            if not isinstance(answer, Failure):
-                return answer, waited_s
-            if attempts.verdict is Verdict.BLAME:
+            if not isinstance(answer, Failure) or attempts.verdict is Verdict.BLAME:
                 return answer, waited_s
             pause = attempts.pause_s()
             if attempts.verdict is Verdict.RETRY and time.monotonic() + pause < end:
                 await asyncio.sleep(pause)
+                if attempts.alone and not alone:  # its time begins anew: it has to wait for its like
+                    end = await self._first_turn(attempts)
+                    continue
                 if await self._turns.again(end, alone=attempts.alone):
                     continue
             if error := unavailable(self.url, self._deadline_s, answer):
                 raise error
             return answer, waited_s
+
+    async def _first_turn(self, attempts: Attempts) -> float:
+        end = await self._turns.first(self._deadline_s, alone=attempts.alone)
+        if end is None:
+            raise late(self.url, self._deadline_s, self._turns.pace)
+        return end
 
     async def _try(self, request: bytes, end: float, attempts: Attempts) -> Any:
         """The server's answer, or a Failure that is judged; then the turn is over."""

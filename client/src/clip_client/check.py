@@ -56,7 +56,7 @@ def check(
         begin = time.monotonic()
         (row,) = client.request([picture])
         took = time.monotonic() - begin
-        maimed = client.dead_processes or not client.is_ready()
+        maimed = client.dead_processes or client.is_unready()
     if isinstance(row, ItemError):
         return CheckResult(False, None, took, f"the reference picture was refused: {row}")
     cosine = float(row @ wanted)

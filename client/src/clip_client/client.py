@@ -23,6 +23,8 @@ from clip_client.timings import ServerTimes, TimedAnswer, Timings, server_times
 from clip_client.transport import Embedding, Image, ModelInfo
 from clip_client.turns import Turns
 
+_READY_TIMEOUT_S = 2.0
+
 
 class ClipClient:
     """A connection to a clip-triton server. Safe to use from several threads; close it, or use `with`.
@@ -189,12 +191,12 @@ class ClipClient:
         """Those of the server that requests of this client have found dead, and not renewed since."""
         return frozenset(self._deaths.known)
 
-    def is_ready(self) -> bool:
-        """Whether the server says so, or does not tell; a dead process makes it unready from 26.04 on."""
+    def is_unready(self) -> bool:
+        """Whether the server says so; from Triton 26.04 on it does when one of its processes is dead."""
         try:
-            return bool(self._calls.ready(self._deadline_s).ready)
-        except grpc.RpcError as error:
-            return Failure.of(error).is_denied
+            return not self._calls.ready(_READY_TIMEOUT_S).ready
+        except grpc.RpcError:
+            return False
 
     def _server_times(self) -> dict[str, ServerTimes]:
         """Of each composing model; empty where the server keeps its statistics to itself."""
@@ -238,25 +240,29 @@ class ClipClient:
 
         Raises ServerUnavailable.
         """
-        begin = time.perf_counter()
-        end = self._turns.first(self._deadline_s, alone=attempts.alone)
-        if end is None:
-            raise late(self.url, self._deadline_s, self._turns.pace)
+        begin, end = time.perf_counter(), self._first_turn(attempts)
         while True:
-            waited_s = time.perf_counter() - begin
+            waited_s, alone = time.perf_counter() - begin, attempts.alone
             answer = self._try(request, end, attempts)
-            if not isinstance(answer, Failure):
-                return answer, waited_s
-            if attempts.verdict is Verdict.BLAME:
+            if not isinstance(answer, Failure) or attempts.verdict is Verdict.BLAME:
                 return answer, waited_s
             pause = attempts.pause_s()
             if attempts.verdict is Verdict.RETRY and time.monotonic() + pause < end:
                 self._turns.rest(pause)
+                if attempts.alone and not alone:  # its time begins anew: it has to wait for its like
+                    end = self._first_turn(attempts)
+                    continue
                 if self._turns.again(end, alone=attempts.alone):
                     continue
             if error := unavailable(self.url, self._deadline_s, answer):
                 raise error
             return answer, waited_s
+
+    def _first_turn(self, attempts: Attempts) -> float:
+        end = self._turns.first(self._deadline_s, alone=attempts.alone)
+        if end is None:
+            raise late(self.url, self._deadline_s, self._turns.pace)
+        return end
 
     def _try(self, request: bytes, end: float, attempts: Attempts) -> Any:
         """The server's answer, or a Failure that is judged; then the turn is over."""

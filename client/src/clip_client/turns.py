@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from clip_client.pace import Pace
 
@@ -32,35 +33,40 @@ class Turns:
         self._first, self._again = threading.Condition(lock), threading.Condition(lock)
 
     def first(self, deadline_s: float, *, alone: bool = False) -> float | None:
-        """Waits for a request's first turn; returns when its time is up (time.monotonic).
+        """Waits for a request's first turn, or its first one alone; returns when its time is up.
 
-        None, and no turn, where the server has given no sign of ease for `deadline_s`.
+        (A moment of time.monotonic.) None, and no turn, where the server has given no sign of ease for
+        `deadline_s`.
         """
         ready = time.monotonic()
-        if alone:  # it has been tried before, as one of a group
-            return ready + deadline_s if self.again(ready + deadline_s, alone=True) else None
-        with self._first:
+        waiting = self._again if alone else self._first
+        with self._wishing(waiting, alone):
             while not self._closed.is_set() and (left := _patience_s(self.pace, ready, deadline_s)) > 0:
-                if self.pace.is_open():
-                    self.pace.begin()
+                if self.pace.is_open(alone=alone):
+                    self.pace.begin(alone=alone)
                     return time.monotonic() + left
-                self._first.wait(left)
+                waiting.wait(left)
         return None
 
     def again(self, end: float, *, alone: bool) -> bool:
         """Waits for another turn of the same request; False, and no turn, where its time is up."""
-        with self._again:
+        with self._wishing(self._again, alone):
+            while not self._closed.is_set() and (left := end - time.monotonic()) > 0:
+                if self.pace.is_open(alone=alone):
+                    self.pace.begin(alone=alone)
+                    return True
+                self._again.wait(left)
+        return False
+
+    @contextmanager
+    def _wishing(self, waiting: threading.Condition, alone: bool) -> Iterator[None]:
+        with waiting:
             self.pace.wish_to_be_alone += alone
             try:
-                left = max(0.0, end - time.monotonic())
-                self._again.wait_for(lambda: self._closed.is_set() or self.pace.is_open(alone=alone), left)
-                if self._closed.is_set() or not self.pace.is_open(alone=alone):
-                    return False
+                yield
             finally:
                 self.pace.wish_to_be_alone -= alone
                 self._first.notify(2)  # it may have held them back
-            self.pace.begin(alone=alone)
-            return True
 
     def over(self, *, refused: bool, answered: bool) -> None:
         """As Pace.end()."""
@@ -91,30 +97,35 @@ class AsyncTurns:
 
     async def first(self, deadline_s: float, *, alone: bool = False) -> float | None:
         ready = time.monotonic()
-        if alone:
-            return ready + deadline_s if await self.again(ready + deadline_s, alone=True) else None
-        async with self._first:
+        waiting = self._again if alone else self._first
+        async with self._wishing(waiting, alone):
             while (left := _patience_s(self.pace, ready, deadline_s)) > 0:
-                if self.pace.is_open():
-                    self.pace.begin()
+                if self.pace.is_open(alone=alone):
+                    self.pace.begin(alone=alone)
                     return time.monotonic() + left
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._first.wait(), left)
+                    await asyncio.wait_for(waiting.wait(), left)
         return None
 
     async def again(self, end: float, *, alone: bool) -> bool:
-        async with self._again:
+        async with self._wishing(self._again, alone):
+            while (left := end - time.monotonic()) > 0:
+                if self.pace.is_open(alone=alone):
+                    self.pace.begin(alone=alone)
+                    return True
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._again.wait(), left)
+        return False
+
+    @asynccontextmanager
+    async def _wishing(self, waiting: asyncio.Condition, alone: bool) -> AsyncIterator[None]:
+        async with waiting:
             self.pace.wish_to_be_alone += alone
-            waiting = self._again.wait_for(lambda: self.pace.is_open(alone=alone))
             try:
-                await asyncio.wait_for(waiting, max(0.0, end - time.monotonic()))
-            except asyncio.TimeoutError:
-                return False
+                yield
             finally:
                 self.pace.wish_to_be_alone -= alone
-                self._first.notify(2)  # it may have held them back
-            self.pace.begin(alone=alone)
-            return True
+                self._first.notify(2)
 
     async def over(self, *, refused: bool, answered: bool) -> None:
         # The place is given back first: whoever is cancelled while it waits for the lock has done so.

@@ -15,6 +15,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from clip_client import AsyncClipClient, ClipClient, ItemError, ModelInfo, ServerBusy, ServerUnavailable
+from clip_client.turns import Turns
 
 INFO = ModelInfo("clip_image", "image", "embedding", "error", 2, 64, {})
 DEADLINE_S = 0.8
@@ -196,6 +197,22 @@ def test_of_a_group_that_a_server_dies_of_the_others_are_embedded(monkeypatch: p
             assert isinstance(poison, ItemError)
             assert "dies of it" in poison.text
             assert isinstance(good, np.ndarray)
+
+
+def test_who_waits_to_be_alone_behind_its_like_loses_no_time_by_it() -> None:
+    turns, order = Turns(4), []
+
+    def suspect(name: str) -> None:
+        end = turns.first(0.6, alone=True)
+        assert end is not None, name
+        order.append((name, end - time.monotonic()))
+        time.sleep(0.4)
+        turns.over(refused=False, answered=True)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(suspect, "abcd"))
+    assert len(order) == 4
+    assert min(left for _, left in order) > 0.3
 
 
 def test_closing_ends_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
