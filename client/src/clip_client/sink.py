@@ -102,7 +102,7 @@ class ParquetSink:
                 )
             if self._out.exists() and not (overwrite or resume):
                 raise SinkError(f"{self._out} exists: give --resume to complete it or --overwrite")
-            if self._out.exists() and not overwrite:
+            if self._out.exists() and not overwrite and not self._first.exists():
                 self._check_model(self._out)
             self.parts.mkdir(exist_ok=True)
             if overwrite:

@@ -143,6 +143,21 @@ def test_embeddings_of_other_settings_are_not_mixed(
     assert json.loads(pq.read_schema(out).metadata[b"clip_triton"]) == after
 
 
+def test_a_stopped_overwrite_goes_on_beside_a_file_of_another_model(tmp_path: Path) -> None:
+    """OUT stays as it was until the end; it is not what the next run goes on from."""
+    out, other = tmp_path / "out.parquet", {"weights_sha256": "b"}
+    finished(out)
+    with sink_at(out, other) as sink:
+        sink.open(overwrite=True)
+        sink.write(row(1))
+        sink.keep()
+    with sink_at(out, other) as sink:
+        assert sink.open(resume=True) == {key_of(row(1).info)}
+        sink.write(row(2))
+        sink.finish()
+    assert pq.read_table(out).column("name").to_pylist() == ["001.jpg", "002.jpg"]
+
+
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     parts = tmp_path / "out.parquet.parts"
