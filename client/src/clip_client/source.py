@@ -6,8 +6,10 @@ import base64
 import gzip
 import io
 import os
+import stat
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -170,8 +172,10 @@ class FolderSource:
             for folder, below, names in os.walk(self._root, onerror=_raise):
                 below[:] = [name for name in below if not name.startswith(".")]
                 for path in (Path(folder, name) for name in names if not name.startswith(".")):
-                    if path.is_file():
-                        yield path, path.stat().st_size
+                    with suppress(FileNotFoundError):  # gone meanwhile, or a link to nowhere
+                        found = path.stat()
+                        if stat.S_ISREG(found.st_mode):
+                            yield path, found.st_size
         except OSError as error:
             raise SourceError(f"{error.filename} cannot be listed: {error.strerror}") from error
 
