@@ -17,7 +17,7 @@ from clip_serving.errors import ProfileError, ServerError
 from clip_serving.profile.console import Console
 from clip_serving.profile.identity import Identity
 from clip_serving.profile.load import Load
-from clip_serving.profile.measurement import Measurement
+from clip_serving.profile.measurement import Failure, Measurement
 from clip_serving.profile.objective import Objective
 from clip_serving.profile.run_folder import Choice, RunFolder
 from clip_serving.profile.setting import Setting, Space
@@ -226,6 +226,19 @@ def test_what_failed_is_measured_again_where_that_is_asked_for(tmp_path: Path) -
     run = RunFolder.load(tmp_path / "run")
     assert not run.failures
     assert set(failed) <= {one.setting for one in run.measurements}
+
+
+def test_what_failed_in_a_round_of_its_own_is_measured_again_too(tmp_path: Path) -> None:
+    service = Service()
+    with swept(tmp_path / "run", service) as sweep:
+        sweep.run()
+    (other,) = sorted(set(SPACE.points()) - {one for one, number, _ in service.runs if number}, key=str)[:1]
+    with RunFolder.create_or_resume(tmp_path / "run", about(space=SPACE)) as run:
+        run.add(Failure(other, 101, "closed", 0.0, "out of memory", died=True))
+    with swept(tmp_path / "run", service, retry_failed=True) as sweep:
+        sweep.run()
+    assert {(other, 101, "closed"), (other, 101, "poisson")} <= set(service.runs)
+    assert not RunFolder.load(tmp_path / "run").failures
 
 
 def test_another_objective_searches_on_and_has_its_own_finalists(tmp_path: Path) -> None:

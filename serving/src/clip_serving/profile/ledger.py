@@ -47,6 +47,11 @@ class Ledger:
         failed = [one for one in self._run.failures if one.round == 0 and one.arrival == "closed"]
         return [one.setting for one in failed if key_of(one) not in self._records]
 
+    def rounds_to_retry(self) -> list[tuple[Setting, int]]:
+        """The same of rounds, and each round."""
+        failed = [one for one in self._run.failures if one.round > 0 and key_of(one) not in self._records]
+        return list(dict.fromkeys((one.setting, one.round) for one in failed))
+
     def last_round(self) -> int:
         return max((number for _, number, _ in self._records), default=0)
 

@@ -83,6 +83,7 @@ class Sweep:
 
     def _run_all(self) -> bool:
         n = self._options.finalists
+        self._retry_rounds()
         before = self._run.choice(self._options.objective, exhaustive=self._options.exhaustive)
         if before is not None:  # its rounds, as far as they were cut off
             self._rounds(before.settings[:n], before.first_round)
@@ -143,6 +144,15 @@ class Sweep:
                 if one is not None:
                     self._poisson(setting, number, f"{part}, Poisson arrivals", one.photos_per_s)
         return True
+
+    def _retry_rounds(self) -> None:
+        """Runs that failed in rounds of whatever was a finalist then."""
+        for setting, number in self._ledger.rounds_to_retry():
+            if not self._budget.fits(self._round_cost(setting)):
+                return
+            one = self._closed(setting, number, "again")
+            if one is not None:
+                self._poisson(setting, number, "again, Poisson arrivals", one.photos_per_s)
 
     def _frontier(self, finalists: Sequence[Setting]) -> bool:
         """The finalists' servers under the other loads: the frontier of throughput against latency.
