@@ -6,7 +6,7 @@ What a header says may be a secret: it is in no run folder and in no report.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin
@@ -19,6 +19,7 @@ _FILES = {
     "certificate_chain": "--ssl-grpc-certificate-chain-file",
 }
 """The options of ConnectionOptions and of perf_analyzer."""
+NEEDS_URL = "TLS and headers are for a running server's --url: the embedded one has neither"
 
 
 def connect(url: str, connection: ConnectionOptions) -> InferenceServerClient:
@@ -53,10 +54,10 @@ def perf_analyzer_arguments(connection: ConnectionOptions) -> list[str]:
     return arguments
 
 
-def redacted(words: Sequence[str], connection: ConnectionOptions) -> tuple[str, ...]:
-    """A command line without what its headers say."""
+def redacted(words: Sequence[str], headers: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """A command line without what its headers say, all that were given."""
     found = list(words)
-    for name, value in connection.headers.items():
+    for name, value in headers:
         pattern = re.compile(rf"({re.escape(name)}\s*:\s*){re.escape(value)}", re.IGNORECASE)
         found = [pattern.sub(r"\1...", word) for word in found]
     return tuple(found)

@@ -97,7 +97,7 @@ class PerfAnalyzer:
         requests = read_requests(folder / REQUESTS) if record else None
         places = {str(self._photos): "photos.json", str(folder / _INTERVALS): _INTERVALS}
         shown = [places.get(part, part) for part in command[1:]]
-        shown = ["clip-perf-analyzer", *redacted(shown, self._connection)]
+        shown = ["clip-perf-analyzer", *redacted(shown, self._connection.headers.items())]
         return Outcome(read_report(folder), requests, tuple(shown))
 
     def _arguments(self, url: str, load: Load, folder: Path, *, record: bool) -> list[str]:

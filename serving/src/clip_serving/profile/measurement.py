@@ -67,10 +67,7 @@ class Sample:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Sample:
-        rest = dict(values)
-        mean = rest.pop("gpu", None)  # of all GPUs: runs that were written before told no more
-        gpus = rest.pop("gpus", () if mean is None else (mean,))
-        return cls(**rest, gpus=tuple(gpus))
+        return cls(**{**values, "gpus": tuple(values["gpus"])})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from clip_serving import defaults, perf_analyzer
 from clip_serving.encoder_choice import servable
 from clip_serving.errors import ProfileError
 from clip_serving.profile.arguments import at_least, positive
-from clip_serving.profile.connection import redacted
+from clip_serving.profile.connection import NEEDS_URL, redacted
 from clip_serving.profile.console import Console
 from clip_serving.profile.load import VERSION, PerfAnalyzer
 from clip_serving.profile.machine import Machine, versions
@@ -88,7 +88,7 @@ def _sweep(options: argparse.Namespace) -> int:
     console = Console()
     connection = connection_of(options)
     if connection != ConnectionOptions() and not options.url:
-        raise ProfileError("TLS and headers are for a running server's --url: the embedded one has neither")
+        raise ProfileError(NEEDS_URL)
     photos = read_photos(options.photos)
     if photos.left_out:
         console.line(f"left out, as they are too large or cannot be decoded: {photos.left_out} files")
@@ -159,7 +159,7 @@ def _about(options: argparse.Namespace, target: Target, photos: Photos, space: S
             perf_analyzer=VERSION,
             **({"tritonserver": target.version} if isinstance(target, RemoteTarget) else {}),
         ),
-        command=("clip-profile", *redacted(sys.argv[1:], connection_of(options))),
+        command=("clip-profile", *redacted(sys.argv[1:], options.header)),
     )
 
 

@@ -12,13 +12,14 @@ from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 
+from clip_client import ConnectionOptions
 from clip_client import defaults as client_defaults
 from clip_client.arguments import add_connection_options, connection_of
 from clip_client.source import ObjectInfo, Source, open_source
 from clip_serving import defaults
 from clip_serving.errors import ProfileError
 from clip_serving.profile.arguments import at_least, positive
-from clip_serving.profile.connection import redacted
+from clip_serving.profile.connection import NEEDS_URL, redacted
 from clip_serving.profile.console import Console
 from clip_serving.profile.machine import Machine, versions
 from clip_serving.profile.server_stats import read_version
@@ -126,6 +127,8 @@ def _server(options: argparse.Namespace, console: Console) -> Iterator[Server]:
         with running(options.url, options.metrics_url, connection_of(options)) as server:
             yield server
         return
+    if connection_of(options) != ConnectionOptions():
+        raise ProfileError(NEEDS_URL)
     console.doing("starting the server")
     layout = dataclasses.replace(InstanceLayout.for_cores(available_cores()), **given)
     with embedded(options.repository, layout) as server:
@@ -137,7 +140,7 @@ def _about(
 ) -> dict[str, object]:
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": ["clip-profile", *redacted(sys.argv[1:], server.connection)],
+        "command": ["clip-profile", *redacted(sys.argv[1:], options.header)],
         "photos": options.photos,
         "listed": photos,
         "server": server.name,
