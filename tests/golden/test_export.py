@@ -18,9 +18,11 @@ from clip_export.cli import main
 from clip_export.errors import HubUnreachable, LoadError, ParityError
 from clip_export.load import LoadedModel, load
 from clip_export.pictures import sample_pictures
-from clip_export.publish import staging, versions
+from clip_export.publish import staging
 from clip_serving.encoder_choice import choose
+from clip_serving.rendered import read_deployment
 from clip_serving.spec import SPEC_FILE, ModelSpec
+from clip_serving.staging import versions
 
 _SMALL = "ViT-S-32"
 """The smallest tower of open_clip; the served default has its own tests."""
@@ -120,9 +122,11 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_versions_stay_and_can_be_gone_back_to(tmp_path: Path) -> None:
-    for seed in ("1", "2"):
-        assert export(tmp_path, "--model", _SMALL, "--seed", seed, "--formats", "torchscript") == 0
+    common = ("--model", _SMALL, "--formats", "torchscript")
+    assert export(tmp_path, *common, "--seed", "1", "--quality", "exact") == 0
+    assert export(tmp_path, *common, "--seed", "2") == 0
     assert versions(tmp_path) == [1, 2]
+    assert read_deployment(tmp_path).quality == "exact", "settings stay, whatever model is served with them"
     first, second = spec_of(tmp_path, 1), spec_of(tmp_path, 2)
     assert first.weights_sha256 != second.weights_sha256
     ensemble = tmp_path / "clip_image" / "config.pbtxt"

@@ -9,12 +9,12 @@ import pytest
 
 from clip_export.cli import main
 from clip_export.errors import NotRendered
-from clip_export.publish import publish, staging, versions
+from clip_export.publish import publish, staging
 from clip_serving.errors import ConfigurationError
 from clip_serving.rendered import read_deployment
 from clip_serving.settings import DecodeLimits, DeploymentSettings
 from clip_serving.spec import ModelSpec
-from clip_serving.staging import served_version
+from clip_serving.staging import served_version, versions
 from tools.render_default import SPEC
 
 _TUNED = DeploymentSettings(
@@ -119,7 +119,7 @@ def test_a_new_version_is_not_served_before_its_configs_are_rendered(
 
     with monkeypatch.context() as patched:
         patched.setattr("clip_export.publish.write_repository", fail)
-        with pytest.raises(NotRendered, match=rf"version 2 is published .*{told}.*--activate 2") as caught:
+        with pytest.raises(NotRendered, match=rf"version 2 is in .*{told}.*--activate 2") as caught:
             published(tmp_path, model="second")
     assert caught.value.exit_status == status
     assert versions(tmp_path) == [1, 2]

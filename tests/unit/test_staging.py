@@ -139,3 +139,9 @@ def test_clip_serve_warns_against_instances_past_the_cores(tmp_path: Path) -> No
     assert done.returncode == 2
     assert "warning: 1000 preprocess instances x 1 threads are more than the" in done.stderr
     assert "encoder instances" not in done.stderr
+
+
+def test_the_tenth_export_is_newer_than_the_ninth(source: Path) -> None:
+    for number in ("9", "10"):
+        (source / "clip_image_encoder" / number).mkdir()
+    assert served_version(source).name == "10"

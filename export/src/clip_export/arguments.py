@@ -32,7 +32,7 @@ FORMATS = ("onnx-fp32", "onnx-fp16", "torchscript", "onnx-int8")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Settings of the deployment that are not given are None: what then holds differs with --activate."""
+    """Settings of the deployment that are not given are None: the repository's then hold."""
     parser = argparse.ArgumentParser(
         "clip-export",
         description=_DESCRIPTION,
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     _add_settings(
         parser.add_argument_group(
             "settings of the deployment",
-            "with --activate, those that are not given stay as the repository's configs have them",
+            "those that are not given stay as the repository's configs have them, or are the defaults",
         )
     )
     return parser

@@ -81,11 +81,11 @@ def _unusual(settings: DeploymentSettings) -> str:
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
     # torch takes seconds to import: --help and a misspelt option need not wait for it.
-    from clip_export.publish import publish, staging
+    from clip_export.publish import publish, settings_of, staging
     from clip_export.verify import with_reference
 
     begin = time.monotonic()
-    deployment = _deployment(options, DeploymentSettings())
+    deployment = _deployment(options, settings_of(options.repository))
     if deployment.encoder_precision == "int8" and "onnx-int8" not in options.formats:
         raise ExportError("--encoder-precision int8 needs onnx-int8 among the --formats")
     loaded = _load(options)
@@ -94,7 +94,7 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         _say(_LOUD.format(why=f"seed {options.seed}, no training."))
     _say(f"{spec.model} ({spec.pretrained}): {_describe(spec)}")
     with staging(options.repository) as folder:
-        parities = _write_all(options, loaded, folder)
+        parities = _write_all(options, loaded, folder, int8_required=deployment.encoder_precision == "int8")
         spec = dataclasses.replace(spec, min_cosine=_least_cosines(parities))
         version = publish(folder, options.repository, spec, deployment)
     took = time.monotonic() - begin
@@ -129,7 +129,7 @@ def _load(options: argparse.Namespace) -> Any:
         return attempt("none")
 
 
-def _write_all(options: argparse.Namespace, loaded: Any, folder: Path) -> list[Any]:
+def _write_all(options: argparse.Namespace, loaded: Any, folder: Path, *, int8_required: bool) -> list[Any]:
     """What was asked for, and the proof for those that serve; every line of parity that was found."""
     from clip_export.artefacts import write_and_verify, write_int8
     from clip_export.verify import PROOF_PHOTOS, photo_proof
@@ -142,7 +142,7 @@ def _write_all(options: argparse.Namespace, loaded: Any, folder: Path) -> list[A
         photos = photo_proof(loaded, options.verify_photos)
         photos.first(PROOF_PHOTOS).save(folder)
         if "onnx-int8" in options.formats:
-            found += write_int8(folder, photos, _say, required=options.encoder_precision == "int8")
+            found += write_int8(folder, photos, _say, required=int8_required)
     return found
 
 

@@ -43,8 +43,8 @@ class NotRendered(ExportError):  # noqa: N818 - reads as the state that it names
     def __init__(self, version: int, repository: Path, cause: BaseException) -> None:
         stopped = isinstance(cause, KeyboardInterrupt)
         super().__init__(
-            f"version {version} is published in {repository}, but its configs were not rendered "
-            f"({'stopped' if stopped else cause}), so it is not served. Render them, with the settings that "
-            f"you gave: clip-export --activate {version} --repository {repository}"
+            f"version {version} is in {repository}, but not all configs were rendered for it "
+            f"({'stopped' if stopped else cause}). Render them before a server starts, with the settings "
+            f"that you gave: clip-export --activate {version} --repository {repository}"
         )
         self.exit_status = 130 if stopped else 2

@@ -18,6 +18,7 @@ from clip_serving.render import encoder_model_py, render_all, write_repository
 from clip_serving.rendered import read_deployment
 from clip_serving.settings import DeploymentSettings
 from clip_serving.spec import SPEC_FILE, ModelSpec
+from clip_serving.staging import versions
 
 _STAGING = ".staging-"
 
@@ -80,7 +81,7 @@ def activate(
     if version not in known:
         raise ExportError(f"{repository} has no version {version} of the encoder; it has {known}")
     folder = repository / defaults.ENCODER / str(version)
-    deployment = change(_settings(repository))
+    deployment = change(settings_of(repository))
     if deployment.encoder_precision == "int8":
         try:
             require_int8(folder)
@@ -91,15 +92,7 @@ def activate(
     return spec, deployment
 
 
-def versions(repository: Path) -> list[int]:
-    """The encoder's published versions, oldest first."""
-    encoder = repository / defaults.ENCODER
-    if not encoder.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in encoder.iterdir() if entry.name.isdigit())
-
-
-def _settings(repository: Path) -> DeploymentSettings:
+def settings_of(repository: Path) -> DeploymentSettings:
     """What the configs hold; the defaults where there are none yet."""
     rendered = (repository / defaults.ENSEMBLE / "config.pbtxt").exists()
     return read_deployment(repository) if rendered else DeploymentSettings()

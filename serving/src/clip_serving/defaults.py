@@ -31,7 +31,8 @@ GRPC_CONNECTION_AGE_MS = 300_000
 """After which the server asks a client to connect anew: one that resolves its name again then finds servers
 that came since, and no longer those that went."""
 GRPC_CONNECTION_GRACE_MS = 120_000
-"""For the requests in flight on it: more than any deadline of the client's."""
+"""For the requests in flight on it: more than the client's own deadline, unless
+`clip-embed --deadline` is longer."""
 
 MAX_BATCH_SIZE = 64
 PREFERRED_BATCH_SIZES = (8, 16, 32, 64)

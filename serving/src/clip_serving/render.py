@@ -7,6 +7,7 @@ here and not when the server loads the model.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -203,9 +204,7 @@ def _preprocess(spec: ModelSpec, deployment: DeploymentSettings) -> pb.ModelConf
             # No queue delay: waiting for a fuller batch buys nothing before the decoder. The bound on the
             # queue refuses what a server behind its load could not answer in time, before it costs a decode.
             "dynamic_batching": {
-                "preferred_batch_size": [
-                    min(defaults.PREPROCESS_PREFERRED_BATCH_SIZE, deployment.max_batch_size)
-                ],
+                "preferred_batch_size": preprocess_batches(deployment.max_batch_size),
                 "default_queue_policy": {"max_queue_size": deployment.max_queue_size},
             },
             "instance_group": [{"kind": "KIND_CPU", "count": deployment.preprocess_instances}],
@@ -220,10 +219,20 @@ def _preprocess(spec: ModelSpec, deployment: DeploymentSettings) -> pb.ModelConf
     )
 
 
+def preprocess_batches(most: int) -> list[int]:
+    """Preprocess's preferred batch sizes where `most` is the largest batch."""
+    return [min(defaults.PREPROCESS_PREFERRED_BATCH_SIZE, most)]
+
+
+def encoder_batches(sizes: Sequence[int], most: int) -> list[int]:
+    """Those of the encoder's preferred batch sizes that are not above the largest batch."""
+    return [size for size in sizes if size <= most]
+
+
 def _encoder(
     spec: ModelSpec, deployment: DeploymentSettings, version: int | None, fields: dict[str, Any]
 ) -> pb.ModelConfig:
-    preferred = [n for n in deployment.preferred_batch_sizes if n <= deployment.max_batch_size]
+    preferred = encoder_batches(deployment.preferred_batch_sizes, deployment.max_batch_size)
     common: dict[str, Any] = {
         "name": defaults.ENCODER,
         "max_batch_size": deployment.max_batch_size,

@@ -109,14 +109,18 @@ def pinned_version(repository: Path) -> int | None:
 
 def newest_version(repository: Path) -> Path:
     """The encoder's newest version directory; raises ConfigurationError where nothing was exported."""
-    exported = [
-        int(entry.name) for entry in (repository / defaults.ENCODER).glob("*") if entry.name.isdigit()
-    ]
+    exported = versions(repository)
     if not exported:
         raise ConfigurationError(
             f"{repository} holds no exported encoder. Run: clip-export --repository {repository}"
         )
-    return repository / defaults.ENCODER / str(max(exported))
+    return repository / defaults.ENCODER / str(exported[-1])
+
+
+def versions(repository: Path) -> list[int]:
+    """The encoder's exported versions, oldest first."""
+    folder = repository / defaults.ENCODER
+    return sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdigit())
 
 
 def copy_repository(source: Path, target: Path, change: Callable[[pb.ModelConfig], None]) -> None:
@@ -174,8 +178,23 @@ def _tell(ensemble: pb.ModelConfig, fit: Fit) -> None:
         parameters["reference_min_cosine"].string_value = str(reference_min_cosine(fit.encoder_precision))
 
 
+def encoder_config(repository: Path, model_config_name: str) -> Path:
+    """The file of a format; empty is the model's config.pbtxt. Raises ConfigurationError where it is not."""
+    folder = repository / defaults.ENCODER
+    if not model_config_name:
+        return folder / "config.pbtxt"
+    path = folder / "configs" / f"{model_config_name}.pbtxt"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in path.parent.glob("*.pbtxt"))) or "none"
+        raise ConfigurationError(
+            f"{repository} has no encoder configuration {model_config_name!r}; it has {known}"
+        )
+    return path
+
+
 def refuse_other_backends(repository: Path, model_config_name: str, backends: Collection[str]) -> None:
     """Raises ConfigurationError where a config of that name wants a backend that is not among `backends`."""
+    encoder_config(repository, model_config_name)
     for model in (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER):
         path = repository / model / "configs" / f"{model_config_name}.pbtxt"
         if not path.is_file():

@@ -12,9 +12,7 @@ from benchmarks import bad_input
 from benchmarks.contenders import BenchmarkError, Contender, Place, Service, contenders, nothing
 from benchmarks.results import Results, Window
 from benchmarks.run import _chosen, kept
-from clip_serving import defaults
 from clip_serving.cpu import Cpu
-from clip_serving.staging import newest_version
 from tools.fake_gcs import FakeGcs
 
 _WINDOW = Window("ours", 1, 10.0, 100.0, 2.0, 10**9, 10**8, [1.0], 0.0)
@@ -69,9 +67,3 @@ def test_an_empty_choice_is_refused() -> None:
     with pytest.raises(BenchmarkError, match="nothing is left to measure"):
         _chosen([unable], None)
     assert [one.key for one in _chosen(found, ["ours-bf16", "ours-int8"])] == ["ours-int8"]
-
-
-def test_the_tenth_export_is_newer_than_the_ninth(tmp_path: Path) -> None:
-    for number in ("9", "10", "configs"):
-        (tmp_path / defaults.ENCODER / number).mkdir(parents=True)
-    assert newest_version(tmp_path).name == "10"

@@ -67,9 +67,9 @@ def test_a_repository_without_an_export(
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("cpu,tensorrt", "the format 'tensorrt' needs Triton's onnxruntime backend"),
-        ("torchscript", "the format 'torchscript' needs Triton's pytorch backend"),
-        ("cpu,", "the format '' needs Triton's onnxruntime backend"),
+        ("cpu,tensorrt", "tensorrt.pbtxt wants Triton's backend onnxruntime"),
+        ("torchscript", "torchscript.pbtxt wants Triton's backend pytorch"),
+        ("cpu,", "config.pbtxt wants Triton's backend onnxruntime"),
         ("int7", "has no encoder configuration 'int7'"),
     ],
 )
