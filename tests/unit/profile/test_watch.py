@@ -124,13 +124,6 @@ def test_a_peak_between_the_samples_that_are_kept_is_told() -> None:
     assert (used.rss_mb, used.gpu, used.gpu_memory_mb) == (1300.0, 0.5, 700.0)
 
 
-def test_runs_that_knew_one_figure_of_all_gpus_are_read() -> None:
-    told = dataclasses.asdict(Sample(0.0, 1.0, 0.1, 1.5, 900.0))
-    del told["gpus"]
-    assert Sample.from_dict({**told, "gpu": 0.5}).gpus == (0.5,)
-    assert Sample.from_dict({**told, "gpu": None}).gpus == ()
-
-
 def test_counts_between_two_moments() -> None:
     before = Counts(photos=10, batches={1: 4, 2: 3}, busy_s=1.0)
     after = Counts(photos=30, batches={1: 4, 2: 9, 4: 2}, busy_s=2.5)
