@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_serving.errors import ProfileError
-from clip_serving.profile.measurement import EMBED, PREPROCESS, Measurement
+from clip_serving.profile.figures import REQUEST, RESOURCES, STAGES
 from clip_serving.profile.objective import Objective
 from clip_serving.profile.recommend import recommend
 from clip_serving.profile.results import Figure, Result, results_of, rounds_of
@@ -49,34 +49,7 @@ class Row:
     proved: tuple[bool | None, ...]
 
 
-def _queue(one: Measurement) -> float:
-    return sum(stage.queue_ms for stage in one.stages.values())
-
-
-_STAGES: tuple[tuple[str, str, Figure], ...] = (
-    ("transport", "ms a request", lambda one: one.transport_ms),
-    ("queue", "ms a request", _queue),
-    ("decode", "ms a photo", lambda one: one.decode_ms),
-    ("preprocess", "ms a photo", lambda one: one.preprocess_ms),
-    ("decode + preprocess", "ms a request", lambda one: one.stages[PREPROCESS].compute_ms),
-    ("embed", "ms a request", lambda one: one.stages[EMBED].compute_ms),
-)
-_WHOLE: tuple[tuple[str, str, Figure], ...] = (
-    ("throughput", "photos/s", lambda one: one.photos_per_s),
-    ("mean latency", "ms", lambda one: one.mean_ms),
-    ("p50", "ms", lambda one: one.p50_ms),
-    ("p95", "ms", lambda one: one.p95_ms),
-    ("p99", "ms", lambda one: one.p99_ms),
-    ("mean batch, embed", "photos", lambda one: one.stages[EMBED].mean_batch),
-)
-_RESOURCES: tuple[tuple[str, str, Figure], ...] = (
-    ("CPU of the server", "ms a photo", lambda one: one.resources.cpu_ms_per_photo),
-    ("CPU in use", "% of the machine", lambda one: 100 * one.resources.machine_busy),
-    ("memory (RSS)", "MB", lambda one: one.resources.rss_mb),
-    ("GPU in use", "%", lambda one: None if one.resources.gpu is None else 100 * one.resources.gpu),
-    ("GPU memory", "MB", lambda one: one.resources.gpu_memory_mb),
-)
-_GROUPS = (("stages", _STAGES), ("request", _WHOLE), ("resources", _RESOURCES))
+_GROUPS = (("stages", STAGES), ("request", REQUEST), ("resources", RESOURCES))
 
 
 def columns_of(names: Sequence[str], objective: Objective, top: int = 3) -> list[Column]:
@@ -128,9 +101,9 @@ def misses(columns: Sequence[Column], objective: Objective) -> list[str]:
 def rows_of(columns: Sequence[Column]) -> list[Row]:
     """All figures that at least one column has: where there is no GPU its rows are left out."""
     rows = [
-        _row(group, name, unit, figure, columns)
+        _row(group, shown.name, shown.unit, shown.of, columns)
         for group, figures in _GROUPS
-        for name, unit, figure in figures
+        for shown in figures
     ]
     return [row for row in rows if any(cell is not None for cell in row.cells)]
 
