@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import get_args
 
-from clip_serving import defaults, server_log
+from clip_serving import defaults
 from clip_serving.errors import ClipServingError, ServerError
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.staging import InstanceLayout, available_cores
@@ -81,10 +81,8 @@ def _wait(stop: threading.Event, server: TritonServer, *, supervised: bool) -> N
     if supervised:
         stop.wait()
     while not stop.wait(_POLL_S):
-        if reason := server.death():
-            raise ServerError(
-                f"{reason}, and --no-supervise was given. {server_log.explain(server.log_path)}"
-            )
+        if reason := server.explain_death():
+            raise ServerError(f"{reason}, and --no-supervise was given")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -297,6 +297,13 @@ class TritonServer:
         dead = [stub for stub in self._stubs if not alive(stub)]
         return f"a Python-backend stub (pid {dead[0].pid}) died" if dead else None
 
+    def explain_death(self) -> str | None:
+        """As death(), with the log's words where a server ended by itself: a signal's victim has none."""
+        text = self.death()
+        if text is None or "exit status" not in text:
+            return text
+        return f"{text}: {server_log.explain(self.log_path)}"
+
 
 def _ports(options: ServerOptions) -> tuple[int, int, int]:
     """Free ports for those that are 0; all are held at once so that no two are the same."""

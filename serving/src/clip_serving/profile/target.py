@@ -16,7 +16,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from clip_client import ClipClient, ConnectionOptions
 from clip_client.errors import ClipClientError, ItemError
-from clip_serving import defaults, server_log
+from clip_serving import defaults
 from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError, ProfileError, ServerError
 from clip_serving.launcher import ServerOptions, TritonServer
@@ -118,7 +118,7 @@ class EmbeddedTarget:
         server = self._server
         if server is None:
             return "the server is not running"
-        text = death_of(server)
+        text = server.explain_death()
         if text is None:
             return None
         self._end()
@@ -241,11 +241,3 @@ def pids_by_role(server: int, stubs: Sequence[int]) -> dict[str, list[int]]:
         line = " ".join(psutil.Process(pid).cmdline())
         roles[EMBED if f"/{defaults.ENCODER}/" in line else PREPROCESS].append(pid)
     return {role: pids for role, pids in roles.items() if pids}
-
-
-def death_of(server: TritonServer) -> str | None:
-    """Why it is gone, in its log's words where it has any; None while it lives."""
-    text = server.death()
-    if text is None or "exit status" not in text:  # a signal's victim has nothing to say
-        return text
-    return f"{text}: {server_log.explain(server.log_path)}"

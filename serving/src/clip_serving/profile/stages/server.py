@@ -6,7 +6,6 @@ import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 from clip_client import ConnectionOptions
 from clip_serving.launcher import ServerOptions, TritonServer
 from clip_serving.profile.connection import connect
-from clip_serving.profile.target import death_of, pids_by_role
+from clip_serving.profile.target import pids_by_role
 from clip_serving.staging import InstanceLayout
 
 _TRITON, _DOCKER = "tritonserver", "docker-proxy"
@@ -49,7 +48,7 @@ def embedded(repository: Path, layout: InstanceLayout | None) -> Iterator[Server
     options = ServerOptions(layout=layout, supervise=False)
     with TritonServer(repository, options) as own, InferenceServerClient(own.grpc_url) as client:
         pids = pids_by_role(own.pid, own.stub_pids)
-        yield Server("embedded", own.grpc_url, client, partial(death_of, own), True, pids, own.layout)
+        yield Server("embedded", own.grpc_url, client, own.explain_death, True, pids, own.layout)
 
 
 @contextmanager
