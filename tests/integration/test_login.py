@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from clip_client import ItemError, SourceError
 from clip_client.source import GcsSource
 from clip_serving.launcher import TritonServer
-from tests.integration.test_embed_command import clip_embed
+from tests.integration.embed_command import clip_embed
 from tests.pictures import camera_photos
 from tools.fake_gcs import FakeGcs
 
