@@ -13,7 +13,7 @@ export CLIP_SERVE := $(CURDIR)/$(VENV)/bin/clip-serve
 export CLIP_TEST_REPOSITORY := $(CURDIR)/$(TEST_REPOSITORY)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-export setup-bench demo test test-fast lint format configs fuzz soak bench bench-preprocess bench-server bench-client clean
+.PHONY: help compare-origin setup setup-export setup-bench demo test test-fast lint format configs fuzz soak bench bench-preprocess bench-server bench-client clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -21,10 +21,10 @@ help: ## What there is to make
 setup: $(VENV)/.ready ## The environment of server, client and tests (no torch)
 setup-export: $(EXPORT_VENV)/.ready ## The environment of the export (torch, open_clip: some GB)
 
-$(VENV)/.ready: client/pyproject.toml serving/pyproject.toml constraints.txt tools/environment.py tools/old_numpy.py tools/requirements-dev.txt
+$(VENV)/.ready: client/pyproject.toml preprocess/pyproject.toml serving/pyproject.toml profile/pyproject.toml constraints.txt tools/environment.py tools/old_numpy.py tools/requirements-dev.txt
 	$(PYTHON) tools/environment.py $(VENV) serve
 
-$(EXPORT_VENV)/.ready: client/pyproject.toml serving/pyproject.toml export/pyproject.toml constraints.txt tools/environment.py tools/requirements-golden.txt
+$(EXPORT_VENV)/.ready: client/pyproject.toml preprocess/pyproject.toml serving/pyproject.toml export/pyproject.toml constraints.txt tools/environment.py tools/requirements-golden.txt
 	$(PYTHON) tools/environment.py $(EXPORT_VENV) export
 
 setup-bench: $(BENCH_VENV)/.ready ## The environment of those that we are compared with (some GB)
@@ -43,7 +43,7 @@ test: lint $(TEST_REPOSITORY)/.ready ## Everything: lint, unit, golden and integ
 test-fast: setup ## The unit tests alone
 	$(RUN) -m pytest -n 2 tests/unit
 
-$(TEST_REPOSITORY)/.ready: $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py serving/src/clip_serving/spec.py serving/src/clip_serving/render.py serving/src/clip_serving/proof.py)
+$(TEST_REPOSITORY)/.ready: $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py serving/src/clip_serving/repository/spec.py serving/src/clip_serving/repository/render.py serving/src/clip_serving/encoder/proof.py)
 	rm -rf $(TEST_REPOSITORY)
 	$(CLIP_EXPORT) --model ViT-B-32 --pretrained none --seed 0 --repository $(TEST_REPOSITORY)
 	touch $@
@@ -51,7 +51,7 @@ $(TEST_REPOSITORY)/.ready: $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard expor
 lint: setup ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy client/src serving/src export/src tools deploy benchmarks tests
+	$(VENV)/bin/mypy client/src preprocess/src serving/src profile/src export/src testing tools deploy benchmarks tests
 
 format: setup ## Let ruff lay out the code
 	$(VENV)/bin/ruff format .
@@ -68,6 +68,9 @@ soak: $(TEST_REPOSITORY)/.ready ## Good and bad photos for MINUTES (10); charts 
 
 bench: $(TEST_REPOSITORY)/.ready setup-bench ## Beside the origin's service and LitServe (PHOTOS=dir, MINUTES=n)
 	$(RUN) -m benchmarks.run --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(MINUTES),--minutes $(MINUTES))
+
+compare-origin: $(TEST_REPOSITORY)/.ready setup-bench ## The origin's table of stages: theirs as published, theirs and ours measured here (PHOTOS=dir)
+	$(RUN) -m benchmarks.origin.compare_command --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 bench-preprocess: $(TEST_REPOSITORY)/.ready ## Decode and preprocess beside open_clip and the floor (PHOTOS=dir)
 	$(EXPORT_VENV)/bin/python -m benchmarks.preprocess --model $(TEST_REPOSITORY)/clip_image_encoder/1/model.onnx \

@@ -12,7 +12,7 @@ import requests
 from benchmarks.contenders import BenchmarkError, Place, Service, litserve, origin, ours
 from clip_client import ClipClient, ClipClientError, ItemError
 from clip_serving.errors import ClipServingError
-from tools.fake_gcs import FakeGcs
+from testing.fake_gcs import FakeGcs
 
 COUNT, BAD = 8, 3
 BUCKET = "bad-input"

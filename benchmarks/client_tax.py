@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.contenders import make_repository
-from benchmarks.photos import own_photos
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.staging import served_version
-from tools.fake_gcs import FakeGcs
+from clip_serving.repository.stage import served_version
+from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.fake_gcs import FakeGcs
+from testing.photos import own_photos
 
 FEW, MANY = 40, 240
 

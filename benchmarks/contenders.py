@@ -19,13 +19,13 @@ from typing import Any, Literal
 from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.processes import running
+from clip_profile.observe.server_stats import photo_seconds
 from clip_serving import defaults
-from clip_serving.cpu import Cpu
 from clip_serving.defaults import Precision
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.profile.server_stats import photo_seconds
-from clip_serving.render import write_repository
-from clip_serving.spec import SPEC_FILE, ModelSpec
+from clip_serving.encoder.cpu import Cpu
+from clip_serving.repository.render import write_repository
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from clip_serving.server.embedded import ServerOptions, TritonServer
 
 ROOT = Path(__file__).resolve().parent.parent
 NULL_MODEL = ROOT / "benchmarks" / "null_encoder" / "model.py"

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import requests
 
-from benchmarks.photos import photo_names
 from clip_client import ClipClient, ItemError
 from clip_client.memory import keep_freed_memory
-from clip_client.source import ObjectInfo, open_source
+from clip_client.sources.gcs import ObjectInfo, open_source
 from clip_client.stream import stream
+from testing.photos import photo_names
 
 CEILING_BATCH = 8
 
@@ -229,12 +229,12 @@ def ceiling_worker(job: Job, loaded: Any, stop: Any, answers: Any) -> None:
 
 
 def _all_of_ours(job: Job) -> Callable[[list[bytes]], None]:
+    from clip_preprocess.pipeline import preprocess_one
+    from clip_preprocess.settings import PreprocessSettings, Quality, one_of
     from clip_serving import defaults
-    from clip_serving.encoder import OnnxEncoder
-    from clip_serving.preprocess import preprocess_one
-    from clip_serving.settings import PreprocessSettings, one_of
+    from clip_serving.encoder.engines import OnnxEncoder
 
-    settings = PreprocessSettings((224, 224), quality=one_of(defaults.Quality, job.quality))
+    settings = PreprocessSettings((224, 224), quality=one_of(Quality, job.quality))
     encoder = OnnxEncoder(Path(job.encoder) / defaults.ONNX_FP32_FILE, 1) if job.encoder else None
     valid = np.ones((CEILING_BATCH, 1), np.bool_)
 

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from clip_serving import defaults
-from clip_serving.cpu import Cpu
-from clip_serving.encoder import Encoder, OnnxEncoder, OpenVinoEncoder
+from clip_serving.encoder.cpu import Cpu
+from clip_serving.encoder.engines import Encoder, OnnxEncoder, OpenVinoEncoder
+from clip_serving.encoder.proof import Pixels, Proof
 from clip_serving.errors import ClipServingError
-from clip_serving.proof import Pixels, Proof
-from clip_serving.staging import available_cores, served_version
+from clip_serving.repository.stage import available_cores, served_version
 
 BASE = "onnxruntime fp32"
 

@@ -22,13 +22,13 @@ import psutil
 
 from benchmarks.processes import cpu_seconds
 from clip_client import ClipClient
+from clip_profile.records.measurement import EMBED, PREPROCESS
+from clip_profile.sweep.target import pids_by_role
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.profile.measurement import EMBED, PREPROCESS
-from clip_serving.profile.target import pids_by_role
-from clip_serving.staging import InstanceLayout, available_cores
-from tests.pictures import camera_photos
+from clip_serving.repository.stage import InstanceLayout, available_cores
+from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.pictures import camera_photos
 
 IN_FLIGHT = 16
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.contenders import BenchmarkError
-from clip_serving.cpu import Cpu
+from clip_serving.encoder.cpu import Cpu
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "avx_vnni")
 _OURS = ("clip-triton-serving", "nvidia-pytriton", "onnxruntime", "openvino", "numpy", "pillow", "simplejpeg")

@@ -18,14 +18,14 @@ from benchmarks.contenders import make_repository
 from benchmarks.processes import cpu_seconds
 from clip_client import ClipClient
 from clip_serving import defaults
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.staging import served_version
-from tests.pictures import camera_photos
+from clip_serving.repository.stage import served_version
+from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.pictures import camera_photos
 
 _WATCHED = """
 import json, os, time
 from pathlib import Path
-from clip_serving.triton_preprocess import TritonPythonModel as Served
+from clip_serving.triton_models.preprocess import TritonPythonModel as Served
 
 class TritonPythonModel(Served):
     def initialize(self, args):

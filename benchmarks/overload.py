@@ -20,7 +20,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from clip_client import AsyncClipClient, ClipClient, ItemError, ServerUnavailable
 from clip_serving import defaults
-from clip_serving.launcher import ServerOptions, TritonServer
+from clip_serving.server.embedded import ServerOptions, TritonServer
 
 CLIENTS = 32
 IN_FLIGHT = 256
@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("--deadline", type=float, default=20, help="seconds a client waits (%(default)g)")
     options = parser.parse_args()
     if options.photos is None:
-        from tests.pictures import camera_photos
+        from testing.pictures import camera_photos
 
         photos = camera_photos(20)
     else:

@@ -22,9 +22,9 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from clip_serving.jpeg import read_header
-from clip_serving.preprocess import preprocess_one
-from clip_serving.settings import PreprocessSettings, Quality
+from clip_preprocess.headers.jpeg import read_header
+from clip_preprocess.pipeline import preprocess_one
+from clip_preprocess.settings import PreprocessSettings, Quality
 
 Pixels = npt.NDArray[np.uint8]
 FLOOR = "Huffman floor"
@@ -138,7 +138,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="an exported model.onnx, for the embeddings' cosine")
     options = parser.parse_args()
     if options.photos is None:
-        from tests.pictures import camera_photos
+        from testing.pictures import camera_photos
 
         photos = camera_photos(20)
     else:

@@ -29,7 +29,7 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program that ends, its children included, with the block and also with this process."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "clip_serving.child", str(os.getpid()), *command],
+        [sys.executable, "-m", "clip_serving.server.child", str(os.getpid()), *command],
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,

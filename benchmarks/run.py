@@ -5,7 +5,7 @@
 
 A pass starts each contender, loads it, and ends it before the next begins, so that no two share the
 machine. Passes go on until the next one would not fit into --minutes; there is always one. Ctrl-C ends
-all that was started, and what was measured so far is written. `clip-profile compare --origin` runs this
+all that was started, and what was measured so far is written. `make compare-origin` runs this
 too, with --data, and reads the figures instead of the page.
 """
 
@@ -43,14 +43,14 @@ from benchmarks.contenders import (
     peers_python,
 )
 from benchmarks.drive import Job
-from benchmarks.photos import own_photos, photo_names
 from benchmarks.processes import PeakMemory, cpu_seconds, machine_cpu_seconds, running
 from benchmarks.results import Results, Window, difference, latencies_ms, rate
 from clip_serving import defaults
-from clip_serving.cpu import Cpu
+from clip_serving.encoder.cpu import Cpu
 from clip_serving.errors import ClipServingError
-from clip_serving.staging import available_cores, served_version
-from tools.fake_gcs import FakeGcs
+from clip_serving.repository.stage import available_cores, served_version
+from testing.fake_gcs import FakeGcs
+from testing.photos import own_photos, photo_names
 
 BUCKET = "photos"
 DATA = ROOT / "build" / "bench" / "results.json"

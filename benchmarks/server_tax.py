@@ -16,11 +16,11 @@ from pathlib import Path
 
 from benchmarks.contenders import IN_FLIGHT, ROOT, Contender, Drive, Place, nothing, ours, peers_python
 from benchmarks.drive import CEILING_BATCH
-from benchmarks.photos import own_photos
 from benchmarks.results import Results, Window
 from benchmarks.run import Run
 from benchmarks.table import HEADER, row_of, spread_text, table
-from clip_serving.staging import available_cores, served_version
+from clip_serving.repository.stage import available_cores, served_version
+from testing.photos import own_photos
 
 SERVICE, FUNCTIONS, FLOOR = "service", "functions", "floor"
 Measure = Callable[[Window], float]

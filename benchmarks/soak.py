@@ -24,10 +24,10 @@ import psutil
 
 from benchmarks.chart import Line, chart
 from clip_client import ClipClient, ItemError
-from clip_client.transport import Embedding
-from clip_serving.launcher import ServerOptions, TritonServer
-from tests.fuzz.mutate import corpus, mutations
-from tests.pictures import camera_photos
+from clip_client.requests.wire import Embedding
+from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.mutate import corpus, mutations
+from testing.pictures import camera_photos
 
 CLIENTS = 8
 MOST_GROWTH = 1.2

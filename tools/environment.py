@@ -15,20 +15,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {
     "serve": [
-        "-e",
-        "client[parquet]",
-        "-e",
-        "serving[local,heic,profile]",
+        *("-e", "preprocess[heic]"),
+        *("-e", "client[parquet]"),
+        *("-e", "serving[local]"),
+        *("-e", "profile"),
         "-r",
         "tools/requirements-dev.txt",
     ],
     "export": [
-        "-e",
-        "client",
-        "-e",
-        "serving[render,heic]",
-        "-e",
-        "export",
+        *("-e", "preprocess[heic]"),
+        *("-e", "client"),
+        *("-e", "serving[render]"),
+        *("-e", "export"),
         "-r",
         "tools/requirements-golden.txt",
     ],
@@ -73,13 +71,14 @@ def _make(folder: Path, kind: str) -> None:
     _pip_install(python, "-c", "constraints.txt", *packages)
     if kind == "serve":
         subprocess.run(
-            [str(python), "-c", "from clip_serving import perf_analyzer; perf_analyzer.prepare()"], check=True
+            [str(python), "-c", "from clip_serving.server import perf_analyzer; perf_analyzer.prepare()"],
+            check=True,
         )
 
 
 def _old_numpy(python: Path) -> str:
     """The wheel of a numpy that the embedded server can use, built if need be."""
-    _pip_install(python, "--no-deps", "-e", "serving")
+    _pip_install(python, "--no-deps", "-e", "preprocess", "-e", "serving")
     command = [str(python), "-m", "tools.old_numpy", "build/wheels"]
     return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.strip()
 

@@ -16,7 +16,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from clip_serving.runtime import download_debian_package
+from clip_serving.server.runtime import download_debian_package
 
 _NUMPY = "numpy==1.26.4"
 _ZIG = "ziglang==0.17.1"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clip_serving.render import write_repository
-from clip_serving.spec import ModelSpec
+from clip_serving.repository.render import write_repository
+from clip_serving.repository.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = ROOT / "tools" / "default_spec.json"

@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from testing.mutate import mutations
 from tests.fuzz.check import check_files
-from tests.fuzz.mutate import mutations
 
 FOLDER = Path("build/fuzz")
 

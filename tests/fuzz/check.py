@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from clip_serving.errors import ErrorCode
-from clip_serving.preprocess import Preprocessor
-from clip_serving.settings import DecodeLimits, PreprocessSettings
-from tests.pictures import camera_photos
+from clip_preprocess.errors import ErrorCode
+from clip_preprocess.pipeline import Preprocessor
+from clip_preprocess.settings import DecodeLimits, PreprocessSettings
+from testing.pictures import camera_photos
 
 LONGEST_S = 5.0
 """No file of the fuzzer's sizes may take longer, on a machine with other work too."""

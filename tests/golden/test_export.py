@@ -19,10 +19,10 @@ from clip_export.errors import HubUnreachable, LoadError, ParityError
 from clip_export.load import LoadedModel, load
 from clip_export.pictures import sample_pictures
 from clip_export.publish import staging
-from clip_serving.encoder_choice import choose
-from clip_serving.rendered import read_deployment
-from clip_serving.spec import SPEC_FILE, ModelSpec
-from clip_serving.staging import versions
+from clip_serving.encoder.choice import choose
+from clip_serving.repository.rendered import read_deployment
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from clip_serving.repository.stage import versions
 
 _SMALL = "ViT-S-32"
 """The smallest tower of open_clip; the served default has its own tests."""

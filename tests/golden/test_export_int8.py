@@ -15,12 +15,12 @@ from clip_export.artefacts import write_int8
 from clip_export.cli import main
 from clip_export.errors import ExportError, ParityError
 from clip_export.load import LoadedModel, load
-from clip_serving.encoder import OnnxEncoder
-from clip_serving.encoder_choice import choose
+from clip_serving.encoder.choice import choose
+from clip_serving.encoder.engines import OnnxEncoder
+from clip_serving.encoder.proof import Proof
 from clip_serving.errors import ConfigurationError
-from clip_serving.proof import Proof
-from clip_serving.spec import SPEC_FILE, ModelSpec
-from tests.pictures import camera_photos
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from testing.pictures import camera_photos
 
 _SMALL = "ViT-S-32"
 _FORMATS = ("--formats", "onnx-fp32,onnx-int8")

@@ -17,9 +17,9 @@ from PIL import Image, ImageOps
 
 from clip_client import ClipClient
 from clip_export.load import LoadedModel, load
-from clip_serving.spec import SPEC_FILE, ModelSpec
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from testing.pictures import camera_photos
 from tests.golden.conftest import served
-from tests.pictures import camera_photos
 
 Floats = npt.NDArray[np.float32]
 _MIN_COSINE = 0.9999

@@ -11,9 +11,9 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageOps
 
-from clip_serving.preprocess import preprocess_one
-from clip_serving.settings import PreprocessSettings
-from tests.pictures import camera_photos, encoded, noise, odd_pictures, other_formats
+from clip_preprocess.pipeline import preprocess_one
+from clip_preprocess.settings import PreprocessSettings
+from testing.pictures import camera_photos, encoded, noise, odd_pictures, other_formats
 
 # The reference remarks on palettes with transparency, which it ignores as we do.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -10,11 +10,12 @@ import pytest
 from clip_export.cli import main
 from clip_export.errors import NotRendered
 from clip_export.publish import publish, staging
+from clip_preprocess.settings import DecodeLimits
 from clip_serving.errors import ConfigurationError
-from clip_serving.rendered import read_deployment
-from clip_serving.settings import DecodeLimits, DeploymentSettings
-from clip_serving.spec import ModelSpec
-from clip_serving.staging import served_version, versions
+from clip_serving.repository.deployment import DeploymentSettings
+from clip_serving.repository.rendered import read_deployment
+from clip_serving.repository.spec import ModelSpec
+from clip_serving.repository.stage import served_version, versions
 from tools.render_default import SPEC
 
 _TUNED = DeploymentSettings(

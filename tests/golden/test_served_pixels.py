@@ -10,12 +10,13 @@ import numpy.typing as npt
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from clip_serving.render import write_repository
-from clip_serving.settings import DeploymentSettings, PreprocessSettings
-from clip_serving.spec import SPEC_FILE, ModelSpec
+from clip_preprocess.settings import PreprocessSettings
+from clip_serving.repository.deployment import DeploymentSettings
+from clip_serving.repository.render import write_repository
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from testing.pictures import camera_photos, corrupt_pictures, odd_pictures
 from tests.golden.conftest import served
 from tests.golden.test_pixels import reference
-from tests.pictures import camera_photos, corrupt_pictures, odd_pictures
 
 # The reference remarks on palettes with transparency, which it ignores as we do.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

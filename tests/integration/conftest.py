@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clip_serving.launcher import ServerOptions, TritonServer
-from tools.fake_gcs import FakeGcs
+from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.fake_gcs import FakeGcs
 
 
 @pytest.fixture(scope="session")

@@ -18,15 +18,16 @@ from tritonclient.utils import InferenceServerException
 
 from benchmarks.overload import refusals
 from clip_client import ClipClient, ItemError, ServerUnavailable
-from clip_client.transport import Embedding
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.render import write_repository
-from clip_serving.settings import DecodeLimits, DeploymentSettings
-from clip_serving.spec import SPEC_FILE, ModelSpec
-from clip_serving.staging import InstanceLayout
-from tests.fuzz.mutate import mutations
+from clip_client.requests.wire import Embedding
+from clip_preprocess.settings import DecodeLimits
+from clip_serving.repository.deployment import DeploymentSettings
+from clip_serving.repository.render import write_repository
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from clip_serving.repository.stage import InstanceLayout
+from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.mutate import mutations
+from testing.pictures import camera_photos, encoded, noise
 from tests.integration.test_launcher import linked
-from tests.pictures import camera_photos, encoded, noise
 
 _CODES = {"empty", "unsupported_format", "corrupt", "truncated", "too_many_bytes", "too_many_pixels"}
 _CODES |= {"too_complex", "decode_timeout"}

@@ -18,12 +18,12 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from clip_client import AsyncClipClient, ClipClient, ItemError, SourceError, defaults
-from clip_client.source import GcsSource, ObjectInfo, Source
+from clip_client.requests.wire import Embedding
+from clip_client.sources.gcs import GcsSource, ObjectInfo, Source
 from clip_client.timings import STAGES, Timings
-from clip_client.transport import Embedding
-from clip_serving.launcher import TritonServer
-from tests.pictures import corrupt_pictures, encoded, source_picture
-from tools.fake_gcs import FakeGcs
+from clip_serving.server.embedded import TritonServer
+from testing.fake_gcs import FakeGcs
+from testing.pictures import corrupt_pictures, encoded, source_picture
 
 Results = list[tuple[str, Embedding | ItemError]]
 Collect = Callable[..., Results]

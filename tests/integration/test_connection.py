@@ -24,11 +24,11 @@ from clip_client import (
     ServerUnavailable,
     check,
 )
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.profile.cli import main as profile
-from clip_serving.profile.run_folder import RunFolder
-from clip_serving.staging import InstanceLayout
-from tests.pictures import encoded, source_picture
+from clip_profile.cli import main as profile
+from clip_profile.records.run_folder import RunFolder
+from clip_serving.repository.stage import InstanceLayout
+from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.pictures import encoded, source_picture
 
 _HEADER = "triton-grpc-protocol-clip-key"
 _SOON = 3.0
@@ -184,7 +184,7 @@ def test_a_sweep_passes_them_and_keeps_no_secret(guarded: Guarded, photo: bytes,
         ),
         *("--concurrency", "2", "--seconds", "1.5", "--rounds", "0", *switches(guarded.options)),
     ]
-    program = [sys.executable, "-m", "clip_serving.profile.cli"]
+    program = [sys.executable, "-m", "clip_profile.cli"]
     done = subprocess.run([*program, *command], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     run = RunFolder.load(tmp_path / "run")

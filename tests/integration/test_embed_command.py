@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from clip_client import ClipClient
-from clip_client.bulk import embed_to_parquet
 from clip_client.errors import SinkError
-from clip_client.sink import SETTINGS, ParquetSink
-from clip_client.source import GcsSource, ObjectInfo
-from clip_serving.launcher import TritonServer
+from clip_client.pipeline import embed_to_parquet
+from clip_client.sinks.parquet import SETTINGS, ParquetSink
+from clip_client.sources.gcs import GcsSource, ObjectInfo
+from clip_serving.server.embedded import TritonServer
+from testing.fake_gcs import FakeGcs
+from testing.pictures import camera_photos, corrupt_pictures
 from tests.integration.embed_command import clip_embed, rows_of
-from tests.pictures import camera_photos, corrupt_pictures
-from tools.fake_gcs import FakeGcs
 
 
 @pytest.fixture

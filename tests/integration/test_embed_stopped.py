@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from clip_client import ClipClient
-from clip_client.bulk import embed_to_parquet
-from clip_client.source import GcsSource
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.staging import InstanceLayout
+from clip_client.pipeline import embed_to_parquet
+from clip_client.sources.gcs import GcsSource
+from clip_serving.repository.stage import InstanceLayout
+from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.fake_gcs import FakeGcs
+from testing.pictures import camera_photos
 from tests.integration.embed_command import clip_embed, rows_of
-from tests.pictures import camera_photos
-from tools.fake_gcs import FakeGcs
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,16 @@ import pytest
 
 from clip_client import ClipClient, check
 from clip_serving import defaults
-from clip_serving.cpu import Cpu
-from clip_serving.encoder import OnnxEncoder, OpenVinoEncoder
-from clip_serving.encoder_choice import choose
+from clip_serving.encoder.choice import choose
+from clip_serving.encoder.cpu import Cpu
+from clip_serving.encoder.engines import OnnxEncoder, OpenVinoEncoder
+from clip_serving.encoder.proof import Proof, least_cosine
 from clip_serving.errors import ConfigurationError, ServerError
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.proof import Proof, least_cosine
-from clip_serving.render import write_repository
-from clip_serving.spec import SPEC_FILE, ModelSpec
-from clip_serving.staging import InstanceLayout, served_version
-from tests.pictures import camera_photos
+from clip_serving.repository.render import write_repository
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from clip_serving.repository.stage import InstanceLayout, served_version
+from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.pictures import camera_photos
 
 _HERE = Cpu.here()
 _CLAIMS_BF16 = Cpu("claims more than it has", _HERE.flags | {"avx512_bf16"})
@@ -83,8 +83,8 @@ def test_openvino_embeds_as_onnxruntime_does(version: Path) -> None:
 
 _IN_OPENVINO = """
 from pathlib import Path
-from clip_serving import triton_encoder
-from clip_serving.encoder import OpenVinoEncoder
+from clip_serving.triton_models import encoder as triton_encoder
+from clip_serving.encoder.engines import OpenVinoEncoder
 
 class TritonPythonModel(triton_encoder.TritonPythonModel):
     def initialize(self, args):

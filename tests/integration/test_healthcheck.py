@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from clip_client import check
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.staging import InstanceLayout
+from clip_serving.repository.stage import InstanceLayout
+from clip_serving.server.embedded import ServerOptions, TritonServer
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "deploy" / "healthcheck.py"
 

@@ -22,15 +22,15 @@ from PIL import Image
 
 from benchmarks.contenders import make_repository
 from clip_client import ClipClient, ItemError
-from clip_client.transport import Embedding
+from clip_client.requests.wire import Embedding
 from clip_serving import defaults
 from clip_serving.errors import ConfigurationError, ServerError
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.render import write_repository
-from clip_serving.settings import DeploymentSettings
-from clip_serving.spec import SPEC_FILE, ModelSpec
-from clip_serving.staging import InstanceLayout
-from tests.pictures import camera_photos, encoded
+from clip_serving.repository.deployment import DeploymentSettings
+from clip_serving.repository.render import write_repository
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from clip_serving.repository.stage import InstanceLayout
+from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.pictures import camera_photos, encoded
 
 _SMALL = InstanceLayout(preprocess_instances=1, preprocess_threads=1, encoder_instances=1, encoder_threads=1)
 
@@ -102,7 +102,7 @@ def test_a_killed_stub_costs_time_and_nothing_else(repository: Path) -> None:
 
 _FRAGILE = """
 import os
-from clip_serving.triton_preprocess import TritonPythonModel as Preprocess
+from clip_serving.triton_models.preprocess import TritonPythonModel as Preprocess
 import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel(Preprocess):

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from clip_client import ItemError, SourceError
-from clip_client.source import GcsSource
-from clip_serving.launcher import TritonServer
+from clip_client.sources.gcs import GcsSource
+from clip_serving.server.embedded import TritonServer
+from testing.fake_gcs import FakeGcs
+from testing.pictures import camera_photos
 from tests.integration.embed_command import clip_embed
-from tests.pictures import camera_photos
-from tools.fake_gcs import FakeGcs
 
 
 class TokenService(ThreadingHTTPServer):

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clip_serving.launcher import TritonServer
-from tests.pictures import camera_photos
+from clip_serving.server.embedded import TritonServer
+from testing.pictures import camera_photos
 
 
 def test_the_report_shows_the_composing_models(server: TritonServer, tmp_path: Path) -> None:
@@ -15,7 +15,7 @@ def test_the_report_shows_the_composing_models(server: TritonServer, tmp_path: P
     photos.mkdir()
     for index, photo in enumerate(camera_photos(4, seed=10)):
         (photos / f"{index}.jpg").write_bytes(photo)
-    command = "from clip_serving.perf_analyzer import main_input; main_input(['photos'])"
+    command = "from clip_serving.server.perf_analyzer import main_input; main_input(['photos'])"
     subprocess.run([sys.executable, "-c", command], cwd=tmp_path, check=True)
     arguments = [
         "-m", "clip_image", "-i", "grpc", "-u", server.grpc_url, "--input-data", "photos.json",
@@ -23,7 +23,7 @@ def test_the_report_shows_the_composing_models(server: TritonServer, tmp_path: P
         "--measurement-request-count", "20", "--max-trials", "3", "-s", "100", "-f", "report.csv",
     ]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "clip_serving.perf_analyzer", *arguments],
+        [sys.executable, "-m", "clip_serving.server.perf_analyzer", *arguments],
         cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,16 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clip_serving.launcher import TritonServer
-from clip_serving.profile.cli import main
-from clip_serving.profile.load import VERSION
-from clip_serving.profile.measurement import EMBED, PREPROCESS
-from clip_serving.profile.run_folder import RunFolder
-from clip_serving.profile.setting import Setting
-from clip_serving.profile.target import EmbeddedTarget
-from clip_serving.spec import ModelSpec
+from clip_profile.cli import main
+from clip_profile.load.perf_analyzer import VERSION
+from clip_profile.records.measurement import EMBED, PREPROCESS
+from clip_profile.records.run_folder import RunFolder
+from clip_profile.records.setting import Setting
+from clip_profile.sweep.target import EmbeddedTarget
+from clip_serving.repository.spec import ModelSpec
+from clip_serving.server.embedded import TritonServer
+from testing.pictures import camera_photos
 from tests.integration.test_launcher import all_gone
-from tests.pictures import camera_photos
 
 _SMALL = [
     "--preprocess-instances", "1", "--encoder-instances", "1", "--encoder-threads", "1", "--max-batch", "8",
@@ -46,7 +46,7 @@ def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
     command = ["sweep", "--photos", str(photos), "--repository", str(repository), "--out", str(run), *_SMALL]
     before = {path: path.read_bytes() for path in repository.rglob("*.pbtxt")}
     with subprocess.Popen(
-        [sys.executable, "-m", "clip_serving.profile.cli", *command], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "clip_profile.cli", *command], stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         said = ""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clip_serving.launcher import TritonServer
-from tests.pictures import camera_photos
+from clip_serving.server.embedded import TritonServer
+from testing.pictures import camera_photos
 
 _README = Path(__file__).resolve().parent.parent.parent / "README.md"
 _BLOCKS = re.findall(r"```python\n(.*?)```", _README.read_text(encoding="utf-8"), re.S)

@@ -11,9 +11,9 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from clip_client import AsyncClipClient, ClipClient, ItemError, check
-from clip_client.transport import Embedding
-from clip_serving.launcher import TritonServer
-from tests.pictures import camera_photos, corrupt_pictures
+from clip_client.requests.wire import Embedding
+from clip_serving.server.embedded import TritonServer
+from testing.pictures import camera_photos, corrupt_pictures
 
 
 @pytest.fixture(scope="module")

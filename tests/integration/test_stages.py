@@ -19,13 +19,13 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from clip_client.timings import STAGES, ServerTimes
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.profile.cli import main
-from clip_serving.profile.stages import server as stages_server
-from clip_serving.profile.stages.result import FIGURES
-from clip_serving.staging import InstanceLayout
-from tests.pictures import camera_photos, corrupt_pictures
-from tools.fake_gcs import FakeGcs
+from clip_profile.cli import main
+from clip_profile.stages import server as stages_server
+from clip_profile.stages.result import FIGURES
+from clip_serving.repository.stage import InstanceLayout
+from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.fake_gcs import FakeGcs
+from testing.pictures import camera_photos, corrupt_pictures
 
 _ENCODER = "clip_image_encoder"
 
@@ -211,7 +211,7 @@ def test_ctrl_c_shows_what_was_measured(mortal: TritonServer, folder: Path, tmp_
     command = ["stages", "--photos", str(folder), "--url", mortal.grpc_url, *load]
     settings = trace_settings(mortal.grpc_url)
     with subprocess.Popen(
-        [sys.executable, "-m", "clip_serving.profile.cli", *command],
+        [sys.executable, "-m", "clip_profile.cli", *command],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         wait_for_requests(mortal.grpc_url, 8)

@@ -73,7 +73,7 @@ def run_program(
     if not os.access(command[0], os.X_OK):
         raise DemoError(f"{command[0]} is missing")
     process = subprocess.Popen(
-        [sys.executable, "-m", "clip_serving.child", str(os.getpid()), *command],
+        [sys.executable, "-m", "clip_serving.server.child", str(os.getpid()), *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -9,7 +9,6 @@ with ClipClient("127.0.0.1:8001") as client:
 from clip_client.aio import AsyncClipClient
 from clip_client.check import CheckResult, check
 from clip_client.client import ClipClient
-from clip_client.connection import ConnectionOptions
 from clip_client.errors import (
     ClipClientError,
     ItemError,
@@ -19,8 +18,9 @@ from clip_client.errors import (
     SinkError,
     SourceError,
 )
+from clip_client.requests.channel import ConnectionOptions
+from clip_client.requests.wire import ModelInfo
 from clip_client.timings import Stage, TimedAnswer, Timings
-from clip_client.transport import ModelInfo
 
 __all__ = [
     "AsyncClipClient",

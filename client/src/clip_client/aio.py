@@ -13,16 +13,17 @@ from typing import Any, Literal, overload
 import grpc
 from tritonclient.grpc import InferResult
 
-from clip_client import defaults, transport
-from clip_client.attempts import Attempts, Deaths, Failure, Verdict
-from clip_client.conclusions import late, refused, unavailable
-from clip_client.connection import Calls, ConnectionOptions
+from clip_client import defaults
 from clip_client.errors import ItemError, ServerMismatch
-from clip_client.source import ObjectInfo, Source, open_source
+from clip_client.requests import wire
+from clip_client.requests.channel import Calls, ConnectionOptions
+from clip_client.requests.failures import late, refused, unavailable
+from clip_client.requests.in_flight import AsyncTurns
+from clip_client.requests.retry import Attempts, Deaths, Failure, Verdict
+from clip_client.requests.wire import Embedding, Image, ModelInfo
+from clip_client.sources.gcs import ObjectInfo, Source, open_source
 from clip_client.stream import load
 from clip_client.timings import ServerTimes, TimedAnswer, Timings, server_times
-from clip_client.transport import Embedding, Image, ModelInfo
-from clip_client.turns import AsyncTurns
 
 
 class AsyncClipClient:
@@ -107,22 +108,22 @@ class AsyncClipClient:
         """As ClipClient.embed: float32 [N, D], or with `on_error="return"` an entry a photo."""
         info = await self.info()
         limit = max(1, min(self._images_per_request, info.max_batch_size))
-        sizes = [transport.size_of(image) for image in images]
-        groups = list(transport.chunks(sizes, limit, self._bytes_per_request))
+        sizes = [wire.size_of(image) for image in images]
+        groups = list(wire.chunks(sizes, limit, self._bytes_per_request))
         tasks = [asyncio.create_task(self._embed_group([images[i] for i in group])) for group in groups]
         try:
             answers = await asyncio.gather(*tasks)
         finally:
             await _cancel(tasks)
-        return transport.collect([entry for answer in answers for entry in answer], info, on_error)
+        return wire.collect([entry for answer in answers for entry in answer], info, on_error)
 
     async def _embed_group(self, images: Sequence[Image]) -> list[Embedding | ItemError]:
         """In one request; no more than `concurrency` at a time have read their files."""
         info = await self.info()
         async with self._sending:
-            read = [await self._in_thread(transport.read_photo, info, image) for image in images]
+            read = [await self._in_thread(wire.read_photo, info, image) for image in images]
             photos = [entry for entry in read if isinstance(entry, bytes)]
-            return transport.filled(read, await self.request(photos) if photos else [])
+            return wire.filled(read, await self.request(photos) if photos else [])
 
     async def embed_objects(
         self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
@@ -206,7 +207,7 @@ class AsyncClipClient:
     ) -> TimedAnswer:
         """`alone`: nothing else is to be in flight, as one of these photos may be a server's death."""
         begin, info = time.perf_counter(), await self.info()
-        data = transport.request_bytes(info, photos, timed=timed, request_id=request_id)
+        data = wire.request_bytes(info, photos, timed=timed, request_id=request_id)
         # A group's death is proof enough to try each photo by itself.
         proof = defaults.MAX_DEATHS if len(photos) == 1 else 1
         attempts = Attempts(self._deaths, alone=alone, proof=proof)

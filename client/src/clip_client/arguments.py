@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from clip_client.connection import ConnectionOptions
+from clip_client.requests.channel import ConnectionOptions
 
 _FILES = ("root_certificates", "private_key", "certificate_chain")
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from clip_client import defaults
 from clip_client.client import ClipClient
-from clip_client.connection import ConnectionOptions
 from clip_client.errors import ItemError, ServerMismatch
+from clip_client.requests.channel import ConnectionOptions
 
 
 @dataclass(frozen=True)

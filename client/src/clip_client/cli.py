@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from clip_client import defaults
 from clip_client.arguments import add_connection_options, connection_of
-from clip_client.bulk import Summary, embed_to_parquet, is_failed
 from clip_client.check import check
 from clip_client.client import ClipClient
 from clip_client.errors import ClipClientError, ServerBusy, SinkError
 from clip_client.memory import keep_freed_memory
-from clip_client.sink import has_shards, parts_of, way_on
-from clip_client.source import open_source
+from clip_client.pipeline import Summary, embed_to_parquet, is_failed
+from clip_client.sinks.parquet import has_shards, parts_of, way_on
+from clip_client.sources.gcs import open_source
 from clip_client.stream import EmbeddedObject
 from clip_client.timings import Stage, table
 

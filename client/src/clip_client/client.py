@@ -12,16 +12,17 @@ from typing import Any, Literal, overload
 import grpc
 from tritonclient.grpc import InferResult
 
-from clip_client import defaults, transport
-from clip_client.attempts import Attempts, Deaths, Failure, Verdict
-from clip_client.conclusions import late, refused, unavailable
-from clip_client.connection import Calls, ConnectionOptions
+from clip_client import defaults
 from clip_client.errors import ItemError, ServerMismatch
-from clip_client.source import Source, open_source
+from clip_client.requests import wire
+from clip_client.requests.channel import Calls, ConnectionOptions
+from clip_client.requests.failures import late, refused, unavailable
+from clip_client.requests.in_flight import Turns
+from clip_client.requests.retry import Attempts, Deaths, Failure, Verdict
+from clip_client.requests.wire import Embedding, Image, ModelInfo
+from clip_client.sources.gcs import Source, open_source
 from clip_client.stream import EmbeddedObject, stream
 from clip_client.timings import ServerTimes, TimedAnswer, Timings, server_times
-from clip_client.transport import Embedding, Image, ModelInfo
-from clip_client.turns import Turns
 
 _READY_TIMEOUT_S = 2.0
 
@@ -126,16 +127,16 @@ class ClipClient:
         """
         info = self.info
         limit = max(1, min(self._images_per_request, info.max_batch_size))
-        sizes = [transport.size_of(image) for image in images]
-        groups = list(transport.chunks(sizes, limit, self._bytes_per_request))
+        sizes = [wire.size_of(image) for image in images]
+        groups = list(wire.chunks(sizes, limit, self._bytes_per_request))
         answers = self._pool.map(lambda group: self._embed_group([images[i] for i in group]), groups)
-        return transport.collect([entry for answer in answers for entry in answer], info, on_error)
+        return wire.collect([entry for answer in answers for entry in answer], info, on_error)
 
     def _embed_group(self, images: Sequence[Image]) -> list[Embedding | ItemError]:
         """In one request; files are read no sooner than that."""
-        read = [transport.read_photo(self.info, image) for image in images]
+        read = [wire.read_photo(self.info, image) for image in images]
         photos = [entry for entry in read if isinstance(entry, bytes)]
-        return transport.filled(read, self.request(photos) if photos else [])
+        return wire.filled(read, self.request(photos) if photos else [])
 
     def embed_objects(
         self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
@@ -222,7 +223,7 @@ class ClipClient:
     ) -> TimedAnswer:
         """`alone`: nothing else is to be in flight, as one of these photos may be a server's death."""
         begin = time.perf_counter()
-        data = transport.request_bytes(self.info, photos, timed=timed, request_id=request_id)
+        data = wire.request_bytes(self.info, photos, timed=timed, request_id=request_id)
         # A group's death is proof enough to try each photo by itself.
         proof = defaults.MAX_DEATHS if len(photos) == 1 else 1
         attempts = Attempts(self._deaths, alone=alone, proof=proof)

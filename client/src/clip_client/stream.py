@@ -10,8 +10,8 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from clip_client.errors import ItemError
-from clip_client.source import ObjectInfo, Source, crc32c
-from clip_client.transport import Embedding
+from clip_client.requests.wire import Embedding
+from clip_client.sources.gcs import ObjectInfo, Source, crc32c
 
 _WINDOW = 4
 """Objects submitted ahead of the one that is yielded next, for each worker."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tritonclient.grpc import InferResult
 
 from clip_client.errors import ItemError
-from clip_client.transport import Embedding, ModelInfo, read_answer
+from clip_client.requests.wire import Embedding, ModelInfo, read_answer
 
 STAGES = ("load", "transport", "queue", "decode", "preprocess", "embed")
 

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from clip_preprocess import defaults as preprocess_defaults
+from clip_preprocess.settings import Quality
 from clip_serving import defaults
-from clip_serving.settings import Quality
 
 _DESCRIPTION = """\
 Writes an open_clip image tower as ONNX (fp32 and int8 for a CPU, fp16 for a GPU) and TorchScript, holds
@@ -103,11 +104,11 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
         help="embed photos whose data ends early all the same; their error says so beside the embedding "
         "(default: refuse them)")  # fmt: skip
     add("--max-bytes", type=int, metavar="N",
-        help=f"largest encoded photo (default: {defaults.MAX_BYTES})")  # fmt: skip
+        help=f"largest encoded photo (default: {preprocess_defaults.MAX_BYTES})")  # fmt: skip
     add("--max-pixels", type=int, metavar="N",
-        help=f"most pixels decoded for one photo (default: {defaults.MAX_PIXELS})")  # fmt: skip
+        help=f"most pixels decoded for one photo (default: {preprocess_defaults.MAX_PIXELS})")  # fmt: skip
     add("--decode-timeout", dest="decode_timeout_s", type=float, metavar="SECONDS",
-        help=f"longest time for one photo (default: {defaults.DECODE_TIMEOUT_S:g})")  # fmt: skip
+        help=f"longest time for one photo (default: {preprocess_defaults.DECODE_TIMEOUT_S:g})")  # fmt: skip
     add("--max-queue-size", type=int, metavar="N",
         help="requests that may wait; one more is refused and retried (default: "
         f"{defaults.MAX_QUEUE_SIZE})")  # fmt: skip

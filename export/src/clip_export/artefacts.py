@@ -11,9 +11,9 @@ from clip_export import graph, verify
 from clip_export.errors import ParityError
 from clip_export.load import LoadedModel
 from clip_serving import defaults
-from clip_serving.encoder import OnnxEncoder
-from clip_serving.proof import Proof
-from clip_serving.staging import available_cores
+from clip_serving.encoder.engines import OnnxEncoder
+from clip_serving.encoder.proof import Proof
+from clip_serving.repository.stage import available_cores
 
 Say = Callable[[str], None]
 _FILES = {

@@ -14,10 +14,11 @@ from typing import Any
 
 from clip_export.arguments import parser
 from clip_export.errors import ExportError, HubUnreachable
+from clip_preprocess.settings import DecodeLimits
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError
-from clip_serving.settings import DecodeLimits, DeploymentSettings
-from clip_serving.spec import ModelSpec
+from clip_serving.repository.deployment import DeploymentSettings
+from clip_serving.repository.spec import ModelSpec
 
 _LOUD = """\
 ************************************************************************

@@ -16,7 +16,7 @@ from torch import nn
 
 from clip_export.errors import GraphError
 from clip_serving import defaults
-from clip_serving.spec import ModelSpec
+from clip_serving.repository.spec import ModelSpec
 
 OPSET = 18
 MAX_IR_VERSION = 10

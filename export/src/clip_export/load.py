@@ -15,7 +15,8 @@ import open_clip
 import torch
 
 from clip_export.errors import HubUnreachable, LoadError
-from clip_serving.spec import Interpolation, ModelSpec, ResizeMode
+from clip_preprocess.settings import Interpolation, ResizeMode
+from clip_serving.repository.spec import ModelSpec
 
 _HUB_WORDS = ("connect", "resolve", "offline", "timed out", "timeout", "network", "locate the file")
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from clip_export.errors import ExportError, NotRendered
 from clip_serving import defaults
-from clip_serving.encoder_choice import require_int8
+from clip_serving.encoder.choice import require_int8
 from clip_serving.errors import ConfigurationError
-from clip_serving.render import encoder_model_py, render_all, write_repository
-from clip_serving.rendered import read_deployment
-from clip_serving.settings import DeploymentSettings
-from clip_serving.spec import SPEC_FILE, ModelSpec
-from clip_serving.staging import versions
+from clip_serving.repository.deployment import DeploymentSettings
+from clip_serving.repository.render import encoder_model_py, render_all, write_repository
+from clip_serving.repository.rendered import read_deployment
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from clip_serving.repository.stage import versions
 
 _STAGING = ".staging-"
 

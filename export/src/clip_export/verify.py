@@ -22,11 +22,11 @@ from PIL import Image
 from clip_export.errors import ParityError
 from clip_export.load import LoadedModel
 from clip_export.pictures import natural_pictures, own_pictures, reference_jpeg, sample_pictures
+from clip_preprocess.pipeline import preprocess_one
 from clip_serving import defaults
-from clip_serving.preprocess import preprocess_one
-from clip_serving.proof import Proof, least_cosine
-from clip_serving.settings import DeploymentSettings, PreprocessSettings
-from clip_serving.spec import ModelSpec
+from clip_serving.encoder.proof import Proof, least_cosine
+from clip_serving.repository.deployment import DeploymentSettings, preprocess_settings
+from clip_serving.repository.spec import ModelSpec
 
 BATCHES = (1, 3, 8)
 _INT8_MASK_TOLERANCE = 0.05
@@ -168,7 +168,7 @@ def compare_int8(encode: Encoder, photos: Proof, report: Callable[[str], None]) 
 
 
 def _exact_pixels(loaded: LoadedModel, pictures: list[Image.Image]) -> npt.NDArray[np.uint8]:
-    settings = PreprocessSettings.of(loaded.spec, DeploymentSettings(quality="exact"))
+    settings = preprocess_settings(loaded.spec, DeploymentSettings(quality="exact"))
     return np.stack([preprocess_one(_png(picture), settings) for picture in pictures])
 
 

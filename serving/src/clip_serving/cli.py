@@ -14,10 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import get_args
 
+from clip_preprocess.settings import Quality
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError, ServerError
-from clip_serving.launcher import ServerOptions, TritonServer
-from clip_serving.staging import InstanceLayout, available_cores
+from clip_serving.repository.stage import InstanceLayout, available_cores
+from clip_serving.server.embedded import ServerOptions, TritonServer
 
 _DESCRIPTION = """\
 Serves a clip-triton model repository with a real tritonserver, on this machine's CPU and on
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     add(
         "--quality",
-        choices=get_args(defaults.Quality),
+        choices=get_args(Quality),
         help="of the pixels, in place of the repository's: exact is open_clip's bit for bit, the others cost "
         "a third of its CPU",
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Quality = Literal["exact", "high", "fast"]
-"""How near pixels are to open_clip's: bit for bit, or read at a scale that keeps 3 or 2 times the target."""
+from clip_preprocess.settings import Quality
 
 Precision = Literal["fp32", "bf16", "int8"]
 """What a CPU encoder computes in."""
@@ -52,13 +51,6 @@ TENSORRT_CACHE = "/var/cache/clip-triton/tensorrt"
 
 QUALITY: Quality = "high"
 """Pixels within a fifth of a level of open_clip's on average, for a third of its CPU."""
-MAX_BYTES = 32 * 1024 * 1024
-"""Largest encoded file, in bytes."""
-MAX_PIXELS = 100_000_000
-"""Most pixels decoded for one photo (after the decoder's choice of scale)."""
-
-DECODE_TIMEOUT_S = 30.0
-"""Longest time for one photo from its first byte to its pixels; 100 megapixels take 2 on an idle core."""
 MAX_STUCK_DECODES = 2
 """Threads lost to photos that never end, after which a preprocess process asks to be renewed."""
 PREPROCESS_NICENESS = 10
@@ -90,14 +82,6 @@ STABLE_AFTER_S = 60.0
 """A server that has run this long starts again at the first back-off."""
 MAX_CPU_ENCODER_INSTANCES = 4
 """Each holds its own copy of the weights; beyond this, cores go into threads of an instance."""
-
-MAX_RESIZED_PIXELS = 16_000_000
-"""Largest resized whole that is made before its crop is taken, for the sake of bit-exactness.
-
-open_clip resizes all of a 5000 x 3 strip to 373,333 x 224 to keep 224 x 224 of it. Beyond this size
-(an aspect ratio of 318 at 224 pixels) only the crop is resized, which bounds time and memory and may
-differ from open_clip by some levels: Pillow's filter windows start elsewhere.
-"""
 
 STAGES_SECONDS = 20.0
 """How long `clip-profile stages` measures, after a warm-up."""

@@ -12,8 +12,8 @@ from benchmarks import bad_input
 from benchmarks.contenders import BenchmarkError, Contender, Place, Service, contenders, nothing
 from benchmarks.results import Results, Window
 from benchmarks.run import _chosen, kept
-from clip_serving.cpu import Cpu
-from tools.fake_gcs import FakeGcs
+from clip_serving.encoder.cpu import Cpu
+from testing.fake_gcs import FakeGcs
 
 _WINDOW = Window("ours", 1, 10.0, 100.0, 2.0, 10**9, 10**8, [1.0], 0.0)
 

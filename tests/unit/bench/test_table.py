@@ -9,7 +9,7 @@ import pytest
 from benchmarks.contenders import contenders
 from benchmarks.results import Results, Spread, Window
 from benchmarks.table import AIMS, render, verdict
-from clip_serving.cpu import Cpu
+from clip_serving.encoder.cpu import Cpu
 
 _FOUND = contenders(2, Cpu("with bf16", frozenset({"amx_bf16"})))
 _DRIVES = [drive for contender in _FOUND for drive in contender.drives]

@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from clip_client import ServerBusy, ServerUnavailable
-from clip_client.attempts import Attempts, Deaths, Failure, Verdict
-from clip_client.conclusions import refused, unavailable
+from clip_client.requests.failures import refused, unavailable
+from clip_client.requests.retry import Attempts, Deaths, Failure, Verdict
 
 _S = grpc.StatusCode
 FULL = Failure(_S.UNAVAILABLE, "Exceeds maximum queue size")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_client.sink import ParquetSink
-from clip_client.source import ObjectInfo
+from clip_client.sinks.parquet import ParquetSink
+from clip_client.sources.gcs import ObjectInfo
 from clip_client.stream import EmbeddedObject
 
 

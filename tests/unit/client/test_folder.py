@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clip_client import SourceError
-from clip_client.source import FolderSource
+from clip_client.sources.gcs import FolderSource
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clip_client import ItemError, defaults
-from clip_client.sink import ParquetSink, key_of
-from clip_client.source import ObjectInfo
+from clip_client.sinks.parquet import ParquetSink, key_of
+from clip_client.sources.gcs import ObjectInfo
 from clip_client.stream import EmbeddedObject
 
 _OBJECTS = 9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clip_client.pace import Pace
+from clip_client.requests.backoff import Pace
 
 
 def test_all_are_let_through_while_nothing_is_refused() -> None:

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_client import ItemError, SinkError, defaults
-from clip_client.lock import Lock
-from clip_client.sink import Key, ParquetSink, key_of
-from clip_client.source import ObjectInfo
+from clip_client.sinks.lock import Lock
+from clip_client.sinks.parquet import Key, ParquetSink, key_of
+from clip_client.sources.gcs import ObjectInfo
 from clip_client.stream import EmbeddedObject
 
 _MODEL = {"model": "ViT-B-32", "weights_sha256": "a"}
@@ -189,7 +189,7 @@ _RESUMES = """
 import sys
 from pathlib import Path
 import pyarrow as pa
-from clip_client.sink import ParquetSink
+from clip_client.sinks.parquet import ParquetSink
 with ParquetSink(Path(sys.argv[1]), 512, {}) as sink:
     known = sink.open(resume=True)
     before = pa.default_memory_pool().max_memory()
@@ -234,7 +234,7 @@ def test_two_runs_on_one_file(tmp_path: Path) -> None:
 _DIES = """
 import os, sys
 from pathlib import Path
-from clip_client.sink import ParquetSink
+from clip_client.sinks.parquet import ParquetSink
 ParquetSink(Path(sys.argv[1]), 2, {}).open()
 print("open", flush=True)
 os.kill(os.getpid(), 9)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from clip_client import ItemError, ServerUnavailable
-from clip_client.source import ObjectInfo
+from clip_client.requests.wire import Embedding
+from clip_client.sources.gcs import ObjectInfo
 from clip_client.stream import stream
-from clip_client.transport import Embedding
 
 
 class Memory:

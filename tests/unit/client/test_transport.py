@@ -16,7 +16,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.grpc._utils import _get_inference_request
 
 import clip_client
-from clip_client import ItemError, ModelInfo, ServerMismatch, transport
+from clip_client import ItemError, ModelInfo, ServerMismatch
+from clip_client.requests import wire
 
 _INFO = ModelInfo("clip_image", "image", "embedding", "error", 4, 64, {})
 
@@ -44,7 +45,7 @@ def test_the_public_names() -> None:
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 8), st.integers(1, 60))
 def test_chunks_keep_order_and_bounds(sizes: list[int], limit: int, max_bytes: int) -> None:
-    groups = list(transport.chunks(sizes, limit, max_bytes))
+    groups = list(wire.chunks(sizes, limit, max_bytes))
     assert [index for group in groups for index in group] == list(range(len(sizes)))
     for group in groups:
         assert 1 <= len(group) <= limit
@@ -54,7 +55,7 @@ def test_chunks_keep_order_and_bounds(sizes: list[int], limit: int, max_bytes: i
 def test_an_answer_is_read_row_by_row() -> None:
     nan = [float("nan")] * 4
     answer = Answer([[1, 0, 0, 0], nan, nan, [2, 0, 0, 0]], ["", "truncated: JPEG 3x4: cut off", "", ""])
-    right, truncated, silent, long = transport.read_answer(_INFO, cast("Any", answer))
+    right, truncated, silent, long = wire.read_answer(_INFO, cast("Any", answer))
     assert isinstance(right, np.ndarray)
     assert isinstance(truncated, ItemError)
     assert (truncated.code, truncated.text) == ("truncated", "JPEG 3x4: cut off")
@@ -78,14 +79,14 @@ def test_a_request_is_the_message_that_tritonclient_would_send(
         0, False, False, 0, None, None,
     )  # fmt: skip
     info = dataclasses.replace(_INFO, seconds_output="seconds")
-    sent = transport.request_bytes(info, photos, timed=timed, request_id=request_id)
+    sent = wire.request_bytes(info, photos, timed=timed, request_id=request_id)
     assert service_pb2.ModelInferRequest.FromString(sent) == wanted
 
 
 @pytest.mark.parametrize("size", [2**7, 2**14, 2**21])
 def test_lengths_at_the_borders_of_a_varint(size: int) -> None:
     for length in (size - 5, size - 4, size - 3):
-        request = service_pb2.ModelInferRequest.FromString(transport.request_bytes(_INFO, [bytes(length)]))
+        request = service_pb2.ModelInferRequest.FromString(wire.request_bytes(_INFO, [bytes(length)]))
         (content,) = request.raw_input_contents
         assert content == length.to_bytes(4, "little") + bytes(length)
 
@@ -96,12 +97,12 @@ def test_what_the_server_would_refuse_for_its_size_is_not_read(tmp_path: Path) -
     small.write_bytes(bytes(10))
     with large.open("wb") as file:
         file.truncate(2**40)  # a hole: nobody could read it
-    error = transport.read_photo(info, large)
+    error = wire.read_photo(info, large)
     assert isinstance(error, ItemError)
     assert error.code == "too_many_bytes"
-    assert transport.read_photo(info, small) == bytes(10)
-    assert isinstance(transport.read_photo(info, bytes(11)), ItemError)
-    assert transport.read_photo(_INFO, bytes(11)) == bytes(11), "an older server does not tell its limit"
+    assert wire.read_photo(info, small) == bytes(10)
+    assert isinstance(wire.read_photo(info, bytes(11)), ItemError)
+    assert wire.read_photo(_INFO, bytes(11)) == bytes(11), "an older server does not tell its limit"
 
 
 def config(change: Callable[[pb.ModelConfig], object] | None = None) -> pb.ModelConfig:
@@ -138,8 +139,8 @@ def test_a_model_that_is_not_ours_is_refused(
 
 def test_what_could_be_read_of_a_truncated_photo_comes_with_its_error() -> None:
     row = np.array([0.6, 0.8], np.float32)
-    kept = transport._read_row(row, "truncated: JPEG: the picture data ends too early")
-    lost = transport._read_row(row * np.nan, "truncated: JPEG: the picture data ends too early")
+    kept = wire._read_row(row, "truncated: JPEG: the picture data ends too early")
+    lost = wire._read_row(row * np.nan, "truncated: JPEG: the picture data ends too early")
     assert isinstance(kept, ItemError)
     assert isinstance(lost, ItemError)
     assert kept.code == lost.code == "truncated"

@@ -15,7 +15,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from clip_client import AsyncClipClient, ClipClient, ItemError, ModelInfo, ServerBusy, ServerUnavailable
-from clip_client.turns import Turns
+from clip_client.requests.in_flight import Turns
 
 INFO = ModelInfo("clip_image", "image", "embedding", "error", 2, 64, {})
 DEADLINE_S = 0.8

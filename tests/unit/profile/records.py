@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from clip_serving.profile.machine import Machine
-from clip_serving.profile.measurement import EMBED, PREPROCESS, Arrival, Measurement, Resources, Sample, Stage
-from clip_serving.profile.run_folder import About
-from clip_serving.profile.setting import Setting, Space
+from clip_profile.records.machine import Machine
+from clip_profile.records.measurement import EMBED, PREPROCESS, Arrival, Measurement, Resources, Sample, Stage
+from clip_profile.records.run_folder import About
+from clip_profile.records.setting import Setting, Space
 
 BASE = Setting("cpu", "fp32", 2, 1, 2, 64, 2000, 8, 1)
 

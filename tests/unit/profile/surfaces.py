@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from clip_serving.profile.setting import Setting, Space
+from clip_profile.records.setting import Setting, Space
 
 Surface = Callable[[Setting], float]
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
+from clip_profile.answer import apply as module
+from clip_profile.answer.apply import apply, undo
+from clip_profile.sweep.variant import make_variant
 from clip_serving.errors import ConfigurationError, ProfileError
-from clip_serving.profile import apply as module
-from clip_serving.profile.apply import apply, undo
-from clip_serving.profile.variant import make_variant
-from clip_serving.render import render_all, write_repository
-from clip_serving.rendered import read_rendered
-from clip_serving.settings import DeploymentSettings
-from clip_serving.spec import ModelSpec
-from clip_serving.staging import read_config
+from clip_serving.repository.deployment import DeploymentSettings
+from clip_serving.repository.render import render_all, write_repository
+from clip_serving.repository.rendered import read_rendered
+from clip_serving.repository.spec import ModelSpec
+from clip_serving.repository.stage import read_config
 from tests.unit.profile.records import setting
 from tools.render_default import SPEC
 

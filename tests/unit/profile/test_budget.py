@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clip_serving.profile.budget import Budget
+from clip_profile.sweep.budget import Budget
 
 
 class Clock:

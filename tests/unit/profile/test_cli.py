@@ -9,13 +9,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from clip_serving import perf_analyzer
+from clip_profile.cli import main
+from clip_profile.load.perf_analyzer import VERSION, Load, arrival_gaps_us
 from clip_serving.errors import ServerError
-from clip_serving.profile.cli import main
-from clip_serving.profile.load import VERSION, Load, arrival_gaps_us
-from clip_serving.render import write_repository
-from clip_serving.spec import ModelSpec
-from tests.pictures import camera_photos
+from clip_serving.repository.render import write_repository
+from clip_serving.repository.spec import ModelSpec
+from clip_serving.server import perf_analyzer
+from testing.pictures import camera_photos
 from tests.unit.profile.records import about, measurement
 from tests.unit.profile.test_recommend import run_of
 from tools.render_default import SPEC

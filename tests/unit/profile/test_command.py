@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from clip_profile.answer.command import serve_command
 from clip_serving.cli import _parser, _server_options
-from clip_serving.profile.command import serve_command
 from tests.unit.profile.records import setting
 
 

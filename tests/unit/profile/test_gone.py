@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from clip_profile.load.perf_analyzer import Load
+from clip_profile.sweep.measure import measure
+from clip_profile.sweep.target import Served, living_pids
 from clip_serving.errors import ServerError
-from clip_serving.profile.load import Load
-from clip_serving.profile.measure import measure
-from clip_serving.profile.target import Served, living_pids
 from tests.unit.profile.records import BASE
 
 

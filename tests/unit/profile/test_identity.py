@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from clip_profile.records.identity import of_repository
 from clip_serving.errors import ConfigurationError
-from clip_serving.profile.identity import of_repository
-from clip_serving.render import write_repository
-from clip_serving.settings import DeploymentSettings
-from clip_serving.spec import ModelSpec
+from clip_serving.repository.deployment import DeploymentSettings
+from clip_serving.repository.render import write_repository
+from clip_serving.repository.spec import ModelSpec
 from tools.render_default import SPEC
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from clip_serving import defaults
+from clip_preprocess import defaults
+from clip_profile.load import photos
+from clip_profile.load.photos import read_photos
 from clip_serving.errors import ProfileError
-from clip_serving.profile import photos
-from clip_serving.profile.photos import read_photos
-from tests.pictures import camera_photos
+from testing.pictures import camera_photos
 
 
 @pytest.fixture(scope="module")

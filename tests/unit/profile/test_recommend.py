@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from clip_serving.profile.bounds import bound_of
-from clip_serving.profile.measurement import EMBED, PREPROCESS, Failure, Measurement, Stage
-from clip_serving.profile.objective import Objective
-from clip_serving.profile.recommend import Recommendation, recommend
-from clip_serving.profile.results import Result, frontier, results_of
-from clip_serving.profile.run_folder import RunFolder
+from clip_profile.answer.bounds import bound_of
+from clip_profile.answer.recommend import Recommendation, recommend
+from clip_profile.records.measurement import EMBED, PREPROCESS, Failure, Measurement, Stage
+from clip_profile.records.objective import Objective
+from clip_profile.records.results import Result, frontier, results_of
+from clip_profile.records.run_folder import RunFolder
 from tests.unit.profile.records import BASE, about, measurement, setting
 
 FAST, SLOW = setting(concurrency=16), setting(concurrency=4)

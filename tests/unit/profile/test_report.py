@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clip_profile.answer.figures import open_loop
+from clip_profile.records.measurement import Failure, Measurement, Sample
+from clip_profile.records.objective import Objective
+from clip_profile.records.run_folder import RunFolder
+from clip_profile.records.setting import Space
+from clip_profile.records.statistics import percentile
+from clip_profile.report import chart
+from clip_profile.report.page import page, write_report
 from clip_serving.errors import ProfileError
-from clip_serving.profile import chart
-from clip_serving.profile.figures import open_loop
-from clip_serving.profile.measurement import Failure, Measurement, Sample
-from clip_serving.profile.objective import Objective
-from clip_serving.profile.report import page, write_report
-from clip_serving.profile.run_folder import RunFolder
-from clip_serving.profile.setting import Space
-from clip_serving.profile.statistics import percentile
 from tests.unit.profile.records import BASE, about, measurement, setting
 
 _VOID = {"meta", "line", "circle", "rect", "polyline"}

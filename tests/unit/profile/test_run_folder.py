@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from clip_profile.records.measurement import Failure
+from clip_profile.records.objective import Objective
+from clip_profile.records.run_folder import FORMAT, Choice, RunFolder
+from clip_profile.records.setting import Space
 from clip_serving.errors import ProfileError
-from clip_serving.profile.measurement import Failure
-from clip_serving.profile.objective import Objective
-from clip_serving.profile.run_folder import FORMAT, Choice, RunFolder
-from clip_serving.profile.setting import Space
 from tests.unit.profile.records import BASE, about, measurement, setting
 
 

@@ -11,8 +11,8 @@ import math
 import numpy as np
 import pytest
 
-from clip_serving.profile.search import Search
-from clip_serving.profile.setting import Setting, Space
+from clip_profile.records.setting import Setting, Space
+from clip_profile.sweep.search import Search
 from tests.unit.profile.surfaces import Surface, noisy, start_of, surface
 
 ROUNDS = 3

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_serving.profile.statistics import Observation, Rounds, Spread, percentile
+from clip_profile.records.statistics import Observation, Rounds, Spread, percentile
 
 _VALUES = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=200)
 

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clip_profile.console import Console
+from clip_profile.load.perf_analyzer import Load
+from clip_profile.records.identity import Identity
+from clip_profile.records.measurement import Failure, Measurement
+from clip_profile.records.objective import Objective
+from clip_profile.records.run_folder import Choice, RunFolder
+from clip_profile.records.setting import Setting, Space
+from clip_profile.sweep.run import Sweep, SweepOptions
+from clip_profile.sweep.target import Served
 from clip_serving.errors import ProfileError, ServerError
-from clip_serving.profile.console import Console
-from clip_serving.profile.identity import Identity
-from clip_serving.profile.load import Load
-from clip_serving.profile.measurement import Failure, Measurement
-from clip_serving.profile.objective import Objective
-from clip_serving.profile.run_folder import Choice, RunFolder
-from clip_serving.profile.setting import Setting, Space
-from clip_serving.profile.sweep import Sweep, SweepOptions
-from clip_serving.profile.target import Served
 from tests.unit.profile.records import about, measurement
 from tests.unit.profile.surfaces import noisy, surface
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clip_serving.profile.stages.traces import RequestTrace, Try, by_request, parse
+from clip_profile.stages.traces import RequestTrace, Try, by_request, parse
 
 _STEPS = ("clip_image_preprocess", "clip_image_encoder")
 _SEEN = {

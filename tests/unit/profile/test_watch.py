@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from clip_serving.profile import gpu
-from clip_serving.profile.measure import _resources
-from clip_serving.profile.measurement import Sample
-from clip_serving.profile.server_stats import Counts, PhotoSeconds, read_photo_seconds
-from clip_serving.profile.watch import MOST_SAMPLES, PERIOD_S, Watch
+from clip_profile.observe.server_stats import Counts, PhotoSeconds, read_photo_seconds
+from clip_profile.observe.watch import MOST_SAMPLES, PERIOD_S, Watch
+from clip_profile.records import gpu
+from clip_profile.records.measurement import Sample
+from clip_profile.sweep.measure import _resources
 from tests.unit.profile.pages import metrics_page
 
 
@@ -73,7 +73,7 @@ def test_a_process_that_ends_meanwhile_ends_nothing() -> None:
 
 
 def test_a_long_run_is_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clip_serving.profile.watch.PERIOD_S", 0.001)
+    monkeypatch.setattr("clip_profile.observe.watch.PERIOD_S", 0.001)
     with Watch({}) as watch:
         while len(watch._samples) <= 2 * MOST_SAMPLES:
             time.sleep(0.01)

@@ -1,0 +1,50 @@
+"""The errors of this distribution.
+
+ClipPreprocessError
+├── ItemError        one photo cannot become pixels; its neighbors are not affected
+└── SettingsError    the settings themselves are incomplete or invalid
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class ErrorCode(str, Enum):
+    """Stable codes of an ItemError. Their meaning never changes; new ones may be added."""
+
+    EMPTY = "empty"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    CORRUPT = "corrupt"
+    TRUNCATED = "truncated"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_COMPLEX = "too_complex"
+    DECODE_TIMEOUT = "decode_timeout"
+    INTERNAL = "internal"
+
+
+class ClipPreprocessError(Exception):
+    """Base of all errors that this distribution raises on purpose."""
+
+
+class ItemError(ClipPreprocessError):
+    """One photo cannot become pixels; its neighbors are not affected.
+
+    `partial` is set if the photo has pixels all the same (`allow_truncated`); the error then describes
+    what is wrong with them.
+    """
+
+    def __init__(self, code: ErrorCode, text: str, *, partial: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.partial = partial
+
+    def wire(self) -> str:
+        """The form that travels to a client: the code, a colon, a space, and the text."""
+        return f"{self.code.value}: {self.text}"
+
+
+class SettingsError(ClipPreprocessError):
+    """A setting is missing or has an invalid value; the text names it."""

@@ -1,0 +1,91 @@
+"""What a photo is turned into, and within which limits: the settings of the pixel pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from clip_preprocess import defaults
+from clip_preprocess.errors import SettingsError
+
+Interpolation = Literal["bicubic", "bilinear", "nearest"]
+ResizeMode = Literal["shortest", "squash", "longest"]
+Quality = Literal["exact", "high", "fast"]
+"""How close pixels are to open_clip's: `exact` is bit for bit; `high` and `fast` decode a JPEG at a reduced
+scale that keeps 3 or 2 times the target size."""
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """Limits checked on a photo's header before any pixel is decoded, and its longest time."""
+
+    max_bytes: int = defaults.MAX_BYTES
+    max_pixels: int = defaults.MAX_PIXELS
+    decode_timeout_s: float = defaults.DECODE_TIMEOUT_S
+
+
+@dataclass(frozen=True)
+class PreprocessSettings:
+    """Everything the pixel pipeline needs to know. `image_size` is (height, width) in pixels.
+
+    `resize_mode` is open_clip's: `shortest` resizes the short side and crops the center, `squash` ignores
+    the aspect ratio, `longest` fits the whole picture and pads with `fill_color`.
+    """
+
+    image_size: tuple[int, int]
+    interpolation: Interpolation = "bicubic"
+    resize_mode: ResizeMode = "shortest"
+    fill_color: int = 0
+    apply_exif_orientation: bool = True
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    quality: Quality = "exact"
+    allow_truncated: bool = False
+    """Whether a photo whose data ends early gives pixels, with an ItemError marked `partial`."""
+
+    def to_parameters(self) -> dict[str, str]:
+        """A flat mapping of strings, as a Triton config's `parameters`. Inverse: from_parameters()."""
+        height, width = self.image_size
+        return {
+            "image_height": str(height),
+            "image_width": str(width),
+            "interpolation": self.interpolation,
+            "resize_mode": self.resize_mode,
+            "fill_color": str(self.fill_color),
+            "apply_exif_orientation": str(self.apply_exif_orientation).lower(),
+            "max_bytes": str(self.limits.max_bytes),
+            "max_pixels": str(self.limits.max_pixels),
+            "decode_timeout_s": str(self.limits.decode_timeout_s),
+            "quality": self.quality,
+            "allow_truncated": str(self.allow_truncated).lower(),
+        }
+
+    @classmethod
+    def from_parameters(cls, values: Mapping[str, str]) -> PreprocessSettings:
+        """Raises SettingsError if a parameter is missing or has an invalid value."""
+        try:
+            return cls(
+                image_size=(int(values["image_height"]), int(values["image_width"])),
+                interpolation=one_of(Interpolation, values["interpolation"]),
+                resize_mode=one_of(ResizeMode, values["resize_mode"]),
+                fill_color=int(values["fill_color"]),
+                apply_exif_orientation=values["apply_exif_orientation"] == "true",
+                limits=DecodeLimits(
+                    max_bytes=int(values["max_bytes"]),
+                    max_pixels=int(values["max_pixels"]),
+                    decode_timeout_s=float(values["decode_timeout_s"]),
+                ),
+                quality=one_of(Quality, values["quality"]),
+                allow_truncated=values["allow_truncated"] == "true",
+            )
+        except KeyError as error:
+            raise SettingsError(f"missing parameter {error}") from error
+        except ValueError as error:
+            raise SettingsError(f"invalid parameter: {error}") from error
+
+
+def one_of(choices: Any, value: str) -> Any:
+    """`value` if it is one of the Literal `choices`; raises ValueError otherwise."""
+    if value not in get_args(choices):
+        raise ValueError(f"{value!r} is not one of {', '.join(get_args(choices))}")
+    return value

@@ -1,0 +1,93 @@
+"""The figures that are shown of a setting, each under one name and unit wherever it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clip_profile.records.measurement import EMBED, PREPROCESS, Measurement
+from clip_profile.records.results import Figure
+from clip_profile.records.statistics import Spread, percentile
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure with its name, its unit and the decimals that it is worth."""
+
+    name: str
+    unit: str
+    of: Figure
+    decimals: int = 0
+    short: str = ""
+    """Where there is little room."""
+
+    @property
+    def head(self) -> str:
+        """Over a column of a table."""
+        return self.short or f"{self.name} {self.unit}"
+
+    def text(self, spread: Spread | None) -> str:
+        return "-" if spread is None else with_spread(spread, self.decimals)
+
+
+def with_spread(spread: Spread, decimals: int) -> str:
+    half = "" if spread.half is None else f" ± {spread.half:.{decimals}f}"
+    return f"{spread.mean:.{decimals}f}{half}"
+
+
+def queue_ms(one: Measurement) -> float:
+    """Before both models."""
+    return sum(stage.queue_ms for stage in one.stages.values())
+
+
+def _machine(one: Measurement) -> float | None:
+    """None where the server may be on another machine than the one that was watched."""
+    return None if one.resources.server_busy is None else 100 * one.resources.machine_busy
+
+
+def _gpu(one: Measurement) -> float | None:
+    return None if one.resources.gpu is None else 100 * one.resources.gpu
+
+
+THROUGHPUT = Shown("throughput", "photos/s", lambda one: one.photos_per_s, 1, "photos/s")
+MEAN = Shown("mean latency", "ms", lambda one: one.mean_ms)
+P50 = Shown("p50", "ms", lambda one: one.p50_ms)
+P95 = Shown("p95", "ms", lambda one: one.p95_ms)
+P99 = Shown("p99", "ms", lambda one: one.p99_ms)
+BATCH = Shown("mean batch, embed", "photos", lambda one: one.stages[EMBED].mean_batch, 1, "batch")
+TRANSPORT = Shown("transport", "ms a request", lambda one: one.transport_ms)
+QUEUE = Shown("queue", "ms a request", queue_ms)
+DECODE = Shown("decode", "ms a photo", lambda one: one.decode_ms)
+PREPROCESS_ALONE = Shown("preprocess", "ms a photo", lambda one: one.preprocess_ms)
+BOTH = Shown("decode + preprocess", "ms a request", lambda one: one.stages[PREPROCESS].compute_ms)
+EMBEDDING = Shown("embed", "ms a request", lambda one: one.stages[EMBED].compute_ms)
+CPU = Shown("CPU of the server", "ms a photo", lambda one: one.resources.cpu_ms_per_photo, short="CPU ms")
+MACHINE = Shown("CPU in use", "% of the machine", _machine)
+RSS = Shown("memory (RSS)", "MB", lambda one: one.resources.rss_mb, short="RSS MB")
+GPU = Shown("GPU in use", "%", _gpu, short="GPU %")
+GPU_MEMORY = Shown("GPU memory", "MB", lambda one: one.resources.gpu_memory_mb, short="GPU MB")
+
+STAGES = (TRANSPORT, QUEUE, DECODE, PREPROCESS_ALONE, BOTH, EMBEDDING)
+REQUEST = (THROUGHPUT, MEAN, P50, P95, P99, BATCH)
+RESOURCES = (CPU, MACHINE, RSS, GPU, GPU_MEMORY)
+
+
+def open_loop(runs: Sequence[Measurement], percent: float) -> Spread | None:
+    """The latency below which `percent` (0..100) of all requests of the runs stay, ms.
+
+    Its spread is that of the runs' own. None where the requests are too few for it: p99 of ninety is
+    their maximum. Where a run's requests were too many to be kept, perf_analyzer's figures stand for them.
+    """
+    if sum(one.requests for one in runs) * (100 - percent) < 100:
+        return None
+    own = Spread.of([_of_one(one, percent) for one in runs])
+    if not all(one.latencies_ms for one in runs):
+        return own
+    pooled = percentile([value for one in runs for value in one.latencies_ms], percent)
+    return Spread(pooled, own.half, own.n)
+
+
+def _of_one(one: Measurement, percent: float) -> float:
+    if one.latencies_ms:
+        return percentile(one.latencies_ms, percent)
+    return {50: one.p50_ms, 90: one.p90_ms, 95: one.p95_ms, 99: one.p99_ms}[int(percent)]

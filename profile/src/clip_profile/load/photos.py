@@ -1,0 +1,89 @@
+"""The user's own photos: those that can be decoded, spread over the whole folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_preprocess.pipeline import Outcome, Preprocessor
+from clip_preprocess.settings import PreprocessSettings
+from clip_serving.errors import ProfileError
+
+MOST_PHOTOS = 64
+MOST_BYTES = 256 * 1024 * 1024
+"""perf_analyzer holds them all in memory, and more than once."""
+_SIZE = (224, 224)
+
+
+@dataclass(frozen=True)
+class Photos:
+    """What the server is asked to embed, over and over. `left_out` files are too large or no photos."""
+
+    data: tuple[bytes, ...]
+    left_out: int
+
+    @property
+    def mean_bytes(self) -> int:
+        return sum(map(len, self.data)) // len(self.data)
+
+    def identity(self) -> dict[str, Any]:
+        """Tells whether two sweeps had the same photos."""
+        digest = hashlib.sha256()
+        for photo in self.data:
+            digest.update(len(photo).to_bytes(8, "little") + photo)
+        return {"count": len(self.data), "mean_bytes": self.mean_bytes, "sha256": digest.hexdigest()}
+
+
+def read_photos(folder: Path, most: int = MOST_PHOTOS) -> Photos:
+    """Up to `most` photos from all over `folder`; raises ProfileError where there is none to use.
+
+    What the server would refuse, as too large or as no photo, is left out: it would be answered without any
+    work, and flatter the figures.
+    """
+    if str(folder).startswith("gs:/"):
+        raise ProfileError(f"{folder}: copy some photos into a folder first; loading is not part of a sweep")
+    if not folder.is_dir():
+        raise ProfileError(f"{folder} is no folder of photos")
+    settings = PreprocessSettings(_SIZE)
+    try:
+        sizes = {file: file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+        usual = {file: size for file, size in sizes.items() if size <= settings.limits.max_bytes}
+        chosen = _spread(usual, most)
+        found = [file.read_bytes() for file in chosen]
+    except OSError as error:
+        raise ProfileError(f"{error.filename}: {error.strerror}") from error
+    if not sizes:
+        raise ProfileError(f"there is no file in {folder}")
+    if not found:
+        raise ProfileError(f"each file in {folder} is larger than {settings.limits.max_bytes:,} bytes")
+    outcomes = _outcomes(found, settings)
+    good = tuple(photo for photo, outcome in zip(found, outcomes, strict=True) if outcome.error is None)
+    if not good:
+        raise ProfileError(
+            f"none of the {len(found)} files looked at in {folder} can be decoded; "
+            f"{chosen[0].name}: {outcomes[0].error}"
+        )
+    return Photos(good, left_out=len(sizes) - len(usual) + len(found) - len(good))
+
+
+def _spread(sizes: Mapping[Path, int], most: int) -> list[Path]:
+    """Evenly from first to last: as many as `most` and MOST_BYTES allow, and one at least."""
+    files = list(sizes)
+    for count in range(min(most, len(files)), 1, -1):
+        chosen = [files[i] for i in np.linspace(0, len(files) - 1, count).astype(int)]
+        if sum(sizes[file] for file in chosen) <= MOST_BYTES:
+            return chosen
+    return files[:1]
+
+
+def _outcomes(photos: list[bytes], settings: PreprocessSettings) -> list[Outcome]:
+    preprocessor = Preprocessor(settings)
+    try:
+        return list(preprocessor.run(photos, np.empty((len(photos), *_SIZE, 3), np.uint8)))
+    finally:
+        preprocessor.close()

@@ -1,0 +1,62 @@
+"""Which model is served, and with which configs: figures of another one do not belong into the same run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from clip_serving import defaults
+from clip_serving.errors import ServerError
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from clip_serving.repository.stage import served_version
+
+_MODELS = (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """`configs` is a digest of all configs, whatever else of them a sweep changes in its own copy."""
+
+    model: str
+    configs: str
+    weights_sha256: str
+    encoder_version: str
+
+    def served(self) -> dict[str, str]:
+        """What a run folder keeps beside the model's name."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
+
+
+def of_repository(repository: Path) -> Identity:
+    """Of the encoder version that the embedded server serves. Raises ConfigurationError."""
+    version = served_version(repository)
+    spec = ModelSpec.load(version / SPEC_FILE)
+    paths = sorted(path for model in _MODELS for path in (repository / model).rglob("*.pbtxt"))
+    configs = _digest(
+        part for path in paths for part in (str(path.relative_to(repository)).encode(), path.read_bytes())
+    )
+    return Identity(_name(spec.model, spec.pretrained), configs, spec.weights_sha256, version.name)
+
+
+def of_server(client: InferenceServerClient, told: Mapping[str, str]) -> Identity:
+    """Of a running server, whose ensemble has the parameters `told`. Raises ServerError."""
+    try:
+        configs = [client.get_model_config(name, client_timeout=10).config for name in _MODELS]
+    except InferenceServerException as error:
+        raise ServerError(f"the server does not tell how it is set up: {error}") from error
+    digest = _digest(config.SerializeToString(deterministic=True) for config in configs)
+    name = _name(told.get("model", "?"), told.get("pretrained", "?"))
+    return Identity(name, digest, told.get("weights_sha256", "?"), told.get("encoder_version", "?"))
+
+
+def _name(model: str, pretrained: str) -> str:
+    return f"{model} ({pretrained})"
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()

@@ -1,0 +1,181 @@
+"""`clip-profile stages`: its arguments, and from them to the table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+
+from clip_client import ConnectionOptions
+from clip_client import defaults as client_defaults
+from clip_client.arguments import add_connection_options, connection_of
+from clip_client.sources.gcs import ObjectInfo, Source, open_source
+from clip_profile.arguments import at_least, positive
+from clip_profile.console import Console
+from clip_profile.load.connection import NEEDS_URL, redacted
+from clip_profile.observe.server_stats import read_version
+from clip_profile.records.machine import Machine, versions
+from clip_profile.stages.loop import NO_PHOTO_LEFT
+from clip_profile.stages.measure import INTERRUPTED, Measured, Measuring, Plan
+from clip_profile.stages.report import make_report
+from clip_profile.stages.result import Report
+from clip_profile.stages.server import Server, embedded, running
+from clip_profile.stages.table import table
+from clip_serving import defaults
+from clip_serving.errors import ProfileError
+from clip_serving.repository.stage import InstanceLayout, available_cores
+
+_MOST_OBJECTS = 10_000
+"""Of a larger bucket these are listed: more than a measurement comes to."""
+_EXAMPLES = 3
+
+_DESCRIPTION = """\
+Measures load, transport, queue, decode, preprocess and embed while so many requests are always in flight:
+min, mean, p50, p95, p99 and max, a photo and a request; CPU, memory and GPU of server and client over the
+same time. Photos that fail are counted by code, once each, and left out.
+"""
+_EPILOG = """\
+exit status:
+  0    measured
+  1    the server died, or no photo was left, before the time was over; what was measured is shown and kept
+  2    nothing was measured: no photos, none that can be decoded, no server, or not one of ours
+  130  stopped by Ctrl-C; what was measured is shown and kept
+"""
+
+
+def add_stages(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.set_defaults(command=_stages)
+    add = parser.add_argument
+    add("--photos", required=True, metavar="DIR|gs://...", help="a folder, or gs://bucket/prefix")
+    add("--repository", type=Path, default=Path("model_repository"), metavar="DIR",
+        help="what the embedded server serves (default: %(default)s)")  # fmt: skip
+    add("--url", help="a running server's gRPC address instead")
+    add_connection_options(parser, "TLS and headers, for --url")
+    add("--metrics-url", help="its metrics, as http://host:8002/metrics: CPU, memory and GPU of its machine")
+    add("--concurrency", type=at_least(1), default=client_defaults.CONCURRENCY, metavar="N",
+        help="requests in flight (default: %(default)s)")  # fmt: skip
+    add("--images-per-request", type=at_least(1), default=defaults.STAGES_IMAGES_PER_REQUEST, metavar="N",
+        help="photos of one request (default: %(default)s)")  # fmt: skip
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=positive, default=defaults.STAGES_SECONDS, metavar="S",
+                        help="to measure (default: %(default)g)")  # fmt: skip
+    length.add_argument("--count", type=at_least(1), metavar="N", help="photos to measure, instead")
+    add("--warm-up", type=float, default=defaults.STAGES_WARM_UP_S, metavar="S",
+        help="at least, before anything counts; every request in flight comes round once "
+        "(default: %(default)g)")  # fmt: skip
+    add("--out", type=Path, metavar="FILE", help="keep it as JSON; clip-profile compare takes several")
+    add("--json", action="store_true", help="print JSON")
+    layout = parser.add_argument_group("the embedded server's processes (default: from the cores)")
+    for field in dataclasses.fields(InstanceLayout):
+        layout.add_argument(f"--{field.name.replace('_', '-')}", type=at_least(1), metavar="N")
+
+
+def _stages(options: argparse.Namespace) -> int:
+    console = Console()
+    _can_write(options.out)
+    source = open_source(options.photos, options.concurrency)
+    items = _listed(source, options.photos)
+    plan = Plan(
+        concurrency=options.concurrency,
+        images_per_request=options.images_per_request,
+        seconds=options.seconds,
+        count=options.count,
+        warm_up_s=options.warm_up,
+    )
+    with _server(options, console) as server:
+        measuring = Measuring(server, source, items, plan, console)
+        about = _about(options, server, measuring.info.parameters, len(items))
+        measured = measuring.run()
+        console.clear()
+        report = make_report(measured, plan, about)
+        _show(report, options)  # before the server takes its time to end
+    return _status(measured, report, options)
+
+
+def _can_write(out: Path | None) -> None:
+    """Before anything is measured."""
+    if out is None:
+        return
+    if out.exists():
+        raise ProfileError(f"{out} exists already: give another --out, or remove it")
+    if not out.resolve().parent.is_dir():
+        raise ProfileError(f"{out}: the folder {out.parent} does not exist")
+
+
+def _listed(source: Source, uri: str) -> list[ObjectInfo]:
+    items = list(islice(source.list(), _MOST_OBJECTS))
+    if not items:
+        raise ProfileError(f"there is no photo in {uri}")
+    return items
+
+
+@contextmanager
+def _server(options: argparse.Namespace, console: Console) -> Iterator[Server]:
+    chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(InstanceLayout)}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if options.url:
+        if given:
+            raise ProfileError(f"{', '.join(given)} cannot be changed on a running server")
+        with running(options.url, options.metrics_url, connection_of(options)) as server:
+            yield server
+        return
+    if connection_of(options) != ConnectionOptions():
+        raise ProfileError(NEEDS_URL)
+    console.doing("starting the server")
+    layout = dataclasses.replace(InstanceLayout.for_cores(available_cores()), **given)
+    with embedded(options.repository, layout) as server:
+        yield server
+
+
+def _about(
+    options: argparse.Namespace, server: Server, parameters: dict[str, str], photos: int
+) -> dict[str, object]:
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": ["clip-profile", *redacted(sys.argv[1:], options.header)],
+        "photos": options.photos,
+        "listed": photos,
+        "server": server.name,
+        "model": f"{parameters.get('model', '?')} ({parameters.get('pretrained', '?')})",
+        "layout": dataclasses.asdict(server.layout) if server.layout else None,
+        "machine": dataclasses.asdict(Machine.here()),
+        "versions": versions(tritonserver=read_version(server.triton)),
+    }
+
+
+def _show(report: Report, options: argparse.Namespace) -> None:
+    text = json.dumps(report.to_dict(), indent=2)
+    if options.json:
+        print(text)
+    elif report.photos:
+        print(table(report))
+    if options.out is not None:  # last, so that a full disk takes nothing from the screen
+        options.out.write_text(text + "\n", encoding="utf-8")
+
+
+def _status(measured: Measured, report: Report, options: argparse.Namespace) -> int:
+    if measured.ended == INTERRUPTED:
+        raise KeyboardInterrupt  # the command's main says what becomes of it
+    if not report.photos:
+        raise ProfileError(f"nothing was measured: {_cause(measured, report, options.photos)}")
+    if measured.ended:
+        print(f"clip-profile: error: {measured.ended}; what was measured until then is kept", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _cause(measured: Measured, report: Report, photos: str) -> str:
+    if measured.ended != NO_PHOTO_LEFT:
+        return measured.ended or "no request was answered in the time; give it more --seconds"
+    failed = measured.failed.failed
+    codes = ", ".join(f"{n} {code}" for code, n in report.failed.items())
+    examples = "".join(f"\n  {name}: {error}" for name, error in islice(sorted(failed.items()), _EXAMPLES))
+    return f"none of the {len(failed)} photos in {photos} was embedded ({codes}){examples}"

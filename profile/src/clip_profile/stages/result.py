@@ -1,0 +1,180 @@
+"""What a measurement of the stages found: figures, with nothing made up where something is not known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clip_client.timings import STAGES
+from clip_profile.records.statistics import percentile
+from clip_serving.errors import ProfileError
+
+KIND = "clip-profile stages"
+VERSION = 1
+WHOLE = "whole"
+"""The row below the six: from the begin of the first load to the answer."""
+ROWS = (*STAGES, WHOLE)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Milliseconds. Where only the mean is known the others are None; where nothing is, all are."""
+
+    count: int = 0
+    min: float | None = None
+    mean: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Distribution:
+        if not seconds:
+            return cls()
+        ms = [1000 * value for value in seconds]
+        p50, p95, p99 = (percentile(ms, at) for at in (50, 95, 99))
+        return cls(len(ms), min(ms), math.fsum(ms) / len(ms), p50, p95, p99, max(ms))
+
+    @classmethod
+    def mean_alone(cls, count: int, seconds: float | None) -> Distribution:
+        return cls() if seconds is None else cls(count, mean=1000 * seconds)
+
+
+FIGURES = tuple(field.name for field in dataclasses.fields(Distribution) if field.name != "count")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Of some processes over the time measured; `cpu_percent` is of all cores of the machine.
+
+    `cpu_ms_per_photo_by_role` splits a server's among tritonserver itself and its stages' processes.
+    """
+
+    cpu_ms_per_photo: float | None = None
+    cpu_percent: float | None = None
+    rss_mb_mean: float | None = None
+    rss_mb_peak: float | None = None
+    cpu_ms_per_photo_by_role: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MachineUsage:
+    """Of a whole machine over the time measured, in percent."""
+
+    cpu_percent_mean: float
+    cpu_percent_peak: float
+    memory_percent_mean: float | None = None
+    memory_percent_peak: float | None = None
+
+
+@dataclass(frozen=True)
+class GpuUsage:
+    """Of the server's machine: the use of its busiest GPU, and the memory of all of them together.
+
+    `source` is `nvml`, or `metrics` for the server's own page (which is what perf_analyzer reads, too).
+    """
+
+    source: str
+    percent_mean: float | None
+    percent_peak: float | None
+    memory_mb_mean: float | None
+    memory_mb_peak: float | None
+    memory_mb_total: float | None
+
+    @property
+    def memory_percent_mean(self) -> float | None:
+        return self._percent(self.memory_mb_mean)
+
+    @property
+    def memory_percent_peak(self) -> float | None:
+        return self._percent(self.memory_mb_peak)
+
+    def _percent(self, mb: float | None) -> float | None:
+        return 100 * mb / self.memory_mb_total if mb is not None and self.memory_mb_total else None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """`server` and `client` are processes of this machine; `server_machine` is another machine, from its
+    metrics. None for what cannot be seen from here, `gpu` where there is none."""
+
+    client: Usage
+    machine: MachineUsage | None
+    server: Usage | None = None
+    server_machine: MachineUsage | None = None
+    gpu: GpuUsage | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """One measurement. `ended` is "" for one that ran its time, else why it did not.
+
+    `queue_from` is `traces` (every request's own), `statistics` (means of all requests) or "" (not known).
+    `failed` counts photos by error code.
+    """
+
+    about: dict[str, Any]
+    load: dict[str, Any]
+    ended: str
+    seconds: float
+    requests: int
+    photos: int
+    bytes: int
+    failed: dict[str, int]
+    queue_from: str
+    per_photo: dict[str, Distribution]
+    per_request: dict[str, Distribution]
+    mean_batch: dict[str, float]
+    resources: Resources
+    notes: tuple[str, ...] = ()
+
+    @property
+    def photos_per_s(self) -> float:
+        return self.photos / self.seconds if self.seconds > 0 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines. Where there is no GPU there is no `gpu`; what is not known is null."""
+        values = dataclasses.asdict(self)
+        if self.resources.gpu is None:
+            del values["resources"]["gpu"]
+        for block in ("per_photo", "per_request"):
+            values[block] = {
+                stage: {"count": one["count"], **{f"{name}_ms": one[name] for name in FIGURES}}
+                for stage, one in values[block].items()
+            }
+        rates = {"photos_per_s": self.photos_per_s}
+        return {"kind": KIND, "version": VERSION, **_rounded({**values, **rates})}
+
+
+def _rounded(value: Any) -> Any:
+    """To a ten-thousandth: a microsecond's tenth in milliseconds."""
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, Mapping):
+        return {name: _rounded(each) for name, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def load_report(file: Path) -> dict[str, Any]:
+    """A report that --out kept, as to_dict() made it. Raises ProfileError for anything else."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ProfileError(f"{file}: {error.strerror}") from error
+    except ValueError as error:
+        raise ProfileError(
+            f"{file} is no JSON ({error}): give what clip-profile stages --out wrote"
+        ) from error
+    if not isinstance(values, dict) or values.get("kind") != KIND:
+        raise ProfileError(f"{file} was not written by clip-profile stages --out")
+    if values.get("version") != VERSION:
+        raise ProfileError(
+            f"{file} is of version {values.get('version')}, this clip-profile reads {VERSION}: measure again"
+        )
+    return values

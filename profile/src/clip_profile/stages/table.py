@@ -1,0 +1,90 @@
+"""The stages for people: one table, stages down, then what it cost the machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clip_profile.stages.result import FIGURES, Distribution, Report, Resources, Usage
+
+_NAME, _CELL = 26, 10
+
+
+def table(report: Report) -> str:
+    """Cells that are not known are empty; columns and rows of which nothing is known are left out."""
+    images = report.load["images_per_request"]
+    lines = [*_head(report), "", _row("ms", FIGURES)]
+    if images > 1:
+        lines += [_rule("a photo (its share of the request where it shares)"), *_stages(report.per_photo)]
+    title = "a request of one photo" if images == 1 else f"a request of {images} photos"
+    lines += [_rule(title), *_stages(report.per_request), "", *_resources(report)]
+    if report.notes:
+        lines += ["", *(f"note: {note}" for note in report.notes)]
+    return "\n".join(lines)
+
+
+def _head(report: Report) -> list[str]:
+    about, load = report.about, report.load
+    failed = ", ".join(f"{n} {code}" for code, n in report.failed.items())
+    batches = ", ".join(f"{stage} {mean:.1f}" for stage, mean in report.mean_batch.items())
+    photos = f"{report.photos} photos in {report.requests} requests"
+    if report.photos:
+        photos += f" of {report.bytes / report.requests / 1e6:.2f} MB, {report.photos_per_s:.1f} photos/s"
+    return [
+        f"{about['model']} at {about['server']}; photos of {about['photos']}",
+        f"{load['concurrency']} requests in flight, {report.seconds:.1f} s after a warm-up of "
+        f"{load['warm_up_s']:.1f} s" + (f"; {report.ended}" if report.ended else ""),
+        photos + (f"; mean batch: {batches}" if batches else "") + (f"; failed: {failed}" if failed else ""),
+    ]
+
+
+def _stages(stages: dict[str, Distribution]) -> list[str]:
+    return [
+        _row(name, [_number(getattr(one, figure), 2) for figure in FIGURES]) for name, one in stages.items()
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"{name:<{_NAME}}{''.join(f'{cell:>{_CELL}}' for cell in cells)}".rstrip()
+
+
+def _rule(title: str) -> str:
+    return f"--- {title} ".ljust(_NAME + _CELL * len(FIGURES), "-")
+
+
+def _resources(report: Report) -> list[str]:
+    rows = [
+        (name, mean, peak)
+        for name, mean, peak in resource_rows(report.resources)
+        if mean is not None or peak is not None
+    ]
+    shown = [_row(name, [_number(mean, 1), _number(peak, 1)]) for name, mean, peak in rows]
+    return [_row("over the same time", ["mean", "peak"]), *shown] if shown else []
+
+
+def resource_rows(used: Resources) -> list[tuple[str, float | None, float | None]]:
+    """Name, mean and peak; None for what is not known."""
+    rows: list[tuple[str, float | None, float | None]] = []
+    for who, usage in (("server", used.server or Usage()), ("client", used.client)):
+        rows += [
+            (f"{who}: CPU, ms a photo", usage.cpu_ms_per_photo, None),
+            (f"{who}: CPU, %", usage.cpu_percent, None),
+            (f"{who}: memory, MB", usage.rss_mb_mean, usage.rss_mb_peak),
+        ]
+    for who, machine in (("server's machine", used.server_machine), ("this machine", used.machine)):
+        if machine is not None:
+            rows += [
+                (f"{who}: CPU, %", machine.cpu_percent_mean, machine.cpu_percent_peak),
+                (f"{who}: memory, %", machine.memory_percent_mean, machine.memory_percent_peak),
+            ]
+    gpu = used.gpu
+    if gpu is not None:
+        rows += [
+            ("GPU: in use, %", gpu.percent_mean, gpu.percent_peak),
+            ("GPU: memory, MB", gpu.memory_mb_mean, gpu.memory_mb_peak),
+            ("GPU: memory, %", gpu.memory_percent_mean, gpu.memory_percent_peak),
+        ]
+    return rows

@@ -1,0 +1,131 @@
+"""Which encoder a CPU serves: by what was asked for, what the CPU has and what is proved on it.
+
+Measured in docs/adr/0009: OpenVINO in bf16 where the CPU multiplies bfloat16, else onnxruntime in fp32;
+int8 in onnxruntime for who asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_serving import defaults
+from clip_serving.defaults import EncoderPrecision, Precision
+from clip_serving.encoder.cpu import Cpu
+from clip_serving.encoder.engines import Encoder, OnnxEncoder, OpenVinoEncoder
+from clip_serving.encoder.proof import Proof
+from clip_serving.errors import ConfigurationError
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+
+_INSTEAD = "Serve another precision (clip-serve --encoder-precision, clip-export --encoder-precision)"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A loaded encoder, and what is said of it at start-up. `cosine` is to fp32; None for fp32 itself."""
+
+    encoder: Encoder
+    precision: Precision
+    engine: str
+    threads: int
+    cosine: float | None
+    why: str
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread" + "s" * (self.threads != 1)
+        proved = "" if self.cosine is None else f", cosine to fp32 {self.cosine:.6f} on this CPU"
+        return f"{self.precision} in {self.engine}, {threads}{proved} ({self.why})"
+
+
+def choose(version: Path, wanted: EncoderPrecision, threads: int, cpu: Cpu | None = None) -> Chosen:
+    """The encoder of a version directory, loaded; `auto` takes bf16 where it can be had, else fp32.
+
+    Raises ConfigurationError where `wanted` is another and cannot be served here; the text says why.
+    """
+    if wanted == "int8":
+        return _int8(version, threads)
+    if wanted == "fp32":
+        return _fp32(version, threads, "asked for")
+    cpu = cpu or Cpu.here()
+    try:
+        return _bf16(version, threads, "asked for" if wanted == "bf16" else "auto", cpu)
+    except ConfigurationError as error:
+        if wanted == "bf16":
+            raise ConfigurationError(f"bf16 cannot be served here: {error}. {_INSTEAD}") from error
+        return _fp32(version, threads, f"auto: no bf16, as {error}")
+
+
+def servable(version: Path, cpu: Cpu | None = None) -> tuple[Precision, ...]:
+    """What is worth trying of a version on this CPU; whether it proves right is seen when it is loaded."""
+    found: list[Precision] = ["fp32"]
+    try:
+        _require_bf16(version, cpu or Cpu.here())
+        found.append("bf16")
+    except ConfigurationError:
+        pass
+    try:
+        require_int8(version)
+        found.append("int8")
+    except ConfigurationError:
+        pass
+    return tuple(found)
+
+
+def _fp32(version: Path, threads: int, why: str) -> Chosen:
+    encoder = OnnxEncoder(version / defaults.ONNX_FP32_FILE, threads)
+    return Chosen(encoder, "fp32", "onnxruntime", threads, None, why)
+
+
+def _bf16(version: Path, threads: int, why: str, cpu: Cpu) -> Chosen:
+    _require_bf16(version, cpu)
+    encoder = OpenVinoEncoder(version / defaults.ONNX_FP32_FILE, threads, "bf16")
+    if encoder.precision != "bf16":
+        raise ConfigurationError(f"OpenVINO computes in {encoder.precision} on this CPU")
+    cosine = _proved(encoder, version, "bf16")
+    return Chosen(encoder, "bf16", "OpenVINO", threads, cosine, why)
+
+
+def _int8(version: Path, threads: int) -> Chosen:
+    try:
+        require_int8(version)
+        encoder = OnnxEncoder(version / defaults.ONNX_INT8_FILE, threads)
+        cosine = _proved(encoder, version, "int8")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"int8 cannot be served here: {error}. {_INSTEAD}") from error
+    return Chosen(encoder, "int8", "onnxruntime", threads, cosine, "asked for")
+
+
+def _require_bf16(version: Path, cpu: Cpu) -> None:
+    if not cpu.has_bf16:
+        raise ConfigurationError("this CPU has no BF16 instructions")
+    if importlib.util.find_spec("openvino") is None:
+        raise ConfigurationError("openvino is not installed (pip install 'clip-triton-serving[cpu]')")
+    if not (version / defaults.PROOF_FILE).is_file():
+        raise ConfigurationError(
+            f"this export holds no {defaults.PROOF_FILE} to prove it by (export the model again)"
+        )
+
+
+def require_int8(version: Path) -> None:
+    """Raises ConfigurationError where the export of a version directory does not offer int8."""
+    cosine = ModelSpec.load(version / SPEC_FILE).min_cosine.get("int8")
+    bound = defaults.MIN_COSINE["int8"]
+    if cosine is None:
+        raise ConfigurationError("this export was made without int8 (export the model again)")
+    if cosine < bound:
+        raise ConfigurationError(
+            f"the export refused it: its cosine to fp32 was {cosine:.4f} on real photos, below {bound}"
+        )
+
+
+def _proved(encoder: Encoder, version: Path, precision: Precision) -> float:
+    """The least cosine to fp32; raises ConfigurationError where it is below the precision's bound."""
+    proof, bound = Proof.load(version), defaults.MIN_COSINE[precision]
+    try:
+        cosine = proof.least_cosine(encoder.embed)
+    except RuntimeError as error:  # what both engines raise where an instruction or a kernel is missing
+        raise ConfigurationError(f"it fails on this CPU: {error}") from error
+    if cosine < bound:
+        raise ConfigurationError(f"its cosine to fp32 is {cosine:.6f} on this CPU, below {bound}")
+    return cosine

@@ -1,0 +1,110 @@
+"""Triton's Python-backend model `clip_image_preprocess`: encoded photos in, the encoder's pixels out.
+
+Only tensors, metrics and this process's health are handled here; what becomes of a photo is decided
+in clip_preprocess.pipeline.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+
+from clip_preprocess.pipeline import Outcome, Preprocessor
+from clip_preprocess.settings import PreprocessSettings
+from clip_serving import defaults
+from clip_serving.triton_models.metrics import PhotoMetrics
+from clip_serving.triton_models.parameters import parameters_of
+
+_TRIM_EVERY = 128
+"""Photos; trimming takes some milliseconds."""
+_libc = ctypes.CDLL(None)
+
+
+class TritonPythonModel:
+    """Input `image` BYTES [N,1].
+
+    Outputs `pixels` UINT8 [N,H,W,3], `valid` BOOL [N,1], `error` BYTES [N,1] ("" where all is well),
+    `stage_seconds` FP64 [N,2]: what decode and preprocess took.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        parameters = parameters_of(json.loads(args["model_config"]))
+        os.nice(int(parameters["niceness"]))
+        self._settings = PreprocessSettings.from_parameters(parameters)
+        self._preprocessor = Preprocessor(
+            self._settings, threads=int(parameters["threads"]), on_photo=self._guard
+        )
+        self._metrics = PhotoMetrics()
+        self._since_trim = 0
+        self._renewal: threading.Timer | None = None
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """All requests' photos are one batch for the decoder; a bad one costs only its own row."""
+        photos = [
+            pb_utils.get_input_tensor_by_name(request, "image").as_numpy().reshape(-1) for request in requests
+        ]
+        images = [photo for batch in photos for photo in batch]
+        height, width = self._settings.image_size
+        pixels = np.empty((len(images), height, width, 3), np.uint8)
+        outcomes = self._preprocessor.run(images, pixels)
+        faulthandler.cancel_dump_traceback_later()
+        self._metrics.record(images, outcomes)
+        self._return_memory(len(images))
+        responses, start = [], 0
+        for batch in photos:
+            rows = slice(start, start + len(batch))
+            responses.append(_response(pixels[rows], outcomes[rows]))
+            start = rows.stop
+        self._renew_if_stuck()
+        return responses
+
+    def finalize(self) -> None:
+        """Called before the process ends; a stuck thread must not keep it from doing so."""
+        if self._preprocessor.stuck:
+            os._exit(0)
+        self._preprocessor.close()
+
+    def _return_memory(self, photos: int) -> None:
+        """Photos of all sizes leave holes in the heap; now and then they go back to the system."""
+        self._since_trim += photos
+        if self._since_trim >= _TRIM_EVERY:
+            self._since_trim = 0
+            _libc.malloc_trim(0)
+
+    def _guard(self) -> None:
+        """Ends this process if a decoder keeps even Python's lock, so that no deadline could pass."""
+        faulthandler.dump_traceback_later(3 * self._settings.limits.decode_timeout_s, exit=True)
+
+    def _renew_if_stuck(self) -> None:
+        """Threads that hang take cores from the others: Triton's owner starts a process that has none."""
+        if self._renewal is None and self._preprocessor.stuck >= defaults.MAX_STUCK_DECODES:
+            text = f"{self._preprocessor.stuck} photos hang in their decoders: ending this process"
+            print(text, file=sys.stderr, flush=True)
+            # Only after this batch's answers have left.
+            self._renewal = threading.Timer(1.0, os._exit, (1,))
+            self._renewal.daemon = True
+            self._renewal.start()
+
+
+def _response(pixels: npt.NDArray[np.uint8], outcomes: Sequence[Outcome]) -> Any:
+    valid = np.array([[outcome.valid] for outcome in outcomes], np.bool_)
+    texts = [[outcome.error.wire().encode() if outcome.error else b""] for outcome in outcomes]
+    seconds = np.array([[outcome.decode_s, outcome.preprocess_s] for outcome in outcomes], np.float64)
+    return pb_utils.InferenceResponse(
+        [
+            pb_utils.Tensor("pixels", pixels),
+            pb_utils.Tensor("valid", valid),
+            pb_utils.Tensor("error", np.array(texts, np.object_)),
+            pb_utils.Tensor("stage_seconds", seconds),
+        ]
+    )

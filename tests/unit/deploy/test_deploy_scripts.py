@@ -1,0 +1,239 @@
+"""deploy/healthcheck.py and deploy/export_once.py, as the programs that the containers run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clip_client import cli
+
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
+
+# An init that passes SIGTERM on to its one child, waits, and ends as it ended.
+_INIT = """
+import signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+print(child.pid, flush=True)
+sys.exit(child.wait() & 0xFF)
+"""
+_OBEDIENT = "import time; time.sleep(60)"
+_DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+
+
+class Container:
+    """An init with a server below it, and health checks of it."""
+
+    def __init__(self, server: str, folder: Path) -> None:
+        self.init = subprocess.Popen(
+            [sys.executable, "-c", _INIT, server], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert self.init.stdout is not None
+        self.server = int(self.init.stdout.readline())
+        self._state = folder / "state.json"
+
+    def check(self, command: str, grace: float = 0.5, timeout: float = 5.0) -> tuple[int, str]:
+        done = subprocess.run(
+            [
+                *(sys.executable, str(DEPLOY / "healthcheck.py"), f"--check={command}"),
+                *(f"--pid={self.init.pid}", f"--state={self._state}", "--failures=3"),
+                *(f"--grace={grace}", f"--timeout={timeout}"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    def close(self) -> None:
+        if self.init.poll() is None:
+            os.killpg(self.init.pid, signal.SIGKILL)
+        self.init.wait()
+        assert self.init.stdout is not None
+        self.init.stdout.close()
+
+
+@pytest.fixture
+def obedient(tmp_path: Path) -> Iterator[Container]:
+    container = Container(_OBEDIENT, tmp_path)
+    yield container
+    container.close()
+
+
+@pytest.fixture
+def deaf(tmp_path: Path) -> Iterator[Container]:
+    container = Container(_DEAF, tmp_path)
+    yield container
+    container.close()
+
+
+def test_server_is_ended_after_three_failures_in_a_row(obedient: Container) -> None:
+    assert obedient.check("true")[0] == 0
+    assert obedient.check("false") == (1, "unhealthy (1 in a row): false ended with exit status 1\n")
+    assert obedient.check("false")[0] == 1
+    assert obedient.init.poll() is None
+    status, said = obedient.check("false")
+    assert status == 1
+    assert "ending the server" in said
+    assert obedient.init.wait(5) != 0
+
+
+def test_one_success_forgets_the_failures(obedient: Container) -> None:
+    for command in ("true", "false", "false", "true", "false", "false"):
+        obedient.check(command)
+    assert obedient.init.poll() is None
+
+
+def test_a_busy_server_is_not_ended(obedient: Container) -> None:
+    for _ in range(4):
+        assert obedient.check(f"sh -c 'exit {cli.BUSY}'")[0] == 0
+    assert obedient.init.poll() is None
+
+
+def test_nothing_is_ended_before_the_first_success(obedient: Container) -> None:
+    for _ in range(5):
+        assert obedient.check("false")[0] == 1
+    assert obedient.init.poll() is None
+
+
+def test_server_that_ignores_sigterm_is_killed(deaf: Container) -> None:
+    deaf.check("true")
+    for _ in range(3):
+        deaf.check("false", grace=0.3)
+    assert deaf.init.wait(5) != 0
+
+
+def test_check_that_hangs_counts_as_a_failure(obedient: Container) -> None:
+    status, said = obedient.check("sleep 30", timeout=0.2)
+    assert status == 1
+    assert "no answer within" in said
+
+
+def test_last_line_of_the_check_is_told(obedient: Container) -> None:
+    _, said = obedient.check("sh -c 'echo noise >&2; echo WRONG: cosine 0.2 >&2; exit 1'")
+    assert said == "unhealthy (1 in a row): WRONG: cosine 0.2\n"
+
+
+# --- export_once.py ------------------------------------------------------------------------------
+
+_FAKE_EXPORT = """#!{python}
+import json, pathlib, sys, time
+try:
+    with open({calls!r}, "a") as calls:
+        calls.write(json.dumps(sys.argv[1:]) + "\\n")
+    if "--model=slow" in sys.argv:
+        time.sleep(60)
+except KeyboardInterrupt:
+    pathlib.Path({repository!r}, "cleaned").touch()
+    sys.exit(130)
+if "--model=broken" in sys.argv:
+    sys.exit(2)
+if not any(argument.startswith("--activate") for argument in sys.argv):
+    pathlib.Path({repository!r}, "clip_image_encoder", "1").mkdir(parents=True, exist_ok=True)
+    print(json.dumps({{"version": 1, "model": "M", "pretrained": "P", "random_weights": False}}))
+"""
+
+
+class Exporter:
+    """A stand-in for clip-export that records how it was called; the real one takes a minute."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repository = folder / "model_repository"
+        self.repository.mkdir()
+        self._calls = folder / "calls"
+        self._program = folder / "clip-export"
+        self._program.write_text(
+            _FAKE_EXPORT.format(
+                python=sys.executable, calls=str(self._calls), repository=str(self.repository)
+            )
+        )
+        self._program.chmod(0o755)
+
+    def start(
+        self, *model: str, instances: int | str = 4, precision: str = "auto"
+    ) -> subprocess.Popen[bytes]:
+        command = [
+            *(sys.executable, str(DEPLOY / "export_once.py"), f"--repository={self.repository}"),
+            *(f"--command={self._program}", f"--preprocess-instances={instances}"),
+            *(f"--encoder-precision={precision}", "--", *model),
+        ]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def run(self, *model: str, instances: int | str = 4, precision: str = "auto") -> int:
+        return self.start(*model, instances=instances, precision=precision).wait(30)
+
+    def wait_for_call(self) -> None:
+        deadline = time.monotonic() + 20
+        while not (self._calls.exists() and self._calls.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def last_call(self) -> list[str]:
+        call: list[str] = json.loads(self._calls.read_text().splitlines()[-1])
+        return call
+
+
+def test_same_model_is_not_exported_twice(tmp_path: Path) -> None:
+    exporter = Exporter(tmp_path)
+    assert exporter.run("--model=RN50") == 0
+    assert "--model=RN50" in exporter.last_call()
+    assert exporter.run("--model=RN50", instances=9, precision="int8") == 0
+    assert exporter.last_call() == [
+        "--activate=1",
+        f"--repository={exporter.repository}",
+        "--preprocess-instances=9",
+        "--encoder-precision=int8",
+    ]
+
+
+def test_settings_that_are_empty_are_not_given(tmp_path: Path) -> None:
+    exporter = Exporter(tmp_path)
+    exporter.run("--model=RN50", "--quality=exact", instances="", precision="")
+    assert exporter.last_call() == [
+        f"--repository={exporter.repository}", "--json", "--model=RN50", "--quality=exact",
+    ]  # fmt: skip
+    exporter.run("--model=RN50", "--quality=exact", instances="", precision="")
+    assert exporter.last_call() == ["--activate=1", f"--repository={exporter.repository}"]
+
+
+def test_another_model_or_a_lost_version_is_exported(tmp_path: Path) -> None:
+    exporter = Exporter(tmp_path)
+    exporter.run("--model=RN50")
+    exporter.run("--model=RN101")
+    assert "--model=RN101" in exporter.last_call()
+    (exporter.repository / "clip_image_encoder" / "1").rmdir()
+    exporter.run("--model=RN101")
+    assert "--model=RN101" in exporter.last_call()
+
+
+def test_changed_checkpoint_is_exported_again(tmp_path: Path) -> None:
+    exporter, weights = Exporter(tmp_path), tmp_path / "mine.pt"
+    weights.write_bytes(b"1")
+    exporter.run(f"--pretrained={weights}")
+    weights.write_bytes(b"22")
+    exporter.run(f"--pretrained={weights}")
+    assert f"--pretrained={weights}" in exporter.last_call()
+
+
+def test_failed_export_fails_and_is_tried_again(tmp_path: Path) -> None:
+    exporter = Exporter(tmp_path)
+    assert exporter.run("--model=broken") == 2
+    assert exporter.run("--model=broken") == 2
+    assert "--model=broken" in exporter.last_call()
+
+
+def test_stopped_export_cleans_up(tmp_path: Path) -> None:
+    exporter = Exporter(tmp_path)
+    running = exporter.start("--model=slow")
+    exporter.wait_for_call()
+    running.terminate()
+    assert running.wait(10) == 130
+    assert (exporter.repository / "cleaned").exists()

@@ -1,0 +1,66 @@
+"""deploy/kubernetes: the same server as docker-compose.yml's, with probes that embed."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clip_client import cli
+from clip_client import defaults as client_defaults
+from clip_serving import defaults
+from clip_serving.server.arguments import server_arguments
+
+FILE = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes" / "clip-triton.yaml"
+
+
+@pytest.fixture(scope="module")
+def documents() -> dict[str, Any]:
+    return {part["kind"]: part for part in yaml.safe_load_all(FILE.read_text(encoding="utf-8"))}
+
+
+@pytest.fixture(scope="module")
+def pod(documents: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = documents["Deployment"]["spec"]["template"]["spec"]
+    return spec
+
+
+def test_command_line_is_the_embedded_servers(pod: dict[str, Any]) -> None:
+    (server,) = pod["containers"]
+    wanted = server_arguments(repository="/model_repository", host="0.0.0.0")
+    assert server["args"] == ["tritonserver", *wanted]
+    assert pod["terminationGracePeriodSeconds"] > defaults.EXIT_TIMEOUT_S
+
+
+def test_no_request_is_cut_off_with_its_connection() -> None:
+    assert defaults.GRPC_CONNECTION_GRACE_MS > 1000 * client_defaults.DEADLINE_S
+
+
+def test_probes_embed_and_their_options_exist(pod: dict[str, Any]) -> None:
+    (server,) = pod["containers"]
+    for probe in ("startupProbe", "livenessProbe"):
+        command = server[probe]["exec"]["command"]
+        if probe == "livenessProbe":
+            script, _, busy = command[2].partition(" || ")
+            assert busy == f"test $? = {cli.BUSY}"
+            command = shlex.split(script)
+        assert command[:3] == ["python3", "-m", "clip_client.cli"]
+        options = cli._parser().parse_args(command[3:])
+        assert options.check == f"127.0.0.1:{defaults.GRPC_PORT}"
+        assert options.wait < server[probe]["timeoutSeconds"]
+    assert server["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
+
+
+def test_volumes_mounts_and_selectors_fit(documents: dict[str, Any], pod: dict[str, Any]) -> None:
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert ":" in container["image"]
+    labels = documents["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert documents["Service"]["spec"]["selector"].items() <= labels.items()
+    assert documents["Deployment"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert pod["securityContext"]["runAsNonRoot"] is True

@@ -1,0 +1,18 @@
+"""2,000 files of the fuzzer; `python -m tests.fuzz` runs more."""
+
+from __future__ import annotations
+
+import pytest
+
+from testing.mutate import mutations
+from tests.fuzz.check import check_files
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_mutated_files(threads: int) -> None:
+    outcome = check_files(mutations(1000, seed=threads), threads=threads)
+    assert [rule for _, rule in outcome.violations] == []
+    assert outcome.codes["ok"] > 50
+    assert outcome.codes["corrupt"] > 50
+    assert outcome.codes["truncated"] > 50
