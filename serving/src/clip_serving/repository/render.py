@@ -6,9 +6,7 @@ here and not when the server loads the model.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from clip_serving import defaults
 from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError
+from clip_serving.files import write_all_atomically
 from clip_serving.repository.deployment import DeploymentSettings, preprocess_settings
 from clip_serving.repository.spec import ModelSpec
 
@@ -81,19 +80,7 @@ def write_repository(
         f"{defaults.PREPROCESS}/1/model.py": _MODEL_PY.format("preprocess"),
     }
     texts.update(render_all(spec, deployment, encoder_version))
-    paths = [root / relative for relative in texts]
-    # No names that Triton could take for configs.
-    fresh = [path.with_name(f".{path.name}.{os.getpid()}") for path in paths]
-    try:
-        for temporary, text in zip(fresh, texts.values(), strict=True):
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-        for temporary, path in zip(fresh, paths, strict=True):
-            os.replace(temporary, path)
-    finally:
-        for temporary in fresh:
-            with suppress(OSError):  # it took its place, or never was
-                temporary.unlink()
+    write_all_atomically({root / path: text for path, text in texts.items()})
 
 
 def _model_config(fields: dict[str, Any]) -> pb.ModelConfig:

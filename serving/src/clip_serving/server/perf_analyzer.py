@@ -11,6 +11,7 @@ import argparse
 import base64
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import zipfile
 from pathlib import Path
 
 from clip_serving.errors import ServerError
+from clip_serving.files import replacing
 from clip_serving.server import runtime
 
 WHEEL = "tritonclient==2.51.0"
@@ -40,9 +42,10 @@ def prepare() -> Path:
             raise ServerError(f"perf_analyzer comes in the wheel {WHEEL}, which pip could not get: {last}")
         with zipfile.ZipFile(wheels[0]) as wheel:
             (member,) = [name for name in wheel.namelist() if name.endswith("/bin/perf_analyzer")]
-            fetched = Path(wheel.extract(member, folder))
-        fetched.chmod(0o755)
-        os.replace(fetched, binary)
+            fetched = wheel.extract(member, folder)
+        with replacing(binary) as temporary:
+            shutil.copyfile(fetched, temporary)
+            temporary.chmod(0o755)
     return binary
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from clip_serving import defaults
 from clip_serving.errors import ServerError
+from clip_serving.files import replacing
 
 _MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 _LIBPYTHON = f"libpython{_MINOR}.so.1.0"
@@ -108,17 +109,14 @@ def _link(link: Path, target: Path) -> None:
     """Makes or renews a symbolic link, also while another process does the same."""
     if link.is_symlink() and os.readlink(link) == str(target):
         return
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    os.replace(temporary, link)
+    with replacing(link) as temporary:
+        temporary.symlink_to(target)
 
 
 def _copy(copy: Path, source: Path) -> None:
     """As `_link`, with a copy: away from the wheel, whose libraries a link would find before ours."""
-    temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
-    shutil.copy2(source, temporary)
-    os.replace(temporary, copy)
+    with replacing(copy) as temporary:
+        shutil.copy2(source, temporary)
 
 
 def _provide_libpython(libraries: Path) -> None:
@@ -151,9 +149,8 @@ def _fetch_libpython(libraries: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="clip-triton-") as name:
         tree = download_debian_package(f"libpython{_MINOR}", Path(name))
         library = next(tree.rglob(_LIBPYTHON))
-        temporary = libraries / f".{_LIBPYTHON}.{os.getpid()}"
-        temporary.write_bytes(library.read_bytes())
-        os.replace(temporary, libraries / _LIBPYTHON)
+        with replacing(libraries / _LIBPYTHON) as temporary:
+            temporary.write_bytes(library.read_bytes())
 
 
 def download_debian_package(package: str, work: Path) -> Path:

@@ -1,0 +1,57 @@
+"""Atomic file replacement: a reader sees the old content or the new content, never a part of either.
+
+`replacing` is the primitive. Content is written to a temporary file in the same folder, flushed to disk,
+and renamed over the target. If the write fails, the target stays as it was and the temporary file is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path, which does not exist yet, and renames it to `path` when the block ends.
+
+    Create a file or a symbolic link at the temporary path. If the block raises, `path` is unchanged.
+    Concurrent writers do not disturb each other: the last rename wins. Raises OSError.
+    """
+    # The leading dot keeps Triton, and globs such as `*.pbtxt`, from seeing the temporary file.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        if not temporary.is_symlink():
+            _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces the content of `path` with `text` in UTF-8, or creates it. Raises OSError."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_all_atomically(texts: Mapping[Path, str]) -> None:
+    """Writes all files, in the mapping's order; missing parent folders are created.
+
+    Every file is on disk before the first one is renamed, so a full disk changes nothing. Raises OSError.
+    """
+    with ExitStack() as stack:
+        # An ExitStack unwinds last in, first out: entering in reverse renames in the mapping's order.
+        for path, text in reversed(list(texts.items())):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
