@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_profile.answer.compare import Row, rows_to_dicts, to_table
+from clip_profile.errors import ProfileError
 from clip_profile.records.statistics import Observation, Rounds, Spread
-from clip_serving.errors import ProfileError
 
 FORMAT = 1
 """Of the benchmark's file."""

@@ -14,6 +14,7 @@ from benchmarks.origin import compare as origin
 from benchmarks.origin import compare_run as origin_run
 from clip_profile.arguments import at_least, positive
 from clip_profile.console import Console
+from clip_profile.errors import ProfileError
 from clip_serving.errors import ClipServingError
 
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--passes", type=at_least(1), default=3, metavar="N", help="interleaved (default: %(default)s)")
     try:
         return _run(parser.parse_args(argv))
-    except ClipServingError as error:
+    except (ClipServingError, ProfileError) as error:
         print(f"compare-origin: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.origin.compare import KEYS, Measured
 from clip_profile.console import Console, duration
+from clip_profile.errors import ProfileError
 from clip_profile.records.machine import Machine
-from clip_serving.errors import ProfileError
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON_VARIABLE = "CLIP_BENCH_PYTHON"

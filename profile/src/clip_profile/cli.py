@@ -12,9 +12,10 @@ from types import FrameType
 
 from clip_client.errors import ClipClientError
 from clip_profile.answer import apply, compare
-from clip_profile.answer.command import serve_command
 from clip_profile.answer.recommend import recommend
+from clip_profile.answer.serve_command import serve_command
 from clip_profile.arguments import positive
+from clip_profile.errors import ProfileError
 from clip_profile.records.objective import Objective
 from clip_profile.records.run_folder import RunFolder
 from clip_profile.records.setting import Setting
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status: int = options.command(options)
         return status
-    except (ClipServingError, ClipClientError) as error:
+    except (ProfileError, ClipServingError, ClipClientError) as error:
         print(f"clip-profile: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

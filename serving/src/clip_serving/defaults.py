@@ -82,10 +82,3 @@ STABLE_AFTER_S = 60.0
 """A server that has run this long starts again at the first back-off."""
 MAX_CPU_ENCODER_INSTANCES = 4
 """Each holds its own copy of the weights; beyond this, cores go into threads of an instance."""
-
-STAGES_SECONDS = 20.0
-"""How long `clip-profile stages` measures, after a warm-up."""
-STAGES_WARM_UP_S = 2.0
-"""At least; every request in flight comes round once before anything counts."""
-STAGES_IMAGES_PER_REQUEST = 1
-"""As clip-embed sends them."""

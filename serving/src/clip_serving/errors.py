@@ -2,8 +2,7 @@
 
 ClipServingError
 ├── ConfigurationError   a spec, a setting or a repository that cannot work
-├── ServerError          the embedded tritonserver did not start, or died
-└── ProfileError         clip-profile cannot go on: photos, run folder, perf_analyzer or server
+└── ServerError          the embedded tritonserver did not start, or died
 """
 
 from __future__ import annotations
@@ -19,7 +18,3 @@ class ConfigurationError(ClipServingError):
 
 class ServerError(ClipServingError):
     """The embedded tritonserver did not start, or ended; the text holds the cause."""
-
-
-class ProfileError(ClipServingError):
-    """A measurement that cannot be made, kept or read; the text says the way out."""

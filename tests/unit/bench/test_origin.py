@@ -23,9 +23,9 @@ from benchmarks.origin.compare_command import main
 from benchmarks.results import FORMAT, Results
 from benchmarks.results import Window as Written
 from clip_profile.answer.compare import Row
+from clip_profile.errors import ProfileError
 from clip_serving import defaults
 from clip_serving.encoder.cpu import Cpu
-from clip_serving.errors import ProfileError
 
 ROOT = Path(__file__).parents[3]
 OURS = {

@@ -11,8 +11,9 @@ from google.protobuf import text_format
 
 from clip_profile.answer import apply as module
 from clip_profile.answer.apply import apply, undo
+from clip_profile.errors import ProfileError
 from clip_profile.sweep.variant import make_variant
-from clip_serving.errors import ConfigurationError, ProfileError
+from clip_serving.errors import ConfigurationError
 from clip_serving.repository.deployment import DeploymentSettings
 from clip_serving.repository.render import render_all, write_repository
 from clip_serving.repository.rendered import read_rendered

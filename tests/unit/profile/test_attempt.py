@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from clip_profile.errors import ServerGone
 from clip_profile.load.perf_analyzer import Load
 from clip_profile.records.measurement import Failure, Measurement
-from clip_profile.sweep.attempt import Attempt, ServerGone, attempt
+from clip_profile.sweep.attempt import Attempt, attempt
 from tests.unit.profile.records import BASE
 from tests.unit.profile.test_sweep import Service
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from clip_profile.answer.compare import columns_of, misses, rows_of, to_dict, to_table
+from clip_profile.errors import ProfileError
 from clip_profile.records.measurement import Measurement
 from clip_profile.records.objective import Objective
 from clip_profile.records.run_folder import RunFolder
-from clip_serving.errors import ProfileError
 from tests.unit.profile.records import BASE, about, measurement, setting
 
 OTHER = setting(preprocess_instances=1)

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clip_profile.errors import ProfileError
 from clip_profile.load.perf_files import read_report, read_requests
-from clip_serving.errors import ProfileError
 
 _DATA = Path(__file__).parent / "data"
 

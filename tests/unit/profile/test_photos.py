@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from clip_preprocess import defaults
+from clip_profile.errors import ProfileError
 from clip_profile.load import photos
 from clip_profile.load.photos import read_photos
-from clip_serving.errors import ProfileError
 from testing.pictures import camera_photos
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clip_profile.answer.bounds import bound_of
+from clip_profile.answer.bottleneck import bottleneck_of
 from clip_profile.answer.recommend import Recommendation, recommend
 from clip_profile.records.measurement import EMBED, PREPROCESS, Failure, Measurement, Stage
 from clip_profile.records.objective import Objective
@@ -220,7 +220,7 @@ def test_nothing_on_the_frontier_is_beaten_in_both(run: RunFolder) -> None:
 
 
 def _bound(**changes: Any) -> str:
-    return bound_of(Result(BASE, (measurement(**changes),), ())).part
+    return bottleneck_of(Result(BASE, (measurement(**changes),), ())).part
 
 
 def _stages(preprocess_cpu: float, embed_cpu: float) -> dict[str, Stage]:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_profile.answer.figures import open_loop
+from clip_profile.answer.metrics import open_loop
+from clip_profile.errors import ProfileError
 from clip_profile.records.measurement import Failure, Measurement, Sample
 from clip_profile.records.objective import Objective
 from clip_profile.records.run_folder import RunFolder
@@ -21,7 +22,6 @@ from clip_profile.records.setting import Space
 from clip_profile.records.statistics import percentile
 from clip_profile.report import chart
 from clip_profile.report.page import page, write_report
-from clip_serving.errors import ProfileError
 from tests.unit.profile.records import BASE, about, measurement, setting
 
 _VOID = {"meta", "line", "circle", "rect", "polyline"}

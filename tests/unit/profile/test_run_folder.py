@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from clip_profile.errors import RunFolderError
 from clip_profile.records.measurement import Failure
 from clip_profile.records.objective import Objective
 from clip_profile.records.run_folder import FORMAT, Choice, RunFolder
 from clip_profile.records.setting import Space
-from clip_serving.errors import ProfileError
 from tests.unit.profile.records import BASE, about, measurement, setting
 
 
@@ -64,7 +64,7 @@ def test_a_line_cut_off_in_the_middle_costs_only_itself(folder: Path) -> None:
 def test_damage_in_the_middle_is_named(folder: Path) -> None:
     lines = folder / "measurements.jsonl"
     lines.write_bytes(b"{oops\n" + lines.read_bytes())
-    with pytest.raises(ProfileError, match=r"measurements\.jsonl, line 1 is not JSON"):
+    with pytest.raises(RunFolderError, match=r"measurements\.jsonl, line 1 is not JSON"):
         RunFolder.load(folder)
 
 
@@ -86,7 +86,7 @@ def test_damage_in_the_middle_is_named(folder: Path) -> None:
 )
 def test_another_sweep_is_refused(folder: Path, changed: dict[str, Any], named: str) -> None:
     with (
-        pytest.raises(ProfileError, match=f"sweep with other {named}: its figures"),
+        pytest.raises(RunFolderError, match=f"sweep with other {named}: its figures"),
         RunFolder.create_or_resume(folder, about(**changed)),
     ):
         pass
@@ -111,32 +111,32 @@ def test_another_versions_folder_is_refused(folder: Path) -> None:
     path = folder / "run.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, "clip_profile_format": FORMAT + 1}))
-    with pytest.raises(ProfileError, match=rf"format {FORMAT + 1}, .* reads and writes format {FORMAT}"):
+    with pytest.raises(RunFolderError, match=rf"format {FORMAT + 1}, .* reads and writes format {FORMAT}"):
         RunFolder.load(folder)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"clip_profile_format": 1}', "not json"])
 def test_a_damaged_folder_is_refused_in_a_sentence(folder: Path, text: str) -> None:
     (folder / "run.json").write_text(text)
-    with pytest.raises(ProfileError):
+    with pytest.raises(RunFolderError):
         RunFolder.load(folder)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
     with (
-        pytest.raises(ProfileError, match="not empty and holds no run"),
+        pytest.raises(RunFolderError, match="not empty and holds no run"),
         RunFolder.create_or_resume(tmp_path, about()),
     ):
         pass
-    with pytest.raises(ProfileError, match="holds no run"):
+    with pytest.raises(RunFolderError, match="holds no run"):
         RunFolder.load(tmp_path / "nowhere")
 
 
 def test_two_sweeps_do_not_share_a_folder(folder: Path) -> None:
     with (
         RunFolder.create_or_resume(folder, about()),
-        pytest.raises(ProfileError, match="another clip-profile is at work"),
+        pytest.raises(RunFolderError, match="another clip-profile is at work"),
         RunFolder.create_or_resume(folder, about()),
     ):
         pass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from clip_profile.errors import ProfileError
 from clip_profile.records.setting import Setting, Space
-from clip_serving.errors import ProfileError
 from tests.unit.profile.records import BASE, setting
 
 

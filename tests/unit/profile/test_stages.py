@@ -16,6 +16,7 @@ from clip_client import ItemError
 from clip_client.sources.gcs import ObjectInfo
 from clip_client.timings import STAGES, ServerTimes
 from clip_profile.cli import main
+from clip_profile.errors import ProfileError
 from clip_profile.observe.server_stats import Counts
 from clip_profile.records.measurement import Sample
 from clip_profile.stages.loop import Answered, Rotation
@@ -34,7 +35,6 @@ from clip_profile.stages.result import (
 )
 from clip_profile.stages.table import table
 from clip_profile.stages.traces import RequestTrace
-from clip_serving.errors import ProfileError
 from tests.unit.profile.pages import metrics_page
 
 _ABOUT: dict[str, Any] = {"model": "ViT-B-32 (none)", "server": "embedded", "photos": "album"}
@@ -199,7 +199,7 @@ def with_gpu(gpu: GpuUsage | None, report: Report) -> Report:
 
 
 def test_gpu_columns_are_there_with_a_gpu_and_left_out_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clip_profile.records.gpu.memory_total_mb", lambda: 16_000.0)
+    monkeypatch.setattr("clip_profile.observe.gpu.memory_total_mb", lambda: 16_000.0)
     assert nvml_usage([sample(), sample()]) is None
     found = nvml_usage([sample(0.5, 4000.0), sample(1.0, 4800.0)])
     assert found == GpuUsage("nvml", 75.0, 100.0, 4400.0, 4800.0, 16_000.0)

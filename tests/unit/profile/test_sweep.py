@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from clip_profile.console import Console
+from clip_profile.errors import ProfileError
 from clip_profile.load.perf_analyzer import Load
 from clip_profile.records.identity import Identity
 from clip_profile.records.measurement import Failure, Measurement
@@ -22,7 +23,7 @@ from clip_profile.records.run_folder import Choice, RunFolder
 from clip_profile.records.setting import Setting, Space
 from clip_profile.sweep.run import Sweep, SweepOptions
 from clip_profile.sweep.target import Served
-from clip_serving.errors import ProfileError, ServerError
+from clip_serving.errors import ServerError
 from tests.unit.profile.records import about, measurement
 from tests.unit.profile.surfaces import noisy, surface
 

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
+from clip_profile.observe import gpu
 from clip_profile.observe.server_stats import Counts, PhotoSeconds, read_photo_seconds
 from clip_profile.observe.watch import MOST_SAMPLES, PERIOD_S, Watch
-from clip_profile.records import gpu
 from clip_profile.records.measurement import Sample
 from clip_profile.sweep.measure import _resources
 from tests.unit.profile.pages import metrics_page

@@ -16,10 +16,10 @@ import shutil
 from pathlib import Path
 
 from clip_preprocess.settings import one_of
+from clip_profile.errors import ProfileError
 from clip_profile.records.setting import Setting
 from clip_serving import defaults
 from clip_serving.defaults import EncoderPrecision
-from clip_serving.errors import ProfileError
 from clip_serving.repository import stage
 from clip_serving.repository.deployment import DeploymentSettings
 from clip_serving.repository.render import render_all

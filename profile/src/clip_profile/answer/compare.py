@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_profile.answer.figures import REQUEST, RESOURCES, STAGES
+from clip_profile.answer.metrics import REQUEST, RESOURCES, STAGES
 from clip_profile.answer.recommend import recommend
+from clip_profile.errors import ProfileError
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import Figure, Result, results_of, rounds_of
 from clip_profile.records.run_folder import RunFolder
 from clip_profile.records.statistics import Difference, Rounds, Spread
-from clip_serving.errors import ProfileError
 
 NOISE = "noise"
 _LARGE = 1000

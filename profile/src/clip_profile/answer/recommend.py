@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clip_profile.answer import figures
-from clip_profile.answer.bounds import Bound, bound_of
+from clip_profile.answer import metrics
+from clip_profile.answer.bottleneck import Bottleneck, bottleneck_of
 from clip_profile.records.measurement import Failure
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import Result, noise_of, results_of, rounds_of
@@ -38,7 +38,7 @@ class Recommendation:
     nearest: Result
     equals: tuple[Result, ...]
     noise: float
-    bound: Bound
+    bound: Bottleneck
     rivals: int = 0
     """How many other settings that were repeated meet the objective."""
     cores: int | None = None
@@ -139,7 +139,7 @@ def recommend(run: RunFolder, objective: Objective) -> Recommendation | None:
         nearest,
         ranking.equals(best, steady) if best else (),
         ranking.noise,
-        bound_of(nearest),
+        bottleneck_of(nearest),
         rivals=sum(one.repeated for one in steady if one is not best),
         cores=run.about.machine.cores if run.about.target == "embedded" else None,
         failed=tuple(reversed(failed)),
@@ -205,7 +205,7 @@ def _with_spread(mean: float, half: float | None, digits: int) -> str:
 def _open_loop(best: Result) -> str:
     rates = [one.rate or 0.0 for one in best.poisson]
     latencies = [one.p95_ms for one in best.poisson]
-    p95 = figures.open_loop(best.poisson, 95) or Spread.of(latencies)
+    p95 = metrics.open_loop(best.poisson, 95) or Spread.of(latencies)
     return (
         f"With Poisson arrivals at {sum(rates) / len(rates):.1f} requests/s its p95 is {p95.mean:.0f} ms "
         f"({min(latencies):.0f} to {max(latencies):.0f})."

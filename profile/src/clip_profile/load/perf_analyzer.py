@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from clip_client import ConnectionOptions
+from clip_profile.errors import ProfileError, WindowTooShort
 from clip_profile.load.connection import perf_analyzer_arguments, redacted
 from clip_profile.load.perf_files import REPORT, REQUESTS, Report, Requests, read_report, read_requests
 from clip_profile.records.measurement import Arrival
 from clip_serving import defaults
-from clip_serving.errors import ProfileError, ServerError
+from clip_serving.errors import ServerError
 from clip_serving.server import perf_analyzer, runtime
 
 _WINDOWS = 3
@@ -53,10 +54,6 @@ class Outcome:
     report: Report
     requests: Requests | None
     command: tuple[str, ...]
-
-
-class WindowTooShort(ProfileError):  # noqa: N818 - reads as the state that it names
-    """No request, or none of one model, was answered within a window."""
 
 
 _TOO_SHORT = ("larger time window", "failed to find the requested model version")

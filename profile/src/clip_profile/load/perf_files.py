@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip_profile.errors import ProfileError
 from clip_profile.records.measurement import EMBED, PREPROCESS
 from clip_serving import defaults
-from clip_serving.errors import ProfileError
 
 REPORT = "report.csv"
 REQUESTS = "requests.json"

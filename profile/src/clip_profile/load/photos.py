@@ -12,7 +12,7 @@ import numpy as np
 
 from clip_preprocess.pipeline import Outcome, Preprocessor
 from clip_preprocess.settings import PreprocessSettings
-from clip_serving.errors import ProfileError
+from clip_profile.errors import ProfileError
 
 MOST_PHOTOS = 64
 MOST_BYTES = 256 * 1024 * 1024

@@ -10,7 +10,7 @@ from types import TracebackType
 
 import psutil
 
-from clip_profile.records import gpu
+from clip_profile.observe import gpu
 from clip_profile.records.measurement import Sample
 
 PERIOD_S = 0.25

@@ -8,7 +8,7 @@ from importlib import metadata
 
 import psutil
 
-from clip_profile.records import gpu
+from clip_profile.observe import gpu
 from clip_serving.encoder.cpu import Cpu
 from clip_serving.repository.stage import available_cores
 

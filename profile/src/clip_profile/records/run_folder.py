@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clip_profile.errors import RunFolderError
 from clip_profile.records.machine import Machine
 from clip_profile.records.measurement import Arrival, Failure, Measurement
 from clip_profile.records.objective import Objective
 from clip_profile.records.setting import Setting, Space
-from clip_serving.errors import ProfileError
 
 FORMAT = 3
 """Of both files; a folder of another one is refused rather than misread."""
@@ -120,11 +120,11 @@ class RunFolder:
             try:
                 self._take(record)
             except (TypeError, KeyError, ValueError) as error:
-                raise ProfileError(f"{path / _LINES}, line {number} was damaged: {error}") from error
+                raise RunFolderError(f"{path / _LINES}, line {number} was damaged: {error}") from error
 
     @classmethod
     def load(cls, path: Path) -> RunFolder:
-        """Raises ProfileError that says what `path` is if it is no run of this version."""
+        """Raises RunFolderError that says what `path` is if it is no run of this version."""
         return cls(path, _read_about(path))
 
     @classmethod
@@ -136,7 +136,7 @@ class RunFolder:
             if (path / _ABOUT).exists():
                 _refuse_another(path, _read_about(path), about)
             elif any(entry.name != _LOCK for entry in path.iterdir()):
-                raise ProfileError(f"{path} is not empty and holds no run of clip-profile: choose another")
+                raise RunFolderError(f"{path} is not empty and holds no run of clip-profile: choose another")
             else:
                 text = json.dumps({_KEY: FORMAT, **about.to_dict()}, indent=1)
                 _write_whole(path / _ABOUT, text)
@@ -145,7 +145,7 @@ class RunFolder:
 
     @classmethod
     def about_of(cls, path: Path) -> About | None:
-        """What is swept in a folder; None where no sweep began there. Raises ProfileError as `load`."""
+        """What is swept in a folder; None where no sweep began there. Raises RunFolderError as `load`."""
         return _read_about(path) if (path / _ABOUT).exists() else None
 
     def choice(self, objective: Objective, *, exhaustive: bool) -> Choice | None:
@@ -187,7 +187,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ProfileError(f"another clip-profile is at work in {path}") from None
+            raise RunFolderError(f"another clip-profile is at work in {path}") from None
         yield
 
 
@@ -195,26 +195,26 @@ def _read_about(path: Path) -> About:
     try:
         values = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
     except OSError:
-        raise ProfileError(f"{path} holds no run of clip-profile ({_ABOUT} is missing)") from None
+        raise RunFolderError(f"{path} holds no run of clip-profile ({_ABOUT} is missing)") from None
     except ValueError as error:
-        raise ProfileError(f"{path / _ABOUT} is not JSON ({error}): it was damaged") from error
+        raise RunFolderError(f"{path / _ABOUT} is not JSON ({error}): it was damaged") from error
     found = values.pop(_KEY, None) if isinstance(values, dict) else None
     if found != FORMAT:
-        raise ProfileError(
+        raise RunFolderError(
             f"{path} is a run folder of format {found}, and this clip-profile reads and writes format "
             f"{FORMAT}: use the version that made it, or sweep into a new folder"
         )
     try:
         return About.from_dict(values)
     except (TypeError, KeyError) as error:
-        raise ProfileError(f"{path / _ABOUT} is damaged: {error}") from error
+        raise RunFolderError(f"{path / _ABOUT} is damaged: {error}") from error
 
 
 def _refuse_another(path: Path, there: About, wanted: About) -> None:
     before, now = there.identity, wanted.identity
     changed = [_change(name, before[name], now[name]) for name in now if before[name] != now[name]]
     if changed:
-        raise ProfileError(
+        raise RunFolderError(
             f"{path} holds a sweep with other {', other '.join(changed)}: its figures and new ones would not "
             "compare. Choose another --out, or remove the folder"
         )
@@ -237,7 +237,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield json.loads(line)
         except ValueError as error:
-            raise ProfileError(f"{path}, line {number} is not JSON: the file was damaged") from error
+            raise RunFolderError(f"{path}, line {number} is not JSON: the file was damaged") from error
 
 
 def _drop_torn_line(path: Path) -> None:

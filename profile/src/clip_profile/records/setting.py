@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clip_profile.errors import ProfileError
 from clip_serving import defaults
 from clip_serving.defaults import Precision
-from clip_serving.errors import ProfileError
 from clip_serving.repository.stage import InstanceLayout
 
 CPU_ENCODERS = ("cpu", "python")

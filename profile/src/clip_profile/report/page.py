@@ -11,12 +11,12 @@ import os
 from pathlib import Path
 
 from clip_profile.answer.recommend import recommend
+from clip_profile.errors import ProfileError
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import results_of
 from clip_profile.records.run_folder import RunFolder
 from clip_profile.report import sections
 from clip_profile.report.over_time import over_time
-from clip_serving.errors import ProfileError
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #f6f6f8; --card: #fff; --ink: #1b1b1f; --soft: #5d5d68;

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from clip_profile.answer import figures
-from clip_profile.answer.command import serve_command
-from clip_profile.answer.figures import Shown, with_spread
+from clip_profile.answer import metrics
+from clip_profile.answer.metrics import Metric, with_spread
 from clip_profile.answer.recommend import Recommendation
+from clip_profile.answer.serve_command import serve_command
 from clip_profile.records.measurement import EMBED, PREPROCESS, Failure, Measurement
 from clip_profile.records.results import Result, frontier
 from clip_profile.records.run_folder import About, RunFolder
@@ -24,9 +24,9 @@ from clip_serving import defaults
 _BARS = 8
 _STAGES = ("transport", "queue", "decode", "preprocess", "embed")
 _BOTH = "decode + preprocess"
-_USED = (figures.CPU, figures.RSS, figures.GPU, figures.GPU_MEMORY, figures.BATCH)
-_TILES = (figures.THROUGHPUT, figures.P95, *_USED)
-_COLUMNS = (figures.THROUGHPUT, figures.P50, figures.P95, figures.P99, *_USED)
+_USED = (metrics.CPU, metrics.RSS, metrics.GPU, metrics.GPU_MEMORY, metrics.BATCH)
+_TILES = (metrics.THROUGHPUT, metrics.P95, *_USED)
+_COLUMNS = (metrics.THROUGHPUT, metrics.P50, metrics.P95, metrics.P99, *_USED)
 
 
 def subtitle(run: RunFolder) -> str:
@@ -46,7 +46,7 @@ def answer(found: Recommendation) -> str:
     return f'<section class="answer"><h2>Recommendation</h2>{words}<dl>{terms}</dl></section>'
 
 
-def _tile(shown: Result, figure: Shown) -> str:
+def _tile(shown: Result, figure: Metric) -> str:
     spread = shown.spread(figure.of)
     if spread is None:
         return ""
@@ -108,12 +108,12 @@ def breakdown(results: Sequence[Result], found: Recommendation) -> str:
 
 
 def _bar(result: Result, *, marked: bool) -> chart.Bar:
-    whole = result.spread(figures.MEAN.of)
+    whole = result.spread(metrics.MEAN.of)
     return chart.Bar(result.setting.label, _parts(result), whole.half if whole else None, marked)
 
 
 def _parts(result: Result) -> list[tuple[str, float, str]]:
-    both = result.mean(figures.BOTH.of) or 0.0
+    both = result.mean(metrics.BOTH.of) or 0.0
     # The model's time, divided as its photos' own times are.
     share = result.mean(_decode_share)
     own = (
@@ -122,9 +122,9 @@ def _parts(result: Result) -> list[tuple[str, float, str]]:
         else [("decode", both * share), ("preprocess", both * (1 - share))]
     )
     name = {"preprocess": _BOTH} if share is None else {}
-    stages = [("transport", figures.TRANSPORT), ("queue", figures.QUEUE)]
+    stages = [("transport", metrics.TRANSPORT), ("queue", metrics.QUEUE)]
     parts = [(kind, result.mean(figure.of) or 0.0) for kind, figure in stages]
-    parts += [*own, ("embed", result.mean(figures.EMBEDDING.of) or 0.0)]
+    parts += [*own, ("embed", result.mean(metrics.EMBEDDING.of) or 0.0)]
     return [(kind, value, f"{name.get(kind, kind)}: {value:.0f} ms") for kind, value in parts]
 
 
@@ -170,7 +170,7 @@ def open_loop(results: Sequence[Result]) -> str:
         [
             result.setting.label,
             with_spread(Spread.of([one.rate or 0.0 for one in result.poisson]), 1),
-            *(figures.P95.text(figures.open_loop(result.poisson, percent)) for percent in percents),
+            *(metrics.P95.text(metrics.open_loop(result.poisson, percent)) for percent in percents),
             str(sum(one.requests for one in result.poisson)),
         ]
         for result in results

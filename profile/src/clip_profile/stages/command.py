@@ -16,8 +16,10 @@ from clip_client import ConnectionOptions
 from clip_client import defaults as client_defaults
 from clip_client.arguments import add_connection_options, connection_of
 from clip_client.sources.gcs import ObjectInfo, Source, open_source
+from clip_profile import defaults
 from clip_profile.arguments import at_least, positive
 from clip_profile.console import Console
+from clip_profile.errors import ProfileError
 from clip_profile.load.connection import NEEDS_URL, redacted
 from clip_profile.observe.server_stats import read_version
 from clip_profile.records.machine import Machine, versions
@@ -27,8 +29,6 @@ from clip_profile.stages.report import make_report
 from clip_profile.stages.result import Report
 from clip_profile.stages.server import Server, embedded, running
 from clip_profile.stages.table import table
-from clip_serving import defaults
-from clip_serving.errors import ProfileError
 from clip_serving.repository.stage import InstanceLayout, available_cores
 
 _MOST_OBJECTS = 10_000

@@ -14,12 +14,13 @@ from clip_client import defaults as client_defaults
 from clip_client.sources.gcs import ObjectInfo, Source
 from clip_client.timings import ServerTimes
 from clip_profile.console import Console, duration
+from clip_profile.errors import ProfileError
 from clip_profile.observe.server_stats import Counts, read_counts
 from clip_profile.stages.loop import Answered, ClosedLoop, Rotation
 from clip_profile.stages.resources import Meter
 from clip_profile.stages.server import Server
 from clip_profile.stages.traces import RequestTrace, Traces
-from clip_serving.errors import ProfileError, ServerError
+from clip_serving.errors import ServerError
 
 INTERRUPTED = "stopped by Ctrl-C"
 _LOOK_S = 0.05

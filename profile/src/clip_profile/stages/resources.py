@@ -12,8 +12,8 @@ from types import TracebackType
 
 import psutil
 
+from clip_profile.observe import gpu
 from clip_profile.observe.watch import Watch
-from clip_profile.records import gpu
 from clip_profile.records.measurement import Sample
 from clip_profile.stages.result import GpuUsage, MachineUsage, Resources, Usage
 from clip_profile.stages.server import Server

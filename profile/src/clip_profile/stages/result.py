@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_client.timings import STAGES
+from clip_profile.errors import ProfileError
 from clip_profile.records.statistics import percentile
-from clip_serving.errors import ProfileError
 
 KIND = "clip-profile stages"
 VERSION = 1

@@ -6,19 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from clip_profile.errors import ProfileError, ServerGone
 from clip_profile.load.perf_analyzer import Load
 from clip_profile.records.measurement import Failure, Measurement
 from clip_profile.records.run_folder import Key
 from clip_profile.records.setting import Setting
 from clip_profile.sweep.target import Served, Target
-from clip_serving.errors import ClipServingError, ProfileError
+from clip_serving.errors import ClipServingError
 
 Measurer = Callable[[Served, Setting, Load, int], Measurement]
 """Presses a server that serves a setting with a load, in a round; raises ClipServingError."""
-
-
-class ServerGone(ProfileError):  # noqa: N818 - reads as the state that it names
-    """The server has died, and it is not ours to start."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def attempt(
         start_s = ready - begin if restart else None
         wanted = load(served)
         one = measurer(served, setting, wanted, number)
-    except ClipServingError as error:
+    except (ProfileError, ClipServingError) as error:
         # A death explains more than what perf_analyzer made of it.
         death = target.explain_death() if target.running else None
         if death and not target.restarts:

@@ -16,6 +16,7 @@ from clip_client import ConnectionOptions
 from clip_client.arguments import add_connection_options, connection_of
 from clip_profile.arguments import at_least, positive
 from clip_profile.console import Console
+from clip_profile.errors import ProfileError
 from clip_profile.load.connection import NEEDS_URL, redacted
 from clip_profile.load.perf_analyzer import VERSION, PerfAnalyzer
 from clip_profile.load.photos import Photos, read_photos
@@ -29,7 +30,6 @@ from clip_profile.sweep.target import EmbeddedTarget, RemoteTarget, Target
 from clip_profile.sweep.variant import require_servable
 from clip_serving import defaults
 from clip_serving.encoder.choice import servable
-from clip_serving.errors import ProfileError
 from clip_serving.repository.stage import available_cores
 from clip_serving.server import perf_analyzer
 

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import psutil
 
-from clip_profile.load.perf_analyzer import Load, Outcome, PerfAnalyzer, WindowTooShort
+from clip_profile.errors import ProfileError, WindowTooShort
+from clip_profile.load.perf_analyzer import Load, Outcome, PerfAnalyzer
+from clip_profile.observe.gpu import busiest
 from clip_profile.observe.server_stats import Counts, photos_served, read_counts, read_photo_seconds
 from clip_profile.observe.watch import Watch
-from clip_profile.records.gpu import busiest
 from clip_profile.records.measurement import Measurement, Resources, Stage
 from clip_profile.records.setting import Setting
 from clip_profile.records.statistics import percentile
 from clip_profile.sweep.target import Served
-from clip_serving.errors import ProfileError, ServerError
+from clip_serving.errors import ServerError
 from clip_serving.repository.stage import available_cores
 
 _ROUND_TRIPS = 4.0

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 
 from clip_profile.answer.recommend import recommend
 from clip_profile.console import Console, duration
+from clip_profile.errors import ServerGone
 from clip_profile.load.perf_analyzer import Load
 from clip_profile.records.measurement import Failure, Measurement
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import results_of
 from clip_profile.records.run_folder import Choice, Key, RunFolder
 from clip_profile.records.setting import Setting
-from clip_profile.sweep.attempt import Measurer, ServerGone, attempt
+from clip_profile.sweep.attempt import Measurer, attempt
 from clip_profile.sweep.budget import Budget
 from clip_profile.sweep.ledger import Ledger
 from clip_profile.sweep.measure import closed, poisson

@@ -17,6 +17,7 @@ from tritonclient.grpc import InferenceServerClient
 from clip_client import ClipClient, ConnectionOptions
 from clip_client.errors import ClipClientError, ItemError
 from clip_preprocess.settings import one_of
+from clip_profile.errors import ProfileError
 from clip_profile.load.connection import connect
 from clip_profile.observe.server_stats import read_setting, read_version
 from clip_profile.records import identity
@@ -26,7 +27,7 @@ from clip_profile.records.setting import Setting
 from clip_profile.sweep.variant import make_variant
 from clip_serving import defaults
 from clip_serving.defaults import EncoderPrecision
-from clip_serving.errors import ConfigurationError, ProfileError, ServerError
+from clip_serving.errors import ConfigurationError, ServerError
 from clip_serving.server.embedded import ServerOptions, TritonServer
 
 SERVER = "server"

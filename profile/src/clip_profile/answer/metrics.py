@@ -11,7 +11,7 @@ from clip_profile.records.statistics import Spread, percentile
 
 
 @dataclass(frozen=True)
-class Shown:
+class Metric:
     """A figure with its name, its unit and the decimals that it is worth."""
 
     name: str
@@ -49,23 +49,23 @@ def _gpu(one: Measurement) -> float | None:
     return None if one.resources.gpu is None else 100 * one.resources.gpu
 
 
-THROUGHPUT = Shown("throughput", "photos/s", lambda one: one.photos_per_s, 1, "photos/s")
-MEAN = Shown("mean latency", "ms", lambda one: one.mean_ms)
-P50 = Shown("p50", "ms", lambda one: one.p50_ms)
-P95 = Shown("p95", "ms", lambda one: one.p95_ms)
-P99 = Shown("p99", "ms", lambda one: one.p99_ms)
-BATCH = Shown("mean batch, embed", "photos", lambda one: one.stages[EMBED].mean_batch, 1, "batch")
-TRANSPORT = Shown("transport", "ms a request", lambda one: one.transport_ms)
-QUEUE = Shown("queue", "ms a request", queue_ms)
-DECODE = Shown("decode", "ms a photo", lambda one: one.decode_ms)
-PREPROCESS_ALONE = Shown("preprocess", "ms a photo", lambda one: one.preprocess_ms)
-BOTH = Shown("decode + preprocess", "ms a request", lambda one: one.stages[PREPROCESS].compute_ms)
-EMBEDDING = Shown("embed", "ms a request", lambda one: one.stages[EMBED].compute_ms)
-CPU = Shown("CPU of the server", "ms a photo", lambda one: one.resources.cpu_ms_per_photo, short="CPU ms")
-MACHINE = Shown("CPU in use", "% of the machine", _machine)
-RSS = Shown("memory (RSS)", "MB", lambda one: one.resources.rss_mb, short="RSS MB")
-GPU = Shown("GPU in use", "%", _gpu, short="GPU %")
-GPU_MEMORY = Shown("GPU memory", "MB", lambda one: one.resources.gpu_memory_mb, short="GPU MB")
+THROUGHPUT = Metric("throughput", "photos/s", lambda one: one.photos_per_s, 1, "photos/s")
+MEAN = Metric("mean latency", "ms", lambda one: one.mean_ms)
+P50 = Metric("p50", "ms", lambda one: one.p50_ms)
+P95 = Metric("p95", "ms", lambda one: one.p95_ms)
+P99 = Metric("p99", "ms", lambda one: one.p99_ms)
+BATCH = Metric("mean batch, embed", "photos", lambda one: one.stages[EMBED].mean_batch, 1, "batch")
+TRANSPORT = Metric("transport", "ms a request", lambda one: one.transport_ms)
+QUEUE = Metric("queue", "ms a request", queue_ms)
+DECODE = Metric("decode", "ms a photo", lambda one: one.decode_ms)
+PREPROCESS_ALONE = Metric("preprocess", "ms a photo", lambda one: one.preprocess_ms)
+BOTH = Metric("decode + preprocess", "ms a request", lambda one: one.stages[PREPROCESS].compute_ms)
+EMBEDDING = Metric("embed", "ms a request", lambda one: one.stages[EMBED].compute_ms)
+CPU = Metric("CPU of the server", "ms a photo", lambda one: one.resources.cpu_ms_per_photo, short="CPU ms")
+MACHINE = Metric("CPU in use", "% of the machine", _machine)
+RSS = Metric("memory (RSS)", "MB", lambda one: one.resources.rss_mb, short="RSS MB")
+GPU = Metric("GPU in use", "%", _gpu, short="GPU %")
+GPU_MEMORY = Metric("GPU memory", "MB", lambda one: one.resources.gpu_memory_mb, short="GPU MB")
 
 STAGES = (TRANSPORT, QUEUE, DECODE, PREPROCESS_ALONE, BOTH, EMBEDDING)
 REQUEST = (THROUGHPUT, MEAN, P50, P95, P99, BATCH)

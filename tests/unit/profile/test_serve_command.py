@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from clip_profile.answer.command import serve_command
+from clip_profile.answer.serve_command import serve_command
 from clip_serving.cli import _parser, _server_options
 from tests.unit.profile.records import setting
 

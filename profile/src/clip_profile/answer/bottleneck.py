@@ -16,7 +16,7 @@ _FAR = 0.3
 
 
 @dataclass(frozen=True)
-class Bound:
+class Bottleneck:
     """`part` is one word for machines; `why` and `next_step` are sentences for people."""
 
     part: str
@@ -24,7 +24,7 @@ class Bound:
     next_step: str
 
 
-def bound_of(result: Result) -> Bound:
+def bottleneck_of(result: Result) -> Bottleneck:
     """The first of these that is used up: GPU, client, cores, encoder, preprocess, network; else load.
 
     `machine`: the cores are used up where the client runs, and the server's share of them cannot be seen.
@@ -34,19 +34,19 @@ def bound_of(result: Result) -> Bound:
     client = result.mean(lambda one: one.resources.client_busy) or 0.0
     machine = result.mean(lambda one: one.resources.machine_busy) or 0.0
     if gpu is not None and gpu >= BUSY:
-        return Bound(
+        return Bottleneck(
             "gpu",
             f"The GPU bounds it: it was in use {gpu:.0%} of the time.",
             "A smaller model, the TensorRT variant, or a second GPU.",
         )
     if client >= _MUCH:
-        return Bound(
+        return Bottleneck(
             "client",
             f"The client bounds it: perf_analyzer took {client:.0%} of its machine's cores.",
             "Make the load from a machine of its own, or from a larger one.",
         )
     if own is None and machine >= BUSY:
-        return Bound(
+        return Bottleneck(
             "machine",
             f"The machine that makes the load bounds it: its cores were {machine:.0%} busy, perf_analyzer "
             f"with {client:.0%}. Whether the server is among the rest cannot be seen from here.",
@@ -55,7 +55,7 @@ def bound_of(result: Result) -> Bound:
     if own is not None and own >= BUSY:
         return _cores(result, own)
     if own is not None and machine >= BUSY and machine - own - client >= _OTHERS:
-        return Bound(
+        return Bottleneck(
             "others",
             f"Other programs bound it: the machine's cores were {machine:.0%} busy, of that the service "
             f"{own:.0%}.",
@@ -66,7 +66,7 @@ def bound_of(result: Result) -> Bound:
     return _stages(result, own)
 
 
-def _cores(result: Result, own: float) -> Bound:
+def _cores(result: Result, own: float) -> Bottleneck:
     embed, total = _cpu(result, EMBED), result.mean(lambda one: one.resources.cpu_ms_per_photo)
     share = embed / total if embed is not None and total else 0.5
     why = (
@@ -74,29 +74,31 @@ def _cores(result: Result, own: float) -> Bound:
         f"{total or 0:.0f} ms of CPU a photo, decode and preprocess most of the rest."
     )
     if share >= 0.5:
-        return Bound(
+        return Bottleneck(
             "encoder", why, "A GPU for the encoder, a smaller model or a lower precision; more cores."
         )
-    return Bound("preprocess", why, "More cores for preprocess, or a lower --quality (see operations.md).")
+    return Bottleneck(
+        "preprocess", why, "More cores for preprocess, or a lower --quality (see operations.md)."
+    )
 
 
-def _stages(result: Result, own: float | None) -> Bound:
+def _stages(result: Result, own: float | None) -> Bottleneck:
     embed, preprocess = _busy(result, EMBED), _busy(result, PREPROCESS)
     idle = "" if own is None else f", while the service left {1 - own:.0%} of the cores idle"
     if max(embed, preprocess) >= BUSY:
         if embed >= preprocess:
             why = f"The encoder bounds it: its instances computed {embed:.0%} of the time{idle}."
-            return Bound("encoder", why, "More encoder instances or threads, a smaller model, or a GPU.")
+            return Bottleneck("encoder", why, "More encoder instances or threads, a smaller model, or a GPU.")
         why = f"Preprocess bounds it: its instances were busy {preprocess:.0%} of the time{idle}."
-        return Bound("preprocess", why, "More preprocess instances, and cores for them.")
+        return Bottleneck("preprocess", why, "More preprocess instances, and cores for them.")
     transport = result.mean(lambda one: one.transport_ms / one.mean_ms) or 0.0
     if transport >= _FAR:
-        return Bound(
+        return Bottleneck(
             "network",
             f"The way to the server bounds it: {transport:.0%} of a request's time passed outside of it.",
             "A client nearer to the server, a faster link, or more requests in flight.",
         )
-    return Bound(
+    return Bottleneck(
         "load",
         f"The load bounds it: nothing was busy all the time, the encoder {embed:.0%} of it and preprocess "
         f"{preprocess:.0%}.",
