@@ -19,7 +19,7 @@ from typing import Any, Literal
 from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.processes import running
-from clip_profile.observe.server_stats import photo_seconds
+from clip_profile.observe.metrics import PhotoSeconds, parse_metrics
 from clip_serving import defaults
 from clip_serving.defaults import Precision
 from clip_serving.encoder.cpu import Cpu
@@ -183,7 +183,7 @@ def triton_totals(server: TritonServer) -> Totals:
 
 def histogram_totals(metrics: str) -> Totals:
     """Sums and counts of the photo histograms in Prometheus' text, over all instances."""
-    told = photo_seconds(metrics)
+    told = PhotoSeconds.of(parse_metrics(metrics))
     return {
         "decode": (told.decode_s, int(told.decoded)),
         "preprocess": (told.preprocess_s, int(told.preprocessed)),

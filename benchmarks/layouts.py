@@ -22,8 +22,8 @@ import psutil
 
 from benchmarks.processes import cpu_seconds
 from clip_client import ClipClient
+from clip_profile.observe.processes import pids_by_role
 from clip_profile.records.measurement import EMBED, PREPROCESS
-from clip_profile.sweep.target import pids_by_role
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError
 from clip_serving.repository.stage import InstanceLayout, available_cores

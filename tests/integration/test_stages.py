@@ -20,7 +20,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from clip_client.timings import STAGES, ServerTimes
 from clip_profile.cli import main
-from clip_profile.stages import server as stages_server
+from clip_profile.load import server as load_server
 from clip_profile.stages.result import FIGURES
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
@@ -135,7 +135,7 @@ def test_a_server_of_another_machine_tells_means_alone(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(stages_server, "_listener", lambda _: None)
+    monkeypatch.setattr(load_server, "_listener", lambda _: None)
     settings = trace_settings(server.grpc_url)
     load = ["--concurrency", "2", "--count", "6", "--warm-up", "0", "--metrics-url", server.metrics_url]
     command = ["stages", "--photos", str(folder), "--url", server.grpc_url, *load, "--json"]
@@ -243,10 +243,10 @@ def test_a_server_that_dies_leaves_what_was_measured(
     captured = capsys.readouterr()
     assert status == 1, captured.err
     assert time.monotonic() - begin < 60
-    assert f"the server at {mortal.grpc_url} answers no more" in captured.err
+    assert f"the server at {mortal.grpc_url} no longer answers" in captured.err
     told = json.loads(out.read_text())
     assert told["photos"] >= 10
     # The last few traces died with the server; the others are there.
     assert told["per_request"]["embed"]["count"] >= 10
     assert told["per_request"]["load"]["p95_ms"] is not None
-    assert "answers no more" in captured.out
+    assert "no longer answers" in captured.out

@@ -2,6 +2,7 @@
 
 ProfileError           photos, options, perf_analyzer or a server that clip-profile cannot measure with
 ├── RunFolderError     a run folder that cannot be written, read or resumed
+├── NoPhotoLeft        every photo of `stages` failed
 ├── WindowTooShort     no request was answered within one of perf_analyzer's windows
 └── ServerGone         a running server (`--url`) died; clip-profile does not restart it
 
@@ -17,6 +18,13 @@ class ProfileError(Exception):
 
 class RunFolderError(ProfileError):
     """A run folder that cannot be written, read or resumed."""
+
+
+class NoPhotoLeft(ProfileError):  # noqa: N818 - names a state
+    """No photo is left that can be embedded."""
+
+    def __init__(self) -> None:
+        super().__init__("no photo is left that can be embedded")
 
 
 class WindowTooShort(ProfileError):  # noqa: N818 - names a state

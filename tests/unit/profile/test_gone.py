@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from clip_profile.load.perf_analyzer import Load
+from clip_profile.observe.processes import living_pids
 from clip_profile.sweep.measure import measure
-from clip_profile.sweep.target import Served, living_pids
+from clip_profile.sweep.target import Served
 from clip_serving.errors import ServerError
 from tests.unit.profile.records import BASE
 
@@ -30,7 +31,7 @@ def ended(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_a_stub_that_ends_as_its_server_is_warm(ended: int) -> None:
-    with pytest.raises(ServerError, match=f"ended as soon as it was warm: .*{ended}"):
+    with pytest.raises(ServerError, match=f"ended during warm-up: .*{ended}"):
         living_pids(os.getpid(), [ended])
 
 

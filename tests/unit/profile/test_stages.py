@@ -17,22 +17,15 @@ from clip_client.sources.gcs import ObjectInfo
 from clip_client.timings import STAGES, ServerTimes
 from clip_profile.cli import main
 from clip_profile.errors import ProfileError
+from clip_profile.observe.metrics import MetricsPage
 from clip_profile.observe.server_stats import Counts
+from clip_profile.observe.usage import GpuUsage, MachineUsage, Resources, Usage
+from clip_profile.observe.watch import Watch
 from clip_profile.records.measurement import Sample
-from clip_profile.stages.loop import Answered, Rotation
-from clip_profile.stages.measure import Measured, Plan, Statistics
-from clip_profile.stages.report import make_report
-from clip_profile.stages.resources import MetricsPage, nvml_usage
-from clip_profile.stages.result import (
-    FIGURES,
-    Distribution,
-    GpuUsage,
-    MachineUsage,
-    Report,
-    Resources,
-    Usage,
-    load_report,
-)
+from clip_profile.stages.breakdown import make_report
+from clip_profile.stages.measure import Measured, Plan
+from clip_profile.stages.requests import Answered, Rotation
+from clip_profile.stages.result import FIGURES, Distribution, Report, load_report
 from clip_profile.stages.table import table
 from clip_profile.stages.traces import RequestTrace
 from tests.unit.profile.pages import metrics_page
@@ -76,8 +69,7 @@ def measured(**changes: Any) -> Measured:
     rotation.leave_out(ObjectInfo("b.jpg", 1), ItemError("corrupt", "cut in two"))
     whole = Measured(
         ended="", seconds=2.0, warm_up_s=1.5, answered=[_FIRST, _SECOND], failed=rotation,
-        statistics=Statistics({}, {"preprocess": Counts(6, {1: 2, 4: 1}, 0.0)}),
-        traces=_TRACES, no_traces=None, meter=None,
+        statistics={"preprocess": Counts(6, {1: 2, 4: 1}, 0.0)}, traces=_TRACES, no_traces=None,
     )  # fmt: skip
     return dataclasses.replace(whole, **changes)
 
@@ -119,15 +111,15 @@ def test_a_photo_has_its_own_times_and_its_share_of_the_rest() -> None:
     assert (found.photos, found.requests, found.photos_per_s) == (3, 2, 1.5)
     assert found.failed == {"corrupt": 1}
     assert found.mean_batch == {"preprocess": 2.0}
-    assert any("1 requests were refused" in note for note in found.notes)
+    assert any("1 requests were refused and retried" in note for note in found.notes)
 
 
 def test_without_traces_the_means_are_all_there_is() -> None:
-    times = {
-        "preprocess": ServerTimes(2, queue_ns=160_000_000, compute_ns=330_000_000),
-        "encoder": ServerTimes(2, queue_ns=50_000_000, compute_ns=550_000_000),
+    statistics = {
+        "embed": Counts(times=ServerTimes(2, queue_ns=50_000_000, compute_ns=550_000_000)),
+        "preprocess": Counts(times=ServerTimes(2, queue_ns=160_000_000, compute_ns=330_000_000)),
     }
-    found = report(traces={}, no_traces="no file", statistics=Statistics(times, {}))
+    found = report(traces={}, no_traces="no file", statistics=statistics)
     assert found.queue_from == "statistics"
     queue = found.per_request["queue"]
     assert queue.mean == pytest.approx(70 + 80 + 165 + 25 - 110.5)
@@ -143,7 +135,7 @@ def test_without_traces_the_means_are_all_there_is() -> None:
 
 def test_a_server_that_tells_nothing_leaves_three_stages_empty() -> None:
     quiet = [dataclasses.replace(one, photo_s=None) for one in (_FIRST, _SECOND)]
-    found = report(answered=quiet, traces={}, statistics=Statistics({}, {}))
+    found = report(answered=quiet, traces={}, statistics={})
     assert found.queue_from == ""
     assert all(found.per_request[stage] == Distribution() for stage in STAGES if stage != "load")
     assert found.per_request["load"].mean is not None
@@ -156,20 +148,13 @@ def test_a_request_without_a_trace_is_not_made_up() -> None:
     found = report(traces={"r-0": _TRACES["r-0"]})
     assert found.per_request["queue"].count == 1
     assert found.per_request["load"].count == 2
-    assert any("1 of 2 requests have a trace" in note for note in found.notes)
+    assert any("of the 1 of 2 requests that have a trace" in note for note in found.notes)
 
 
 def test_nothing_measured_is_a_report_too() -> None:
     found = report(answered=[], traces={}, ended="the server died", seconds=0.0)
     assert json.loads(json.dumps(found.to_dict()))["ended"] == "the server died"
     assert found.photos_per_s == 0
-
-
-def test_statistics_of_a_server_that_started_anew_are_none() -> None:
-    early = Statistics({"encoder": ServerTimes(10, 5, 5)}, {"embed": Counts(10)})
-    late = Statistics({"encoder": ServerTimes(12, 7, 9)}, {"embed": Counts(12)})
-    assert late.since(early).times == {"encoder": ServerTimes(2, 2, 4)}
-    assert early.since(late) == late.since(Statistics({}, {})) == Statistics({}, {})
 
 
 def test_the_photos_go_round_without_those_that_failed() -> None:
@@ -193,6 +178,12 @@ def sample(gpu: float | None = None, memory: float | None = None) -> Sample:
     return Sample(0.0, 1.0, 0.1, 1.5, 900.0, gpus, memory, client_rss_mb=100.0, machine_memory=0.5)
 
 
+def nvml_usage(*samples: Sample) -> GpuUsage | None:
+    watch = Watch({})
+    watch.every_sample = list(samples)
+    return watch.gpu()
+
+
 def with_gpu(gpu: GpuUsage | None, report: Report) -> Report:
     usage = Usage(120.0, 80.0, 1000.0, 1100.0)
     return dataclasses.replace(report, resources=Resources(usage, MachineUsage(90.0, 99.0), usage, None, gpu))
@@ -200,10 +191,10 @@ def with_gpu(gpu: GpuUsage | None, report: Report) -> Report:
 
 def test_gpu_columns_are_there_with_a_gpu_and_left_out_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clip_profile.observe.gpu.memory_total_mb", lambda: 16_000.0)
-    assert nvml_usage([sample(), sample()]) is None
-    found = nvml_usage([sample(0.5, 4000.0), sample(1.0, 4800.0)])
+    assert nvml_usage(sample(), sample()) is None
+    found = nvml_usage(sample(0.5, 4000.0), sample(1.0, 4800.0))
     assert found == GpuUsage("nvml", 75.0, 100.0, 4400.0, 4800.0, 16_000.0)
-    divided = nvml_usage([dataclasses.replace(sample(), gpus=(None,), gpu_memory_mb=4000.0)])
+    divided = nvml_usage(dataclasses.replace(sample(), gpus=(None,), gpu_memory_mb=4000.0))
     assert divided == GpuUsage("nvml", None, None, 4000.0, 4000.0, 16_000.0)
     shown, without = with_gpu(found, report()), with_gpu(None, report())
     rows = [line.split() for line in table(shown).splitlines() if line.startswith("GPU")]
@@ -288,9 +279,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="No such file"):
         load_report(file)
     for text, why in (
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ('{"kind": "other"}', "was not written by"),
-        ('{"kind": "clip-profile stages", "version": 99}', "version 99"),
+        ('{"kind": "clip-profile stages", "version": 99}', "has version 99"),
     ):
         file.write_text(text)
         with pytest.raises(ProfileError, match=why):

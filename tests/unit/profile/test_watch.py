@@ -11,11 +11,13 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
+from clip_client.timings import ServerTimes
 from clip_profile.observe import gpu
-from clip_profile.observe.server_stats import Counts, PhotoSeconds, read_photo_seconds
+from clip_profile.observe.metrics import PhotoSeconds, read_metrics
+from clip_profile.observe.server_stats import Counts, statistics_since
 from clip_profile.observe.watch import MOST_SAMPLES, PERIOD_S, Watch
 from clip_profile.records.measurement import Sample
-from clip_profile.sweep.measure import _resources
+from clip_profile.sweep.measure import resources_of
 from tests.unit.profile.pages import metrics_page
 
 
@@ -75,7 +77,7 @@ def test_a_process_that_ends_meanwhile_ends_nothing() -> None:
 def test_a_long_run_is_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clip_profile.observe.watch.PERIOD_S", 0.001)
     with Watch({}) as watch:
-        while len(watch._samples) <= 2 * MOST_SAMPLES:
+        while len(watch.every_sample) <= 2 * MOST_SAMPLES:
             time.sleep(0.01)
     assert 0 < len(watch.samples()) <= MOST_SAMPLES
 
@@ -117,10 +119,10 @@ def test_a_peak_between_the_samples_that_are_kept_is_told() -> None:
     with Watch({"me": [os.getpid()]}) as watch:
         pass
     low = Sample(0.0, 1.0, 0.1, 1.5, 900.0, (0.5, 0.1), 100.0)
-    watch._samples = [low] * 200
-    watch._samples[1] = dataclasses.replace(low, server_rss_mb=1300.0, gpu_memory_mb=700.0)
-    used = _resources(watch, photos=10, pressed_s=1.0, gpu=None, gpu_memory_mb=None)
-    assert watch._samples[1] not in used.samples
+    watch.every_sample = [low] * 200
+    watch.every_sample[1] = dataclasses.replace(low, server_rss_mb=1300.0, gpu_memory_mb=700.0)
+    used = resources_of(watch, photos=10, pressed_s=1.0, gpu=None, gpu_memory_mb=None)
+    assert watch.every_sample[1] not in used.samples
     assert (used.rss_mb, used.gpu, used.gpu_memory_mb) == (1300.0, 0.5, 700.0)
 
 
@@ -128,6 +130,13 @@ def test_counts_between_two_moments() -> None:
     before = Counts(photos=10, batches={1: 4, 2: 3}, busy_s=1.0)
     after = Counts(photos=30, batches={1: 4, 2: 9, 4: 2}, busy_s=2.5)
     assert after.since(before) == Counts(photos=20, batches={2: 6, 4: 2}, busy_s=1.5)
+
+
+def test_statistics_of_a_server_that_was_restarted_are_empty() -> None:
+    early = {"embed": Counts(10, times=ServerTimes(10, 5, 5))}
+    late = {"embed": Counts(12, times=ServerTimes(12, 7, 9))}
+    assert statistics_since(late, early) == {"embed": Counts(2, times=ServerTimes(2, 2, 4))}
+    assert statistics_since(early, late) == statistics_since(late, {}) == statistics_since({}, early) == {}
 
 
 _PAGE = """\
@@ -149,12 +158,12 @@ def metrics_url() -> Iterator[str]:
 
 
 def test_decode_and_preprocess_are_read_from_the_metrics(metrics_url: str) -> None:
-    read = read_photo_seconds(metrics_url)
+    read = PhotoSeconds.of(read_metrics(metrics_url))
     assert read == PhotoSeconds(0.5, 10, 0.16, 8)
     assert read.mean_ms_since(PhotoSeconds(0.1, 2, 0.0, 0)) == pytest.approx((50.0, 20.0))
     assert read.mean_ms_since(read) is None, "nothing was decoded in between"
 
 
 def test_where_nobody_tells_nothing_depends_on_it() -> None:
-    assert read_photo_seconds(None) == PhotoSeconds()
-    assert read_photo_seconds("http://127.0.0.1:1/metrics") == PhotoSeconds()
+    assert PhotoSeconds.of(read_metrics(None)) == PhotoSeconds()
+    assert PhotoSeconds.of(read_metrics("http://127.0.0.1:1/metrics")) == PhotoSeconds()

@@ -19,15 +19,14 @@ from clip_client.sources.gcs import ObjectInfo, Source, open_source
 from clip_profile import defaults
 from clip_profile.arguments import at_least, positive
 from clip_profile.console import Console
-from clip_profile.errors import ProfileError
+from clip_profile.errors import NoPhotoLeft, ProfileError
 from clip_profile.load.connection import NEEDS_URL, redacted
+from clip_profile.load.server import Server, embedded, running
 from clip_profile.observe.server_stats import read_version
 from clip_profile.records.machine import Machine, versions
-from clip_profile.stages.loop import NO_PHOTO_LEFT
+from clip_profile.stages.breakdown import make_report
 from clip_profile.stages.measure import INTERRUPTED, Measured, Measuring, Plan
-from clip_profile.stages.report import make_report
 from clip_profile.stages.result import Report
-from clip_profile.stages.server import Server, embedded, running
 from clip_profile.stages.table import table
 from clip_serving.repository.stage import InstanceLayout, available_cores
 
@@ -173,7 +172,7 @@ def _status(measured: Measured, report: Report, options: argparse.Namespace) -> 
 
 
 def _cause(measured: Measured, report: Report, photos: str) -> str:
-    if measured.ended != NO_PHOTO_LEFT:
+    if measured.ended != str(NoPhotoLeft()):
         return measured.ended or "no request was answered in the time; give it more --seconds"
     failed = measured.failed.failed
     codes = ", ".join(f"{n} {code}" for code, n in report.failed.items())

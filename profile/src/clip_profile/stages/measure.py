@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import threading
+import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
-from tritonclient.utils import InferenceServerException
+import psutil
 
 from clip_client import ClipClient
 from clip_client import defaults as client_defaults
+from clip_client.errors import ClipClientError
 from clip_client.sources.gcs import ObjectInfo, Source
-from clip_client.timings import ServerTimes
 from clip_profile.console import Console, duration
 from clip_profile.errors import ProfileError
-from clip_profile.observe.server_stats import Counts, read_counts
-from clip_profile.stages.loop import Answered, ClosedLoop, Rotation
-from clip_profile.stages.resources import Meter
-from clip_profile.stages.server import Server
+from clip_profile.load.server import Server
+from clip_profile.observe.observer import Observer
+from clip_profile.observe.periodic import Periodic
+from clip_profile.observe.server_stats import Statistics
+from clip_profile.observe.usage import Resources, Usage
+from clip_profile.stages.requests import Answered, Requests, Rotation
 from clip_profile.stages.traces import RequestTrace, Traces
-from clip_serving.errors import ServerError
+from clip_serving.errors import ClipServingError, ServerError
 
 INTERRUPTED = "stopped by Ctrl-C"
-_LOOK_S = 0.05
-_ASK_S = 0.5
-"""How often the server is asked whether it lives."""
-_SHOW_S = 0.5
+_HEALTH_CHECK_S = 0.5
+_DRAIN_S = 5.0
+"""For the requests in flight of a client that was closed."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`count` photos, where it is given, else `seconds` are measured, after `warm_up_s` at least."""
+    """`count` photos if given, else `seconds` are measured, after a warm-up of at least `warm_up_s`."""
 
     concurrency: int
     images_per_request: int
@@ -41,49 +44,22 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Triton's own: by composing model in their order, and counts by stage. Empty where it does not tell."""
-
-    times: dict[str, ServerTimes]
-    counts: dict[str, Counts]
-
-    @classmethod
-    def of(cls, server: Server, steps: Sequence[str]) -> Statistics:
-        try:
-            answer = server.triton.get_inference_statistics(client_timeout=10)
-            told = {each.name: ServerTimes.of(each) for each in answer.model_stats if each.name in steps}
-            if len(told) < len(steps):
-                return cls({}, {})
-            return cls({step: told[step] for step in steps}, read_counts(server.triton))
-        except (InferenceServerException, ServerError):
-            return cls({}, {})
-
-    def since(self, before: Statistics) -> Statistics:
-        """Empty, too, where the server started anew in between."""
-        if not self.times or not before.times:
-            return Statistics({}, {})
-        times = {name: one.since(before.times[name]) for name, one in self.times.items()}
-        if any(one.requests < 0 for one in times.values()):
-            return Statistics({}, {})
-        return Statistics(times, {name: one.since(before.counts[name]) for name, one in self.counts.items()})
-
-
-@dataclass(frozen=True)
 class Measured:
-    """What was seen of one load. `ended` is "" for one that ran its time, else why it did not.
-
-    `meter` is None where nothing was measured, for the load ended before it was warm.
-    """
+    """What was seen of one load. `ended` is "" if it ran its time, else why it did not."""
 
     ended: str
     seconds: float
     warm_up_s: float
     answered: list[Answered]
     failed: Rotation
-    statistics: Statistics
     traces: dict[str, RequestTrace]
     no_traces: str | None
-    meter: Meter | None
+    statistics: Statistics = field(default_factory=dict)
+    resources: Resources = field(default_factory=lambda: Resources(Usage(), None))
+
+    @property
+    def photos(self) -> int:
+        return sum(sum(one.embedded) for one in self.answered)
 
 
 class Measuring:
@@ -93,58 +69,58 @@ class Measuring:
         self, server: Server, source: Source, items: Sequence[ObjectInfo], plan: Plan, console: Console
     ) -> None:
         self._server, self._plan, self._console = server, plan, console
-        client = ClipClient(server.url, concurrency=plan.concurrency, connection=server.connection)
+        self._client = ClipClient(server.url, concurrency=plan.concurrency, connection=server.connection)
         try:
-            self.info = client.wait(client_defaults.WAIT_FOR_SERVER_S)
+            self.info = self._client.wait(client_defaults.WAIT_FOR_SERVER_S)
             _fits(plan.images_per_request, self.info.max_batch_size)
         except BaseException:
-            client.close()
+            self._client.close()
             raise
         self._rotation = Rotation(items)
-        self._loop = ClosedLoop(client, source, self._rotation, plan.concurrency, plan.images_per_request)
-        self._over = threading.Event()
+        self._requests = Requests(
+            self._client, source, self._rotation, plan.concurrency, plan.images_per_request
+        )
+        self._loop = self._requests.loop
 
     def run(self) -> Measured:
-        """Whatever ends it early, Ctrl-C too, what was measured until then is returned."""
-        begin = time.monotonic()
-        ended, window = "", None
-        guard = threading.Thread(target=self._guard, name="clip-stages-guard", daemon=True)
+        """Whatever ends it early, Ctrl-C too, returns what was measured until then."""
+        begin, ended = time.monotonic(), ""
+        from_s = to_s = begin
+        observer: Observer | None = None
         with Traces(self._server.triton, self.info.name, local=self._server.local) as traces:
             try:
                 self._loop.start()
-                guard.start()
-                ended = self._warm_up(begin)
-                if not ended:
-                    window = self._press()
-                    ended = window.ended
+                with Periodic(_HEALTH_CHECK_S, self._check_health):
+                    self._loop.warm_up(self._plan.warm_up_s, self._reporter("warming up"))
+                    if not self._loop.error:
+                        observer = self._observer()
+                        from_s, to_s, ended = self._press(observer)
             except KeyboardInterrupt:
                 ended = INTERRUPTED
             finally:
-                self._over.set()
+                ended = ended or _explain(self._loop.error)
                 self._end_load(0.0 if ended else client_defaults.DEADLINE_S)
-        if window is None:
-            return Measured(ended, 0.0, 0.0, [], self._rotation, Statistics({}, {}), {}, traces.why_not, None)
-        answered = self._loop.answered(window.begin, window.end)
+        answered = self._requests.answered(from_s, to_s) if observer else []
         found = traces.read([one.request_id for one in answered], self.info.steps)
-        return Measured(
-            ended, window.end - window.begin, window.begin - begin, answered, self._rotation,
-            window.statistics, found, traces.why_not, window.meter,
-        )  # fmt: skip
+        seconds = to_s - from_s
+        measured = Measured(ended, seconds, from_s - begin, answered, self._rotation, found, traces.why_not)
+        if observer is None:  # the load ended during the warm-up
+            return measured
+        resources = observer.resources(measured.photos, seconds, local=self._server.local)
+        return dataclasses.replace(measured, statistics=observer.statistics, resources=resources)
 
-    def _warm_up(self, begin: float) -> str:
-        """Until every request in flight came round once, so that no process and no connection is new."""
+    def _observer(self) -> Observer:
+        # A process that has just died must not keep the others' figures from being taken.
+        pids = {role: list(filter(psutil.pid_exists, pids)) for role, pids in self._server.pids.items()}
+        observer = Observer(self._server.triton, pids, self._server.metrics_url)
+        observer.watch.client(os.getpid())
+        return observer
 
-        def left() -> float:
-            waited = time.monotonic() - begin
-            return max(0.0 if self._loop.came_round else _SHOW_S, self._plan.warm_up_s - waited)
-
-        return self._until(left, "warming up")
-
-    def _press(self) -> _Window:
-        before = Statistics.of(self._server, self.info.steps)
-        photos = self._loop.photos
-        with Meter(self._server) as meter:
-            begin = time.monotonic()
+    def _press(self, observer: Observer) -> tuple[float, float, str]:
+        """Start and end of the time measured, and why it ended early, or ""."""
+        ended = ""
+        with observer:
+            begin, photos = time.monotonic(), self._loop.photos
 
             def left() -> float:
                 seconds = time.monotonic() - begin
@@ -154,52 +130,38 @@ class Measuring:
                 return (self._plan.count - done) * seconds / done if done else 1.0
 
             try:
-                ended = self._until(left, "measuring")
+                self._loop.wait(left, self._reporter("measuring"))
             except KeyboardInterrupt:
                 ended = INTERRUPTED
-            end = time.monotonic()
-        after = Statistics.of(self._server, self.info.steps)
-        return _Window(begin, end, ended, after.since(before), meter)
+            return begin, time.monotonic(), ended
 
-    def _until(self, left: Callable[[], float], what: str) -> str:
-        """Waits until no seconds are `left`; returns why the load ended before, or ""."""
-        shown = 0.0
-        while self._loop.end is None:
-            remaining = left()
-            if remaining <= 0:
-                return ""
-            if time.monotonic() - shown > _SHOW_S:
-                shown = time.monotonic()
-                failed = len(self._rotation.failed)
-                self._console.doing(
-                    f"{what}: {self._loop.photos} photos{f', {failed} failed' if failed else ''}; "
-                    f"{duration(remaining)} left"
-                )
-            time.sleep(min(_LOOK_S, remaining))
-        return self._loop.end
+    def _reporter(self, what: str) -> Callable[[float], None]:
+        def report(left_s: float) -> None:
+            failed = len(self._rotation.failed)
+            self._console.doing(
+                f"{what}: {self._loop.photos} photos{f', {failed} failed' if failed else ''}; "
+                f"{duration(left_s)} left"
+            )
+
+        return report
 
     def _end_load(self, patience_s: float) -> None:
-        try:
+        with suppress(KeyboardInterrupt):  # what was measured is complete by now
             self._loop.stop(patience_s)
-        except KeyboardInterrupt:  # what was measured is whole by now
-            self._loop.stop(0.0)
+        self._client.close()
+        self._loop.stop(_DRAIN_S)
 
-    def _guard(self) -> None:
-        """A server that is gone would only let the requests in flight time out."""
-        while not self._over.wait(_ASK_S):
-            text = self._server.death()
-            if text is not None:
-                self._loop.give_up(text)
-                return
+    def _check_health(self) -> None:
+        """Requests in flight to a server that is gone would otherwise run into their deadlines."""
+        if text := self._server.death():
+            self._loop.fail(ServerError(text))
 
 
-@dataclass(frozen=True)
-class _Window:
-    begin: float
-    end: float
-    ended: str
-    statistics: Statistics
-    meter: Meter
+def _explain(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    expected = isinstance(error, ClipClientError | ClipServingError | ProfileError)
+    return str(error) if expected else f"{type(error).__name__}: {error}"
 
 
 def _fits(images: int, most: int) -> None:

@@ -1,4 +1,4 @@
-"""What a measurement of the stages found: figures, with nothing made up where something is not known."""
+"""The result of one measurement of the stages; what is unknown stays empty."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_client.timings import STAGES
 from clip_profile.errors import ProfileError
+from clip_profile.observe.usage import Resources
 from clip_profile.records.statistics import percentile
 
 KIND = "clip-profile stages"
 VERSION = 1
 WHOLE = "whole"
-"""The row below the six: from the begin of the first load to the answer."""
+"""The row below the six: from the start of the first load to the answer."""
 ROWS = (*STAGES, WHOLE)
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Milliseconds. Where only the mean is known the others are None; where nothing is, all are."""
+    """Milliseconds. If only the mean is known, the others are None; if nothing is, all are."""
 
     count: int = 0
     min: float | None = None
@@ -42,80 +43,18 @@ class Distribution:
         return cls(len(ms), min(ms), math.fsum(ms) / len(ms), p50, p95, p99, max(ms))
 
     @classmethod
-    def mean_alone(cls, count: int, seconds: float | None) -> Distribution:
-        return cls() if seconds is None else cls(count, mean=1000 * seconds)
+    def mean_alone(cls, count: int, seconds: float | None, share: float = 1.0) -> Distribution:
+        return cls() if seconds is None else cls(count, mean=1000 * share * seconds)
 
 
 FIGURES = tuple(field.name for field in dataclasses.fields(Distribution) if field.name != "count")
 
 
 @dataclass(frozen=True)
-class Usage:
-    """Of some processes over the time measured; `cpu_percent` is of all cores of the machine.
-
-    `cpu_ms_per_photo_by_role` splits a server's among tritonserver itself and its stages' processes.
-    """
-
-    cpu_ms_per_photo: float | None = None
-    cpu_percent: float | None = None
-    rss_mb_mean: float | None = None
-    rss_mb_peak: float | None = None
-    cpu_ms_per_photo_by_role: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class MachineUsage:
-    """Of a whole machine over the time measured, in percent."""
-
-    cpu_percent_mean: float
-    cpu_percent_peak: float
-    memory_percent_mean: float | None = None
-    memory_percent_peak: float | None = None
-
-
-@dataclass(frozen=True)
-class GpuUsage:
-    """Of the server's machine: the use of its busiest GPU, and the memory of all of them together.
-
-    `source` is `nvml`, or `metrics` for the server's own page (which is what perf_analyzer reads, too).
-    """
-
-    source: str
-    percent_mean: float | None
-    percent_peak: float | None
-    memory_mb_mean: float | None
-    memory_mb_peak: float | None
-    memory_mb_total: float | None
-
-    @property
-    def memory_percent_mean(self) -> float | None:
-        return self._percent(self.memory_mb_mean)
-
-    @property
-    def memory_percent_peak(self) -> float | None:
-        return self._percent(self.memory_mb_peak)
-
-    def _percent(self, mb: float | None) -> float | None:
-        return 100 * mb / self.memory_mb_total if mb is not None and self.memory_mb_total else None
-
-
-@dataclass(frozen=True)
-class Resources:
-    """`server` and `client` are processes of this machine; `server_machine` is another machine, from its
-    metrics. None for what cannot be seen from here, `gpu` where there is none."""
-
-    client: Usage
-    machine: MachineUsage | None
-    server: Usage | None = None
-    server_machine: MachineUsage | None = None
-    gpu: GpuUsage | None = None
-
-
-@dataclass(frozen=True)
 class Report:
-    """One measurement. `ended` is "" for one that ran its time, else why it did not.
+    """One measurement. `ended` is "" if it ran its time, else why it did not.
 
-    `queue_from` is `traces` (every request's own), `statistics` (means of all requests) or "" (not known).
+    `queue_from` is `traces` (every request's own), `statistics` (means of all requests) or "" (unknown).
     `failed` counts photos by error code.
     """
 
@@ -139,7 +78,7 @@ class Report:
         return self.photos / self.seconds if self.seconds > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """For machines. Where there is no GPU there is no `gpu`; what is not known is null."""
+        """For JSON. Without a GPU there is no `gpu`; what is unknown is null."""
         values = dataclasses.asdict(self)
         if self.resources.gpu is None:
             del values["resources"]["gpu"]
@@ -153,7 +92,7 @@ class Report:
 
 
 def _rounded(value: Any) -> Any:
-    """To a ten-thousandth: a microsecond's tenth in milliseconds."""
+    """To four digits: a tenth of a microsecond in milliseconds."""
     if isinstance(value, float):
         return round(value, 4)
     if isinstance(value, Mapping):
@@ -162,19 +101,19 @@ def _rounded(value: Any) -> Any:
 
 
 def load_report(file: Path) -> dict[str, Any]:
-    """A report that --out kept, as to_dict() made it. Raises ProfileError for anything else."""
+    """A report that --out wrote, as to_dict() made it. Raises ProfileError for anything else."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ProfileError(f"{file}: {error.strerror}") from error
     except ValueError as error:
         raise ProfileError(
-            f"{file} is no JSON ({error}): give what clip-profile stages --out wrote"
+            f"{file} is not JSON ({error}). Give a file that `clip-profile stages --out` wrote"
         ) from error
     if not isinstance(values, dict) or values.get("kind") != KIND:
-        raise ProfileError(f"{file} was not written by clip-profile stages --out")
+        raise ProfileError(f"{file} was not written by `clip-profile stages --out`")
     if values.get("version") != VERSION:
         raise ProfileError(
-            f"{file} is of version {values.get('version')}, this clip-profile reads {VERSION}: measure again"
+            f"{file} has version {values.get('version')}; this clip-profile reads {VERSION}. Measure again"
         )
     return values

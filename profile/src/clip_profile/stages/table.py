@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clip_profile.stages.result import FIGURES, Distribution, Report, Resources, Usage
+from clip_profile.observe.usage import Resources, Usage
+from clip_profile.stages.result import FIGURES, Distribution, Report
 
 _NAME, _CELL = 26, 10
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,8 +11,8 @@ import psutil
 
 from clip_profile.errors import ProfileError, WindowTooShort
 from clip_profile.load.perf_analyzer import Load, Outcome, PerfAnalyzer
-from clip_profile.observe.gpu import busiest
-from clip_profile.observe.server_stats import Counts, photos_served, read_counts, read_photo_seconds
+from clip_profile.observe.observer import Observer
+from clip_profile.observe.server_stats import photos_served
 from clip_profile.observe.watch import Watch
 from clip_profile.records.measurement import Measurement, Resources, Stage
 from clip_profile.records.setting import Setting
@@ -42,22 +41,17 @@ def measure(analyzer: PerfAnalyzer, served: Served, setting: Setting, load: Load
 
 def _measure(analyzer: PerfAnalyzer, served: Served, setting: Setting, load: Load, round: int) -> Measurement:
     at = time.time()
-    before, seconds = read_counts(served.client), read_photo_seconds(served.metrics_url)
     try:
-        with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder, Watch(served.pids) as watch:
-            outcome = analyzer.run(served.url, load, Path(folder), watch.client)
+        with (
+            tempfile.TemporaryDirectory(prefix="clip-profile-") as folder,
+            Observer(served.client, served.pids, served.metrics_url) as observer,
+        ):
+            outcome = analyzer.run(served.url, load, Path(folder), observer.watch.client)
     except psutil.Error as error:
         raise ServerError(f"a process of the server, or perf_analyzer, is gone: {error}") from error
-    after = read_counts(served.client)
-    counts = {name: after[name].since(before.get(name, Counts())) for name in after}
-    photos = photos_served(counts)
-    if not photos or not outcome.report.photos_per_s:
+    if not photos_served(observer.statistics) or not outcome.report.photos_per_s:
         raise ProfileError("not one photo was embedded while perf_analyzer ran")
-    one = _put_together(setting, load, round, at, outcome, counts, photos, watch)
-    split = read_photo_seconds(served.metrics_url).mean_ms_since(seconds)
-    if split is None:
-        return one
-    return dataclasses.replace(one, decode_ms=split[0], preprocess_ms=split[1])
+    return _put_together(setting, load, round, at, outcome, observer)
 
 
 def closed(setting: Setting, photos_per_s: float, seconds: float) -> Load:
@@ -73,16 +67,11 @@ def poisson(setting: Setting, photos_per_s: float, share: float, seconds: float,
 
 
 def _put_together(
-    setting: Setting,
-    load: Load,
-    round: int,
-    at: float,
-    outcome: Outcome,
-    counts: dict[str, Counts],
-    photos: int,
-    watch: Watch,
+    setting: Setting, load: Load, round: int, at: float, outcome: Outcome, observer: Observer
 ) -> Measurement:
     report, requests = outcome.report, outcome.requests
+    counts, cpu_s = observer.statistics, observer.watch.cpu_s
+    photos = photos_served(counts)
     # perf_analyzer also starts, ends and is idle in between: how long it pressed follows from its rate.
     pressed_s = photos / report.photos_per_s
     instances = {"preprocess": setting.preprocess_instances, "embed": setting.encoder_instances}
@@ -93,7 +82,7 @@ def _put_together(
             instances=instances[name],
             busy=min(1.0, counts[name].busy_s / instances[name] / pressed_s),
             batches=counts[name].batches,
-            cpu_ms_per_photo=1000 * watch.cpu_s[name] / photos if name in watch.cpu_s else None,
+            cpu_ms_per_photo=1000 * cpu_s[name] / photos if name in cpu_s else None,
         )
         for name, times in report.stages.items()
     }
@@ -114,8 +103,10 @@ def _put_together(
         p99_ms=percentile(latencies, 99) if latencies else report.p99_ms,
         transport_ms=report.transport_ms,
         stages=stages,
-        resources=_resources(watch, photos, pressed_s, report.gpu, report.gpu_memory_mb),
+        resources=resources_of(observer.watch, photos, pressed_s, report.gpu, report.gpu_memory_mb),
         command=outcome.command,
+        decode_ms=observer.photo_ms[0] if observer.photo_ms else None,
+        preprocess_ms=observer.photo_ms[1] if observer.photo_ms else None,
         latencies_ms=tuple(round_ms(value) for value in latencies),
     )
 
@@ -125,23 +116,22 @@ def round_ms(value: float) -> float:
     return float(f"{value:.2f}")
 
 
-def _resources(
+def resources_of(
     watch: Watch, photos: int, pressed_s: float, gpu: float | None, gpu_memory_mb: float | None
 ) -> Resources:
-    samples, every = watch.samples(), watch.samples(sys.maxsize)
-    cores = available_cores()
-    own = bool(watch.cpu_s)
-    server_s = sum(watch.cpu_s.values())
+    """`gpu` and `gpu_memory_mb` are perf_analyzer's, from the server's metrics, if it had any."""
+    samples, cores = watch.samples(), available_cores()
+    server = watch.server_usage(photos, pressed_s)
     # Between its first and its last quarter second the load is on.
     inner = [sample.machine_cpu for sample in samples[1:-1]] or [sample.machine_cpu for sample in samples]
-    if gpu is None and gpu_memory_mb is None and own:
-        local = busiest([sample.gpus for sample in every])
-        gpu = sum(local) / len(local) if local else None
-        gpu_memory_mb = max((s.gpu_memory_mb for s in every if s.gpu_memory_mb is not None), default=None)
+    local = watch.gpu() if server and gpu is None and gpu_memory_mb is None else None
+    if local is not None:
+        gpu = None if local.percent_mean is None else local.percent_mean / 100
+        gpu_memory_mb = local.memory_mb_peak
     return Resources(
-        cpu_ms_per_photo=1000 * server_s / photos if own else None,
-        rss_mb=max((s.server_rss_mb for s in every if s.server_rss_mb is not None), default=None),
-        server_busy=min(1.0, server_s / pressed_s / cores) if own else None,
+        cpu_ms_per_photo=server.cpu_ms_per_photo if server else None,
+        rss_mb=server.rss_mb_peak if server else None,
+        server_busy=min(1.0, sum(watch.cpu_s.values()) / pressed_s / cores) if server else None,
         client_busy=min(1.0, watch.client_cpu_s / pressed_s / cores),
         machine_busy=min(1.0, sum(inner) / len(inner) / (psutil.cpu_count() or 1)) if inner else 0.0,
         gpu=gpu,

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-import psutil
 from tritonclient.grpc import InferenceServerClient
 
 from clip_client import ClipClient, ConnectionOptions
@@ -19,19 +18,16 @@ from clip_client.errors import ClipClientError, ItemError
 from clip_preprocess.settings import one_of
 from clip_profile.errors import ProfileError
 from clip_profile.load.connection import connect
+from clip_profile.observe.processes import living_pids
 from clip_profile.observe.server_stats import read_setting, read_version
 from clip_profile.records import identity
 from clip_profile.records.identity import Identity
-from clip_profile.records.measurement import EMBED, PREPROCESS
 from clip_profile.records.setting import Setting
 from clip_profile.sweep.variant import make_variant
-from clip_serving import defaults
 from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError, ServerError
 from clip_serving.server.embedded import ServerOptions, TritonServer
 
-SERVER = "server"
-"""The role of tritonserver itself, beside those of its stages' processes."""
 _WARM_UP_S = 1.5
 
 
@@ -225,20 +221,3 @@ def _refuse_errors(outcomes: Sequence[object]) -> None:
     errors = [outcome for outcome in outcomes if isinstance(outcome, ItemError)]
     if len(errors) == len(outcomes):
         raise ServerError(f"the server embeds none of the photos: {errors[0]}")
-
-
-def living_pids(server: int, stubs: Sequence[int]) -> dict[str, list[int]]:
-    """`pids_by_role` of a server of our own. Raises ServerError where one of them has ended."""
-    try:
-        return pids_by_role(server, stubs)
-    except psutil.Error as error:
-        raise ServerError(f"a process of the server ended as soon as it was warm: {error}") from error
-
-
-def pids_by_role(server: int, stubs: Sequence[int]) -> dict[str, list[int]]:
-    """The stub's command line names its model's folder. Raises psutil.Error for one that cannot be seen."""
-    roles: dict[str, list[int]] = {SERVER: [server], PREPROCESS: [], EMBED: []}
-    for pid in stubs:
-        line = " ".join(psutil.Process(pid).cmdline())
-        roles[EMBED if f"/{defaults.ENCODER}/" in line else PREPROCESS].append(pid)
-    return {role: pids for role, pids in roles.items() if pids}

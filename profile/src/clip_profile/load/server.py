@@ -1,4 +1,4 @@
-"""The server whose stages are measured: one of our own for the while, or one that is running."""
+"""The server under load: one that we start for the measurement, or one that is already running."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from tritonclient.utils import InferenceServerException
 
 from clip_client import ConnectionOptions
 from clip_profile.load.connection import connect
-from clip_profile.sweep.target import pids_by_role
+from clip_profile.observe.processes import pids_by_role
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 
 _TRITON, _DOCKER = "tritonserver", "docker-proxy"
 _PATIENCE = 2
-"""Times in a row that a running server does not say that it lives, until it is held to be dead."""
+"""Health checks that must fail in a row before a running server is considered dead."""
 
 
 @dataclass(frozen=True)
 class Server:
     """A server that answers.
 
-    `pids` are its processes by role, as far as they can be seen; `local` is whether it surely runs on this
-    machine, so that its files and this machine's GPUs are its own. `death` says what became of it, or None.
+    `pids` are its processes by role, as far as they can be seen. `local` says whether it certainly runs on
+    this machine, so that its files and this machine's GPUs are its own. `death` explains why the server is
+    gone, or returns None.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Server:
 
 @contextmanager
 def embedded(repository: Path, layout: InstanceLayout | None) -> Iterator[Server]:
-    """A tritonserver for the block, which is not started again when it dies. Raises ClipServingError."""
+    """A tritonserver for the block; it is not restarted if it dies. Raises ClipServingError."""
     options = ServerOptions(layout=layout, supervise=False)
     with TritonServer(repository, options) as own, InferenceServerClient(own.grpc_url) as client:
         pids = pids_by_role(own.pid, own.stub_pids)
@@ -53,7 +54,7 @@ def embedded(repository: Path, layout: InstanceLayout | None) -> Iterator[Server
 
 @contextmanager
 def running(url: str, metrics_url: str | None, connection: ConnectionOptions) -> Iterator[Server]:
-    """Somebody's server; whether it is one of ours the first request tells."""
+    """A server that is already running; the first request checks whether it is one of ours."""
     with connect(url, connection) as client:
         owner = _listener(url)
         death, pids = _Pulse(client, url), _processes(owner)
@@ -72,7 +73,7 @@ def _processes(owner: psutil.Process | None) -> dict[str, list[int]]:
 
 
 class _Pulse:
-    """Whether a server that is not ours to watch still lives."""
+    """Health checks of a server that was not started here."""
 
     def __init__(self, client: InferenceServerClient, url: str) -> None:
         self._client, self._url = client, url
@@ -84,13 +85,13 @@ class _Pulse:
         except InferenceServerException:
             alive = False
         self._missed = 0 if alive else self._missed + 1
-        return f"the server at {self._url} answers no more" if self._missed >= _PATIENCE else None
+        return f"the server at {self._url} no longer answers" if self._missed >= _PATIENCE else None
 
 
 def _listener(url: str) -> psutil.Process | None:
-    """The process behind a loopback address, if it is a tritonserver or Docker's way to one.
+    """The process that listens at a loopback address, if it is a tritonserver or Docker's proxy to one.
 
-    None for anything else, a tunnel to another machine say, and for another user's processes.
+    None for anything else, such as a tunnel to another machine, and for another user's processes.
     """
     host, _, port = url.rpartition(":")
     if not port.isdigit() or not _is_loopback(host):
