@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 import requests
 
-from clip_client import ClipClient, ItemError
+from clip_client import ClipClient, ItemError, ObjectInfo, open_source
 from clip_client.memory import keep_freed_memory
-from clip_client.sources.gcs import ObjectInfo, open_source
 from clip_client.stream import stream
 from testing.photos import photo_names
 

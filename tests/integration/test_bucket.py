@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from clip_client import AsyncClipClient, ClipClient, ItemError, SourceError, defaults
+from clip_client import AsyncClipClient, ClipClient, ItemError, ObjectInfo, Source, SourceError, defaults
 from clip_client.requests.wire import Embedding
-from clip_client.sources.gcs import GcsSource, ObjectInfo, Source
+from clip_client.sources.gcs import GcsSource
 from clip_client.timings import STAGES, Timings
 from clip_serving.server.embedded import TritonServer
 from testing.fake_gcs import FakeGcs

@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clip_client import ClipClient
+from clip_client import ClipClient, ObjectInfo, open_sink
 from clip_client.errors import SinkError
-from clip_client.pipeline import embed_to_parquet
-from clip_client.sinks.parquet import SETTINGS, ParquetSink
-from clip_client.sources.gcs import GcsSource, ObjectInfo
+from clip_client.pipeline import embed_all
+from clip_client.sinks.base import SETTINGS
+from clip_client.sinks.parquet import ParquetSink
+from clip_client.sources.gcs import GcsSource
 from clip_serving.server.embedded import TritonServer
 from testing.fake_gcs import FakeGcs
 from testing.pictures import camera_photos, corrupt_pictures
@@ -177,10 +178,10 @@ def test_an_object_that_vanished_is_a_row(
             return super().load(item)
 
     with ClipClient(server.grpc_url) as client:
-        embed_to_parquet(client, Vanishing(bucket, "", 4), tmp_path / "o.parquet")
+        embed_all(client, Vanishing(bucket, "", 4), open_sink(str(tmp_path / "o.parquet")))
     row = rows_of(tmp_path / "o.parquet")["2024/03.jpg"]
     assert row["error_code"] == "not_found"
-    assert "gone since it was listed" in row["error_text"]
+    assert "deleted after it was listed" in row["error_text"]
 
 
 def test_the_output_folder_does_not_exist(server: TritonServer, tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_the_output_folder_does_not_exist(server: TritonServer, tmp_path: Path) 
     blocked.write_bytes(b"")
     done = clip_embed(str(tmp_path), "--out", str(blocked / "o.parquet"), "--url", server.grpc_url)
     assert done.returncode == 2
-    assert "cannot be written" in done.stderr
+    assert "cannot write to" in done.stderr
 
 
 def test_another_models_rows_are_refused(server: TritonServer, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_another_models_rows_are_refused(server: TritonServer, tmp_path: Path) -
     out = tmp_path / "o.parquet"
     assert clip_embed(str(tmp_path), "--out", str(out), "--url", server.grpc_url).returncode == 0
     with pytest.raises(SinkError, match="another model's embeddings"):
-        ParquetSink(out, 512, {"weights_sha256": "other"}).open(resume=True)
+        ParquetSink(out).open({"weights_sha256": "other"}, 512, resume=True)
 
 
 def test_check_says_right_and_unreachable(server: TritonServer) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from clip_client import ClipClient
-from clip_client.pipeline import embed_to_parquet
+from clip_client import ClipClient, open_sink
+from clip_client.pipeline import embed_all
 from clip_client.sources.gcs import GcsSource
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
@@ -59,7 +59,7 @@ def test_the_same_command_goes_on_after_a_signal(
     assert 0 < kept == summary["photos"] < 60
     assert summary["kept_in"] == f"{out}.parts"
     assert f"{out}.parts: {kept} rows" in stopped.stderr
-    assert "run the same command again" in stopped.stderr
+    assert "again with the same command" in stopped.stderr
     done = clip_embed(*arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["skipped"] == kept
@@ -81,7 +81,7 @@ def test_a_signal_ends_a_run_whose_server_hangs(server: TritonServer, many: str,
         finally:
             os.kill(server.pid, signal.SIGCONT)
     assert process.returncode == 130, said
-    assert "run the same command again" in said
+    assert "again with the same command" in said
     assert "Traceback" not in said
 
 
@@ -95,7 +95,7 @@ def test_an_overwriting_run_that_was_stopped_forgets_the_old_file(
     assert clip_embed(str(tmp_path / "photos"), *options).returncode == 0
     stopped = interrupted(signal.SIGINT, f"gs://{many}", *options, "--overwrite")
     assert stopped.returncode == 130, stopped.stderr
-    assert "--resume in the place of --overwrite" in stopped.stderr
+    assert "--resume instead of --overwrite" in stopped.stderr
     assert list(rows_of(out)) == ["old.jpg"], "until all is done"
     done = clip_embed(f"gs://{many}", *options, "--resume")
     assert done.returncode == 0, done.stderr
@@ -128,8 +128,8 @@ def test_a_full_disk_keeps_what_was_finished(server: TritonServer, tmp_path: Pat
 
     done = clip_embed(*arguments, preexec_fn=no_room)
     assert done.returncode == 2, done.stderr
-    assert "cannot be written" in done.stderr
-    assert "run the same command again" in done.stderr
+    assert "cannot write" in done.stderr
+    assert "again with the same command" in done.stderr
     assert not out.exists()
     again = clip_embed(*arguments)
     assert again.returncode == 0, again.stderr
@@ -155,7 +155,7 @@ def test_a_server_gone_in_the_middle_keeps_what_was_finished(
         def run() -> None:
             try:
                 source = GcsSource(name, "", 4)
-                embed_to_parquet(client, source, out, on_item=lambda _: counted.set())
+                embed_all(client, source, open_sink(str(out)), on_item=lambda _: counted.set())
             except Exception as error:
                 failure.append(error)
 

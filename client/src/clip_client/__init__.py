@@ -1,4 +1,4 @@
-"""Photos to CLIP embeddings, through a clip-triton server.
+"""CLIP embeddings of photos, from a clip-triton server.
 
 from clip_client import ClipClient
 
@@ -20,6 +20,10 @@ from clip_client.errors import (
 )
 from clip_client.requests.channel import ConnectionOptions
 from clip_client.requests.wire import ModelInfo
+from clip_client.sinks import open_sink
+from clip_client.sinks.base import EmbeddedObject, Sink
+from clip_client.sources import open_source
+from clip_client.sources.base import ObjectInfo, Source
 from clip_client.timings import Stage, TimedAnswer, Timings
 
 __all__ = [
@@ -28,15 +32,21 @@ __all__ = [
     "ClipClient",
     "ClipClientError",
     "ConnectionOptions",
+    "EmbeddedObject",
     "ItemError",
     "ModelInfo",
+    "ObjectInfo",
     "ServerBusy",
     "ServerMismatch",
     "ServerUnavailable",
+    "Sink",
     "SinkError",
+    "Source",
     "SourceError",
     "Stage",
     "TimedAnswer",
     "Timings",
     "check",
+    "open_sink",
+    "open_source",
 ]

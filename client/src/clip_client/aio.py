@@ -21,7 +21,8 @@ from clip_client.requests.failures import late, refused, unavailable
 from clip_client.requests.in_flight import AsyncTurns
 from clip_client.requests.retry import Attempts, Deaths, Failure, Verdict
 from clip_client.requests.wire import Embedding, Image, ModelInfo
-from clip_client.sources.gcs import ObjectInfo, Source, open_source
+from clip_client.sources import open_source
+from clip_client.sources.base import ObjectInfo, Source
 from clip_client.stream import load
 from clip_client.timings import ServerTimes, TimedAnswer, Timings, server_times
 

@@ -1,4 +1,4 @@
-"""`clip-embed`: a bucket or a folder of photos to a Parquet file of CLIP embeddings."""
+"""`clip-embed`: CLIP embeddings of a bucket or folder of photos, in a Parquet file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 from contextlib import nullcontext
-from pathlib import Path
 from types import FrameType
 
 from tqdm import tqdm
@@ -21,19 +20,19 @@ from clip_client.check import check
 from clip_client.client import ClipClient
 from clip_client.errors import ClipClientError, ServerBusy, SinkError
 from clip_client.memory import keep_freed_memory
-from clip_client.pipeline import Summary, embed_to_parquet, is_failed
-from clip_client.sinks.parquet import has_shards, parts_of, way_on
-from clip_client.sources.gcs import open_source
-from clip_client.stream import EmbeddedObject
+from clip_client.pipeline import Summary, embed_all
+from clip_client.sinks import open_sink
+from clip_client.sinks.base import EmbeddedObject, Sink, how_to_continue
+from clip_client.sources import open_source
 from clip_client.timings import Stage, table
 
 _DESCRIPTION = """\
-Embeds every photo under gs://bucket/prefix, or in a folder, through a clip-triton server, and writes
-one row an object to a Parquet file: name, generation, size, crc32c, embedding (NaN where it failed),
-error_code, error_text. The model and its weights' hash are in the file's metadata (clip_triton).
+Embeds every photo under gs://bucket/prefix, or in a folder, with a clip-triton server, and writes one row
+per object to a Parquet file: name, generation, size, crc32c, embedding (NaN if it failed), error_code,
+error_text. The file's metadata (clip_triton) names the model and the hash of its weights.
 
-OUT is written when all is done. A run that is cut off, by whatever, keeps what it finished in OUT.parts/
-and leaves OUT as it was; the same command goes on from there (after --overwrite: with --resume).
+OUT is written when all photos are done. An interrupted run keeps finished rows in OUT.parts/ and leaves OUT
+as it was. Run the same command again to continue (after --overwrite: with --resume instead).
 """
 _EPILOG = """\
 examples:
@@ -42,21 +41,21 @@ examples:
   clip-embed --check 127.0.0.1:8001
 
 exit status:
-  0    every object is embedded; with --check: the server embeds rightly
-  1    some objects failed, and are in the file with their error; --check: it embeds wrongly
-  2    nothing could be done, or not go on: no server, no bucket, no room on the disk, a fault of ours
-  3    with --check: the server is alive, and too busy to tell
-  130  stopped by Ctrl-C or SIGTERM; what was finished is in OUT.parts/
+  0    every object is embedded; with --check: the embedding is right
+  1    some objects failed and are in the file with their error; with --check: the embedding is wrong
+  2    fatal error: server, bucket or disk unavailable, or an internal error
+  3    with --check: the server is alive but too busy
+  130  stopped by Ctrl-C or SIGTERM; finished rows are in OUT.parts/
 """
 
 BUSY = 3
-"""The exit status of --check for a server that sheds load."""
+"""Exit status of --check for a server that sheds load."""
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
-    # Python leaves Ctrl-C's signal ignored when a shell started it in the background.
+    # Python ignores SIGINT if a shell started it in the background.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
@@ -68,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         return _embed(options)
     except ClipClientError as error:
         _say(f"error: {error}")
-        if not isinstance(error, SinkError):  # which says itself what is kept
+        if not isinstance(error, SinkError):  # a SinkError already says it
             _say_what_is_kept(options)
         return 2
     except KeyboardInterrupt:
@@ -76,15 +75,16 @@ def main(argv: list[str] | None = None) -> int:
         _say_what_is_kept(options)
         return 130
     except Exception:
-        # Python's own way out has the status 1, which says that the file is written.
+        # Without this, Python would exit with status 1, which means that the file was written.
         traceback.print_exc()
         _say_what_is_kept(options)
         return 2
 
 
 def _say_what_is_kept(options: argparse.Namespace) -> None:
-    if options.out is not None and has_shards(options.out):
-        _say(f"what was finished is kept in {parts_of(options.out)}: {way_on(options.overwrite)}")
+    if options.out is not None and options.out.unfinished:
+        way = how_to_continue(overwrite=options.overwrite)
+        _say(f"finished rows are kept in {options.out.unfinished}: {way}")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -101,16 +101,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", nargs="?", help="gs://bucket/prefix, or a folder")
-    add("--out", type=file, metavar="FILE", help="the Parquet file to write")
+    add("--out", type=sink, metavar="FILE", help="the Parquet file to write")
     add("--url", default=defaults.URL, help="the server's gRPC address (default: %(default)s)")
-    add("--check", metavar="URL", help="embed the server's reference picture and say whether it is right")
+    add("--check", metavar="URL", help="embed the server's reference picture and compare the result")
     add("--model", default=defaults.MODEL, help="default: %(default)s")
     add("--concurrency", type=count, default=defaults.CONCURRENCY, metavar="N",
         help="photos in flight (default: %(default)s)")  # fmt: skip
     add("--deadline", type=seconds, default=defaults.DEADLINE_S, metavar="SECONDS",
         help="for one photo with all its retries (default: %(default).0f)")  # fmt: skip
     add("--wait", type=seconds, default=defaults.WAIT_FOR_SERVER_S, metavar="SECONDS",
-        help="for the server at the start (default: %(default).0f)")  # fmt: skip
+        help="for the server to start (default: %(default).0f)")  # fmt: skip
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="complete an OUT that exists")
     existing.add_argument("--overwrite", action="store_true", help="replace OUT and forget earlier runs")
@@ -122,24 +122,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def file(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder; it should name the file to write")
-    return path
+def sink(text: str) -> Sink:
+    try:
+        return open_sink(text)
+    except SinkError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def count(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
+        raise argparse.ArgumentTypeError("must be at least 1")
     return value
 
 
 def seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no time above 0")
+        raise argparse.ArgumentTypeError("must be a positive number of seconds")
     return value
 
 
@@ -169,7 +169,7 @@ def _embed(options: argparse.Namespace) -> int:
         client.wait(options.wait)
         timing = client.timed() if options.timings else nullcontext()
         with timing as timings, _Progress(quiet=options.quiet) as progress:
-            summary = embed_to_parquet(
+            summary = embed_all(
                 client,
                 source,
                 options.out,
@@ -179,14 +179,14 @@ def _embed(options: argparse.Namespace) -> int:
             )
     _report(summary, timings.stages() if timings else {}, as_json=options.json)
     if summary.kept_in:
-        _say(way_on(options.overwrite))
+        _say(how_to_continue(overwrite=options.overwrite))
     if summary.interrupted:
         return 130
     return 1 if summary.failed else 0
 
 
 class _Progress:
-    """Photos a second and errors so far, on standard error."""
+    """A progress bar with the number of errors, on standard error."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._bar = tqdm(unit=" photos", disable=quiet, dynamic_ncols=True, mininterval=0.5)
@@ -200,7 +200,7 @@ class _Progress:
 
     def show(self, item: EmbeddedObject) -> None:
         self._bar.update()
-        if is_failed(item):
+        if item.error:
             self._errors += 1
             self._bar.set_postfix(errors=self._errors, refresh=False)
 
@@ -212,7 +212,7 @@ def _report(summary: Summary, stages: dict[str, Stage], *, as_json: bool) -> Non
             values["stages"] = {name: dataclasses.asdict(stage) for name, stage in stages.items()}
         print(json.dumps(values))
     failures = ", ".join(f"{count} {code}" for code, count in sorted(summary.failed.items()))
-    skipped = f", {summary.skipped} were already there" if summary.skipped else ""
+    skipped = f", {summary.skipped} already done" if summary.skipped else ""
     _say(
         f"{'stopped: ' if summary.interrupted else ''}{summary.photos} photos ({summary.megabytes:.1f} MB) "
         f"in {summary.seconds:.1f} s, {summary.photos_per_second:.1f} photos/s{skipped}"

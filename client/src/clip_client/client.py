@@ -20,8 +20,10 @@ from clip_client.requests.failures import late, refused, unavailable
 from clip_client.requests.in_flight import Turns
 from clip_client.requests.retry import Attempts, Deaths, Failure, Verdict
 from clip_client.requests.wire import Embedding, Image, ModelInfo
-from clip_client.sources.gcs import Source, open_source
-from clip_client.stream import EmbeddedObject, stream
+from clip_client.sinks.base import EmbeddedObject
+from clip_client.sources import open_source
+from clip_client.sources.base import Source
+from clip_client.stream import stream
 from clip_client.timings import ServerTimes, TimedAnswer, Timings, server_times
 
 _READY_TIMEOUT_S = 2.0

@@ -1,4 +1,4 @@
-"""The main job: every object of a source to one row of a Parquet file, resumable, nothing lost."""
+"""The main job: every object of a source becomes one row of a sink. Resumable; no row is lost."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from clip_client import defaults
 from clip_client.client import ClipClient
-from clip_client.errors import ItemError, SourceError
-from clip_client.sinks.parquet import SETTINGS, Key, ParquetSink, key_of, parts_of
-from clip_client.sources.gcs import FolderSource, ObjectInfo, Source
-from clip_client.stream import EmbeddedObject
+from clip_client.errors import SourceError
+from clip_client.sinks.base import EmbeddedObject, Sink, describe_model
+from clip_client.sources.base import ObjectInfo, ObjectKey, Source
+from clip_client.sources.folder import FolderSource
 
 
 @dataclass
 class Summary:
-    """What one run did. `embedded`, and `failed` by error code, count all rows, earlier runs' as well.
+    """The result of one run. `embedded`, and `failed` by error code, count all rows, including earlier runs'.
 
-    `kept_in` is where they are after an interruption, for another run to go on; else they are in `out`.
+    The rows are in `out`, or after an interruption in `kept_in`, for the next run to continue.
     """
 
     out: str
@@ -38,38 +37,40 @@ class Summary:
         return self.photos / self.seconds if self.seconds else 0.0
 
 
-def embed_to_parquet(
+def embed_all(
     client: ClipClient,
     source: Source,
-    out: Path,
+    sink: Sink,
     *,
     overwrite: bool = False,
     resume: bool = False,
     bytes_in_flight: int = defaults.BYTES_IN_FLIGHT,
     on_item: Callable[[EmbeddedObject], None] | None = None,
 ) -> Summary:
-    """Embeds what is not yet in `out`, and writes it when all is done. A folder may hold `out` as well.
+    """Embeds the objects of `source` that `sink` does not have yet, and closes the sink.
 
-    Raises ServerUnavailable, ServerMismatch, SourceError and SinkError; rows finished before that, or
-    before a KeyboardInterrupt, are kept in `OUT.parts/`, and the next run goes on from them.
+    Calls `on_item` for each. A folder may be the source and hold the sink's files as well. Raises
+    ServerUnavailable, ServerMismatch, SourceError and SinkError. Rows finished before an error or a
+    KeyboardInterrupt are kept, and the next run continues from them.
     """
     if isinstance(source, FolderSource):
-        source = source.leaving_out(out, parts_of(out))
-    with ParquetSink(out, client.info.dimension, _model(client)) as sink:
-        todo = _Remaining(source, sink.open(overwrite=overwrite, resume=resume))
+        source = source.excluding(*sink.local_paths)
+    with closing(sink):
+        info = client.info
+        known = sink.open(describe_model(info), info.dimension, overwrite=overwrite, resume=resume)
+        todo = _Remaining(source, known)
         records = client.embed_records(todo, bytes_in_flight=bytes_in_flight, on_abort=client.close)
         with closing(records):
-            return _run(records, todo, sink, Summary(str(out)), on_item)
+            return _run(records, todo, sink, on_item)
 
 
 def _run(
     records: Iterator[EmbeddedObject],
     todo: _Remaining,
-    sink: ParquetSink,
-    summary: Summary,
+    sink: Sink,
     on_item: Callable[[EmbeddedObject], None] | None,
 ) -> Summary:
-    begin = time.monotonic()
+    summary, begin = Summary(sink.uri), time.monotonic()
     try:
         _drain(records, sink, summary, on_item)
         if not summary.photos and not todo.known:
@@ -77,7 +78,7 @@ def _run(
         counts = sink.finish()
     except KeyboardInterrupt:
         counts = sink.keep()
-        summary.interrupted, summary.kept_in = True, str(sink.parts) if counts else None
+        summary.interrupted, summary.kept_in = True, sink.unfinished
     except BaseException:
         sink.keep()
         raise
@@ -90,7 +91,7 @@ def _run(
 
 def _drain(
     records: Iterator[EmbeddedObject],
-    sink: ParquetSink,
+    sink: Sink,
     summary: Summary,
     on_item: Callable[[EmbeddedObject], None] | None,
 ) -> None:
@@ -102,33 +103,19 @@ def _drain(
             on_item(item)
 
 
-_MODEL = ("model", "pretrained", "weights_sha256", "random_weights", "encoder_version", "image_size")
-"""Of the server's parameters: what tells whose vectors these are. "" for what it does not say."""
-
-
-def _model(client: ClipClient) -> dict[str, str]:
-    parameters = client.info.parameters
-    told = {name: parameters.get(name, "") for name in (*_MODEL, *SETTINGS)}
-    return {"triton_model": client.info.name, **told}
-
-
 class _Remaining:
     """A source without the objects that earlier runs embedded."""
 
-    def __init__(self, source: Source, known: set[Key]) -> None:
+    def __init__(self, source: Source, known: set[ObjectKey]) -> None:
         self._source, self.known = source, known
         self.skipped = 0
 
     def list(self) -> Iterator[ObjectInfo]:
         for item in self._source.list():
-            if key_of(item) in self.known:
+            if item.key in self.known:
                 self.skipped += 1
             else:
                 yield item
 
     def load(self, item: ObjectInfo) -> bytes:
         return self._source.load(item)
-
-
-def is_failed(item: EmbeddedObject) -> bool:
-    return isinstance(item.outcome, ItemError)

@@ -1,36 +1,25 @@
-"""Loads and embeds many objects at once, in order, with a bound on the bytes that are held."""
+"""Loads and embeds many objects at the same time, in order, with a limit on the bytes held in memory."""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 from clip_client.errors import ItemError
 from clip_client.requests.wire import Embedding
-from clip_client.sources.gcs import ObjectInfo, Source, crc32c
+from clip_client.sinks.base import EmbeddedObject
+from clip_client.sources.base import ObjectInfo, Source, crc32c
 
 _WINDOW = 4
-"""Objects submitted ahead of the one that is yielded next, for each worker."""
-
-
-@dataclass(frozen=True)
-class EmbeddedObject:
-    """An object and what became of it: a float32 vector [D], or an ItemError."""
-
-    info: ObjectInfo
-    outcome: Embedding | ItemError
-
-    @property
-    def name(self) -> str:
-        return self.info.name
+"""Objects per worker that are submitted ahead of the next one to be yielded."""
 
 
 class _ByteBudget:
-    """Holds back workers while too many bytes are in flight; one object always goes through."""
+    """Blocks workers while too many bytes are in flight. A single object of any size always passes."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._used = limit, 0
@@ -48,7 +37,7 @@ class _ByteBudget:
 
 
 def load(source: Source, item: ObjectInfo, on_load: Callable[[float], None] | None) -> bytes:
-    """The object's bytes; `on_load` is told the seconds that it took. Raises ItemError."""
+    """The object's bytes. Calls `on_load` with the seconds it took. Raises ItemError."""
     begin = time.perf_counter()
     data = source.load(item)
     if on_load is not None:
@@ -66,23 +55,24 @@ def stream(
     on_load: Callable[[float], None] | None = None,
     on_abort: Callable[[], None] | None = None,
 ) -> Generator[EmbeddedObject, None, None]:
-    """Every listed object, in the listing's order. What `embed` raises ends the stream.
+    """Yields every listed object, in the order of the listing. An exception from `embed` ends the stream.
 
-    `too_large` says of a size whether it is worth loading; `on_load` is told the seconds that each object
-    took to load; `on_abort` is called before requests in flight are waited for, where it ends too early.
+    `too_large` returns the error for a size that should not be loaded. `on_load` is called with the seconds
+    that each load took. `on_abort` is called if the stream ends early, before waiting for requests in
+    flight.
     """
     budget = _ByteBudget(bytes_in_flight)
-    over = threading.Event()
+    stopped = threading.Event()
 
     def work(item: ObjectInfo) -> EmbeddedObject:
         if error := too_large(item.size):
             return EmbeddedObject(item, error)
         budget.take(item.size)
         try:
-            if over.is_set():
+            if stopped.is_set():
                 raise CancelledError
             data = load(source, item, on_load)
-            known = item if item.crc32c else ObjectInfo(item.name, len(data), item.generation, crc32c(data))
+            known = item if item.crc32c else dataclasses.replace(item, size=len(data), crc32c=crc32c(data))
             return EmbeddedObject(known, embed(data))
         except ItemError as error:
             return EmbeddedObject(item, error)
@@ -103,5 +93,5 @@ def stream(
             on_abort()
         raise
     finally:
-        over.set()
+        stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clip_client import EmbeddedObject, ObjectInfo
 from clip_client.sinks.parquet import ParquetSink
-from clip_client.sources.gcs import ObjectInfo
-from clip_client.stream import EmbeddedObject
 
 
 def run(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
@@ -24,13 +24,14 @@ def run(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--concurrency", "0", "0 is below 1"),
+        ("--concurrency", "0", "must be at least 1"),
         ("--concurrency", "many", "invalid count value: 'many'"),
-        ("--deadline", "0", "0 is no time above 0"),
-        ("--deadline", "nan", "nan is no time above 0"),
-        ("--wait", "-1", "-1 is no time above 0"),
-        ("--wait", "inf", "inf is no time above 0"),
-        ("--out", ".", ". is a folder; it should name the file to write"),
+        ("--deadline", "0", "must be a positive number of seconds"),
+        ("--deadline", "nan", "must be a positive number of seconds"),
+        ("--wait", "-1", "must be a positive number of seconds"),
+        ("--wait", "inf", "must be a positive number of seconds"),
+        ("--out", "gs://album/out.parquet", "cannot write to gs://album/out.parquet: gs:// is not supported"),
+        ("--out", ".", ". is a folder. Give the path of the file to write"),
     ],
 )
 def test_an_option_that_makes_no_sense(option: str, value: str, said: str) -> None:
@@ -42,11 +43,11 @@ def test_an_option_that_makes_no_sense(option: str, value: str, said: str) -> No
 
 def test_a_fault_of_ours_is_not_taken_for_photos_that_failed(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    with ParquetSink(out, 2, {}) as sink:
-        sink.open()
+    with closing(ParquetSink(out)) as sink:
+        sink.open({}, 2)
         sink.write(EmbeddedObject(ObjectInfo("a.jpg", 1), np.ones(2, np.float32)))
         sink.flush()
     done = run(".", "--out", str(out), before="cli._embed = lambda options: 1 / 0")
     assert done.returncode == 2
     assert "ZeroDivisionError" in done.stderr
-    assert f"what was finished is kept in {out}.parts: run the same command again" in done.stderr
+    assert f"finished rows are kept in {out}.parts: run it again with the same command" in done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,8 @@ import pyarrow.parquet as pq
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clip_client import ItemError, defaults
-from clip_client.sinks.parquet import ParquetSink, key_of
-from clip_client.sources.gcs import ObjectInfo
-from clip_client.stream import EmbeddedObject
+from clip_client import EmbeddedObject, ItemError, ObjectInfo, defaults
+from clip_client.sinks.parquet import ParquetSink
 
 _OBJECTS = 9
 
@@ -89,12 +87,12 @@ class Album:
         for number in run.changed:
             self.generations[number] += 1
         self.overwrites += run.overwrite
-        with ParquetSink(self.out, 2, {}) as sink, dying(run):
-            known = sink.open(overwrite=run.overwrite, resume=True)
+        with closing(ParquetSink(self.out)) as sink, dying(run):
+            known = sink.open({}, 2, overwrite=run.overwrite, resume=True)
             if run.overwrite:
                 assert not known
                 self.oldest = self.overwrites
-            todo = [item for item in map(self._info, range(_OBJECTS)) if key_of(item) not in known]
+            todo = [item for item in map(self._info, range(_OBJECTS)) if item.key not in known]
             for item in todo[: run.writes]:
                 sink.write(EmbeddedObject(item, self._outcome(item, run)))
             if len(todo) <= run.writes:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clip_client.sources.file_names import path_of, printable
-from clip_client.sources.gcs import FolderSource
+from clip_client.sources.folder import FolderSource
 
 _PIECES = [b"\\", b"x", b"e9", b"\\xe9", b"\xe9", b"\xff", "é".encode(), b"a"]
 """What names that could be taken for each other are made of."""

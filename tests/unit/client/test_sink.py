@@ -8,6 +8,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +18,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_client import ItemError, SinkError, defaults
-from clip_client.sinks.lock import Lock
-from clip_client.sinks.parquet import Key, ParquetSink, key_of
-from clip_client.sources.gcs import ObjectInfo
-from clip_client.stream import EmbeddedObject
+from clip_client import EmbeddedObject, ItemError, ObjectInfo, SinkError, defaults
+from clip_client.files import FileLock
+from clip_client.sinks.parquet import ParquetSink
+from clip_client.sources.base import ObjectKey
 
 _MODEL = {"model": "ViT-B-32", "weights_sha256": "a"}
 
 
-def sink_at(out: Path, model: dict[str, str] = _MODEL) -> ParquetSink:
-    return ParquetSink(out, 2, model)
+@contextmanager
+def opened(
+    out: Path, model: dict[str, str] = _MODEL, dimension: int = 2, **flags: bool
+) -> Iterator[tuple[ParquetSink, set[ObjectKey]]]:
+    """A sink at `out` and the keys of earlier runs' objects; it is closed whatever happens."""
+    with closing(ParquetSink(out)) as sink:
+        yield sink, sink.open(model, dimension, **flags)
 
 
 def row(number: int, *, failed: bool = False, generation: int = 1) -> EmbeddedObject:
@@ -45,17 +51,15 @@ def test_any_interruption_then_a_rerun(count: int, stops: list[tuple[int, bool]]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.parquet"
         for stop, flushed in stops:  # a run that embeds `stop` objects, then dies, with or without a flush
-            with sink_at(out) as sink:
-                known = sink.open()
-                todo = [n for n in range(count) if key_of(row(n).info) not in known]
+            with opened(out) as (sink, known):
+                todo = [n for n in range(count) if row(n).info.key not in known]
                 for number in todo[:stop]:
                     sink.write(row(number, failed=number in failing))
                 if flushed:
                     sink.flush()
-        with sink_at(out) as sink:
-            known = sink.open()
+        with opened(out) as (sink, known):
             for number in range(count):
-                if key_of(row(number).info) not in known:
+                if row(number).info.key not in known:
                     sink.write(row(number, failed=number in failing))
             counts = sink.finish()
         table = pq.read_table(out).to_pylist()
@@ -75,10 +79,9 @@ def finished(
     model: dict[str, str] = _MODEL,
     resume: bool = False,
     overwrite: bool = False,
-) -> set[Key]:
+) -> set[ObjectKey]:
     """What a run that writes `rows` and ends well was told of earlier ones."""
-    with sink_at(out, model) as sink:
-        known = sink.open(resume=resume, overwrite=overwrite)
+    with opened(out, model, resume=resume, overwrite=overwrite) as (sink, known):
         for item in rows:
             sink.write(item)
         sink.finish()
@@ -89,7 +92,7 @@ def test_a_new_generation_replaces_the_row(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     finished(out, row(1))
     known = finished(out, row(1, generation=2), resume=True)
-    assert key_of(row(1, generation=2).info) not in known
+    assert row(1, generation=2).info.key not in known
     (entry,) = pq.read_table(out).to_pylist()
     assert entry["generation"] == 2
 
@@ -134,7 +137,7 @@ def test_embeddings_of_other_settings_are_not_mixed(
     out = tmp_path / "out.parquet"
     finished(out, row(1), model=before)
     if refused:
-        with pytest.raises(SinkError, match=f"made with {name} {then}, and the server has {now}: start it"):
+        with pytest.raises(SinkError, match=f"made with {name} {then}, and the server has {now}. Restart"):
             finished(out, row(2), model=after, resume=True)
     else:
         finished(out, row(2), model=after, resume=True)
@@ -147,12 +150,11 @@ def test_a_stopped_overwrite_goes_on_beside_a_file_of_another_model(tmp_path: Pa
     """OUT stays as it was until the end; it is not what the next run goes on from."""
     out, other = tmp_path / "out.parquet", {"weights_sha256": "b"}
     finished(out)
-    with sink_at(out, other) as sink:
-        sink.open(overwrite=True)
+    with opened(out, other, overwrite=True) as (sink, _):
         sink.write(row(1))
         sink.keep()
-    with sink_at(out, other) as sink:
-        assert sink.open(resume=True) == {key_of(row(1).info)}
+    with opened(out, other, resume=True) as (sink, known):
+        assert known == {row(1).info.key}
         sink.write(row(2))
         sink.finish()
     assert pq.read_table(out).column("name").to_pylist() == ["001.jpg", "002.jpg"]
@@ -190,10 +192,10 @@ import sys
 from pathlib import Path
 import pyarrow as pa
 from clip_client.sinks.parquet import ParquetSink
-with ParquetSink(Path(sys.argv[1]), 512, {}) as sink:
-    known = sink.open(resume=True)
-    before = pa.default_memory_pool().max_memory()
-    sink.finish()
+sink = ParquetSink(Path(sys.argv[1]))
+known = sink.open({}, 512, resume=True)
+before = pa.default_memory_pool().max_memory()
+sink.finish()
 print(len(known), max(before, pa.default_memory_pool().max_memory()))
 """
 
@@ -201,8 +203,7 @@ print(len(known), max(before, pa.default_memory_pool().max_memory()))
 def test_resuming_needs_no_memory_for_the_whole_file(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     vectors = np.random.default_rng(1).standard_normal((40_000, 512), np.float32)
-    with ParquetSink(out, 512, {}) as sink:
-        sink.open()
+    with opened(out, {}, 512) as (sink, _):
         for number, vector in enumerate(vectors):
             sink.write(EmbeddedObject(ObjectInfo(f"{number:06d}.jpg", 1), vector))
         sink.finish()
@@ -215,18 +216,17 @@ def test_resuming_needs_no_memory_for_the_whole_file(tmp_path: Path) -> None:
 
 def test_two_runs_on_one_file(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    with sink_at(out) as first:
-        first.open()
+    with opened(out) as (first, _):
         first.write(row(1))
         first.flush()
         for resume, overwrite in ((False, False), (True, False), (False, True)):
-            with pytest.raises(SinkError, match=r"another run is writing .*out\.parquet: wait for its end"):
+            with pytest.raises(SinkError, match=r"another run is writing .*out\.parquet. Wait for its end"):
                 finished(out, row(2), resume=resume, overwrite=overwrite)
         finished(tmp_path / "other.parquet", row(2))
         first.write(row(3))
         first.finish()
     assert [entry["name"] for entry in pq.read_table(out).to_pylist()] == ["001.jpg", "003.jpg"]
-    assert key_of(row(3).info) in finished(out, row(2), resume=True)
+    assert row(3).info.key in finished(out, row(2), resume=True)
     assert pq.read_table(out).num_rows == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.parquet", "out.parquet"]
 
@@ -235,7 +235,7 @@ _DIES = """
 import os, sys
 from pathlib import Path
 from clip_client.sinks.parquet import ParquetSink
-ParquetSink(Path(sys.argv[1]), 2, {}).open()
+ParquetSink(Path(sys.argv[1])).open({}, 2)
 print("open", flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -258,8 +258,8 @@ def test_only_one_of_many_at_a_time_holds_a_lock_that_comes_and_goes(tmp_path: P
 
     def run() -> None:
         while time.monotonic() < end:
-            lock = Lock(tmp_path / "lock")
-            if lock.take():
+            lock = FileLock(tmp_path / "lock")
+            if lock.acquire():
                 inside[0] += 1
                 if inside[0] > 1:
                     wrong.append(inside[0])

@@ -12,9 +12,8 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from clip_client import ItemError, ServerUnavailable
+from clip_client import ItemError, ObjectInfo, ServerUnavailable
 from clip_client.requests.wire import Embedding
-from clip_client.sources.gcs import ObjectInfo
 from clip_client.stream import stream
 
 

@@ -37,9 +37,10 @@ class Answer:
 
 def test_the_public_names() -> None:
     assert sorted(clip_client.__all__) == [
-        "AsyncClipClient", "CheckResult", "ClipClient", "ClipClientError", "ConnectionOptions", "ItemError",
-        "ModelInfo", "ServerBusy", "ServerMismatch", "ServerUnavailable", "SinkError", "SourceError",
-        "Stage", "TimedAnswer", "Timings", "check",
+        "AsyncClipClient", "CheckResult", "ClipClient", "ClipClientError", "ConnectionOptions",
+        "EmbeddedObject", "ItemError", "ModelInfo", "ObjectInfo", "ServerBusy", "ServerMismatch",
+        "ServerUnavailable", "Sink", "SinkError", "Source", "SourceError", "Stage", "TimedAnswer", "Timings",
+        "check", "open_sink", "open_source",
     ]  # fmt: skip
 
 

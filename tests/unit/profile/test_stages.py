@@ -12,8 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from clip_client import ItemError
-from clip_client.sources.gcs import ObjectInfo
+from clip_client import ItemError, ObjectInfo
 from clip_client.timings import STAGES, ServerTimes
 from clip_profile.cli import main
 from clip_profile.errors import ProfileError

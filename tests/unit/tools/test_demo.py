@@ -17,10 +17,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from clip_client import EmbeddedObject, ObjectInfo
 from clip_client.errors import ItemError
 from clip_client.sinks.parquet import ParquetSink
-from clip_client.sources.gcs import ObjectInfo
-from clip_client.stream import EmbeddedObject
 from tools.demo.console import Console, DemoError, run_program
 from tools.demo.neighbours import Neighbours, Vectors, nearest, read_embeddings, same_scene
 from tools.demo.page import write_page
@@ -100,8 +99,8 @@ def test_same_scene_is_the_folder() -> None:
 
 def test_embeddings_are_read_without_the_failures(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    sink = ParquetSink(path, 2, {})
-    sink.open()
+    sink = ParquetSink(path)
+    sink.open({}, 2)
     for name, outcome in (
         ("a", unit_rows([1, 0])[0]),
         ("bad", ItemError("truncated", "the end is missing")),

@@ -1,0 +1,34 @@
+"""Sinks of embeddings: a local Parquet file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from clip_client.errors import SinkError
+from clip_client.sinks.base import Sink
+
+
+def open_sink(uri: str) -> Sink:
+    """The sink that `uri` names: the path of a Parquet file. Nothing is written until its open() is called.
+
+    Raises SinkError for an unknown scheme, a folder, or a missing optional package.
+    """
+    scheme, separator, _ = uri.partition("://")
+    opener = SINKS.get(scheme if separator else "")
+    if opener is None:
+        raise SinkError(
+            f"cannot write to {uri}: {scheme}:// is not supported. Give the path of a local Parquet file"
+        )
+    return opener(uri)
+
+
+# Each function imports its sink when called, so that only its users need the sink's packages.
+def _parquet(uri: str) -> Sink:
+    from clip_client.sinks.parquet import ParquetSink
+
+    return ParquetSink(Path(uri))
+
+
+SINKS: dict[str, Callable[[str], Sink]] = {"": _parquet}
+"""Sink by URI scheme; "" is a path. To add one, add its function here."""

@@ -12,10 +12,9 @@ from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 
-from clip_client import ConnectionOptions
+from clip_client import ConnectionOptions, ObjectInfo, Source, open_source
 from clip_client import defaults as client_defaults
 from clip_client.arguments import add_connection_options, connection_of
-from clip_client.sources.gcs import ObjectInfo, Source, open_source
 from clip_profile import defaults
 from clip_profile.arguments import at_least, positive
 from clip_profile.console import Console

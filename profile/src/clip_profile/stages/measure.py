@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from clip_client import ClipClient
+from clip_client import ClipClient, ObjectInfo, Source
 from clip_client import defaults as client_defaults
 from clip_client.errors import ClipClientError
-from clip_client.sources.gcs import ObjectInfo, Source
 from clip_profile.console import Console, duration
 from clip_profile.errors import ProfileError
 from clip_profile.load.server import Server

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from clip_client import ClipClient, ItemError
-from clip_client.sources.gcs import ObjectInfo, Source
+from clip_client import ClipClient, ItemError, ObjectInfo, Source
 from clip_client.timings import TimedAnswer
 from clip_profile.errors import NoPhotoLeft
 from clip_profile.load.closed_loop import ClosedLoop

@@ -1,0 +1,55 @@
+"""What a source of photos is: the Source protocol and the objects that it lists.
+
+To add a source, write a class with Source's two methods and enter it in SOURCES of
+`clip_client/sources/__init__.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import google_crc32c
+
+ObjectKey = tuple[str, int | None, int]
+"""Name, generation and size of an object: what identifies it before it is loaded."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object as listed by its source.
+
+    `size` (bytes) and `crc32c` (base64, as in Google Cloud Storage) describe the stored bytes;
+    `content_encoding` says whether these are compressed. `generation` changes when the object is replaced.
+    A field is None if the source does not know it.
+    """
+
+    name: str
+    size: int
+    generation: int | None = None
+    crc32c: str | None = None
+    content_encoding: str | None = None
+
+    @property
+    def key(self) -> ObjectKey:
+        return (self.name, self.generation, self.size)
+
+
+class Source(Protocol):
+    """Lists photos and loads them. Several threads call `load` at the same time."""
+
+    def list(self) -> Iterator[ObjectInfo]:
+        """Yields every photo, in a stable order. Raises SourceError."""
+
+    def load(self, item: ObjectInfo) -> bytes:
+        """Returns the whole encoded photo.
+
+        Raises ItemError if this photo cannot be loaded, and SourceError if no other one can be either.
+        """
+
+
+def crc32c(data: bytes) -> str:
+    """The CRC32C of `data` as Google Cloud Storage writes it: base64 of the big-endian checksum."""
+    return base64.b64encode(google_crc32c.Checksum(data).digest()).decode()

@@ -1,0 +1,68 @@
+"""Photos in a local folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from clip_client.errors import ItemError, SourceError
+from clip_client.sources.base import ObjectInfo
+from clip_client.sources.file_names import path_of, printable
+
+
+class FolderSource:
+    """Every file below a folder that is not hidden, ordered by path.
+
+    Names are relative to the folder; see file_names.py for names that are not UTF-8.
+    """
+
+    def __init__(self, root: Path, excluded: tuple[Path, ...] = ()) -> None:
+        self._root = root
+        self._excluded = frozenset(map(_location, excluded))
+
+    def excluding(self, *paths: Path) -> FolderSource:
+        """This folder without the given files, and without everything in the given folders."""
+        return FolderSource(self._root, (*self._excluded, *paths))
+
+    def list(self) -> Iterator[ObjectInfo]:
+        if not self._root.is_dir():
+            raise SourceError(f"{self._root} is not a folder (a bucket is written gs://bucket/prefix)")
+        location = self._root.resolve()
+        for path, size in sorted(self._files()):
+            relative = path.relative_to(self._root)
+            absolute = location / relative
+            if self._excluded.isdisjoint((absolute, *absolute.parents)):
+                yield ObjectInfo(printable(relative.as_posix()), size)
+
+    def _files(self) -> Iterator[tuple[Path, int]]:
+        """Paths and sizes. Raises SourceError for a folder that cannot be read, which could hold photos."""
+        try:
+            for folder, below, names in os.walk(self._root, onerror=_raise):
+                below[:] = [name for name in below if not name.startswith(".")]
+                for path in (Path(folder, name) for name in names if not name.startswith(".")):
+                    with suppress(FileNotFoundError):  # deleted since it was listed, or a broken link
+                        found = path.stat()
+                        if stat.S_ISREG(found.st_mode):
+                            yield path, found.st_size
+        except OSError as error:
+            raise SourceError(f"cannot list {error.filename}: {error.strerror}") from error
+
+    def load(self, item: ObjectInfo) -> bytes:
+        try:
+            return (self._root / path_of(item.name)).read_bytes()
+        except FileNotFoundError as error:
+            raise ItemError("not_found", f"{item.name} was deleted after it was listed") from error
+        except OSError as error:
+            raise ItemError("load_failed", f"{item.name}: {error.strerror}") from error
+
+
+def _location(path: Path) -> Path:
+    """The absolute path. A link itself is not followed: the exclusion is about the name."""
+    return path.parent.resolve() / path.name
+
+
+def _raise(error: OSError) -> None:
+    raise error
