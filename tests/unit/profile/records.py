@@ -6,7 +6,16 @@ import dataclasses
 from typing import Any
 
 from clip_profile.records.machine import Machine
-from clip_profile.records.measurement import EMBED, PREPROCESS, Arrival, Measurement, Resources, Sample, Stage
+from clip_profile.records.measurement import (
+    EMBED,
+    PREPROCESS,
+    Arrival,
+    Measurement,
+    Resources,
+    Round,
+    Sample,
+    Stage,
+)  # fmt: skip
 from clip_profile.records.run_folder import About
 from clip_profile.records.setting import Setting, Space
 
@@ -40,6 +49,7 @@ def measurement(
     photos_per_s: float = 10.0,
     p95_ms: float = 400.0,
     round: int = 0,
+    group: int = 1,
     arrival: Arrival = "closed",
     busy: tuple[float, float] = (0.5, 0.9),
     resources: dict[str, Any] | None = None,
@@ -53,8 +63,9 @@ def measurement(
         samples=(Sample(0.0, 0.0, 0.1, 0.2, 1400.0), Sample(1.0, 1.8, 0.1, 1.9, 1500.0)),
     )  # fmt: skip
     return Measurement(
-        setting=at, round=round, arrival=arrival, rate=7.0 if arrival == "poisson" else None, at=1.7e9,
-        seconds=6.0, requests=requests, photos_per_s=photos_per_s, mean_ms=p95_ms * 0.7, p50_ms=p95_ms * 0.65,
+        setting=at, round=Round(group, round) if round else None, arrival=arrival,
+        rate=7.0 if arrival == "poisson" else None, at=1.7e9, seconds=6.0, requests=requests,
+        photos_per_s=photos_per_s, mean_ms=p95_ms * 0.7, p50_ms=p95_ms * 0.65,
         p90_ms=p95_ms * 0.9, p95_ms=p95_ms, p99_ms=p95_ms * 1.1, transport_ms=transport_ms,
         stages=stages or {
             PREPROCESS: Stage(20.0, 60.0, at.preprocess_instances, busy[0], {1: 40, 2: 10}, 40.0),

@@ -24,10 +24,9 @@ def test_what_is_left_counts_from_the_beginning() -> None:
 def test_costs_are_those_of_the_last_run_and_start() -> None:
     budget = Budget(60, Clock())
     assert budget.cost([5.0, 20.0], starts=1) == 25 + 2 * 3 + 10
-    budget.learn(start_s=4.0, over_s=1.5)
+    budget.start_s, budget.overhead_s = 4.0, 1.5
     assert budget.cost([5.0, 20.0], starts=2) == 25 + 2 * 1.5 + 2 * 4
-    budget.learn()
-    assert budget.cost([5.0]) == 6.5, "a run without a start says nothing of one"
+    assert budget.cost([5.0]) == 6.5
 
 
 def test_the_search_has_half_of_the_budget_at_least() -> None:

@@ -141,7 +141,7 @@ def test_another_perf_analyzer(
 
 @pytest.mark.parametrize("command", ["recommend", "compare", "report"])
 def test_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
-    assert "holds no run of clip-profile" in refused(capsys, command, tmp_path)
+    assert "is not a run folder of clip-profile" in refused(capsys, command, tmp_path)
 
 
 def test_a_run_without_measurements_has_no_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from clip_profile.load.perf_analyzer import Load
 from clip_profile.observe.processes import living_pids
+from clip_profile.records.measurement import Trial
 from clip_profile.sweep.measure import measure
 from clip_profile.sweep.target import Served
 from clip_serving.errors import ServerError
@@ -42,4 +43,4 @@ def test_a_process_that_ends_before_it_is_watched() -> None:
     served = Served("127.0.0.1:1", client, 10.0, {"embed": [process.pid]})
     analyzer: Any = None
     with pytest.raises(ServerError, match=f"is gone: .*{process.pid}"):
-        measure(analyzer, served, BASE, Load("closed", 1.0, 1, concurrency=1), 0)
+        measure(analyzer, served, Trial(BASE, None, "closed"), Load("closed", 1.0, 1, concurrency=1))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from clip_profile.answer.metrics import open_loop
 from clip_profile.errors import ProfileError
-from clip_profile.records.measurement import Failure, Measurement, Sample
+from clip_profile.records.measurement import Failure, Measurement, Round, Sample
 from clip_profile.records.objective import Objective
 from clip_profile.records.run_folder import RunFolder
 from clip_profile.records.setting import Space
@@ -68,7 +68,7 @@ def run(tmp_path: Path) -> RunFolder:
         records.append(measurement(BASE, photos_per_s=15.0 + n / 10, p95_ms=450, round=n))
         records.append(measurement(BASE, p95_ms=700, round=n, arrival="poisson", latencies_ms=(1.0,)))
     records.append(measurement(setting(concurrency=1), photos_per_s=6.0, p95_ms=150))
-    records.append(Failure(setting(concurrency=32), 0, "closed", 1.7e9, "<the> server died"))
+    records.append(Failure(setting(concurrency=32), None, "closed", 1.7e9, "<the> server died"))
     return write(tmp_path / "run", *records)
 
 
@@ -85,7 +85,7 @@ def test_it_is_one_balanced_file_that_asks_nobody(run: RunFolder) -> None:
 def test_it_tells_the_recommendation_the_commands_and_the_versions(run: RunFolder) -> None:
     text = Document(page(run, Objective(500))).text
     for wanted in (
-        "Best for p95 of at most 500 ms: 2 preprocess instances, 1 encoder instance with 2 threads",
+        "Best for p95 of at most 500 ms: cpu fp32, 2 preprocess x 1 thread, 1 encoder x 2 threads",
         "clip-profile sweep", "python 3.11", "2 cores of A CPU", "bound: 500 ms",
     ):  # fmt: skip
         assert wanted in text
@@ -249,7 +249,7 @@ def test_tails_are_of_all_requests_of_all_runs(tmp_path: Path) -> None:
 
 
 def test_a_run_that_failed_is_named_with_its_round_and_arrival(tmp_path: Path) -> None:
-    failed = Failure(BASE, 2, "poisson", 1.7e9, "it died")
+    failed = Failure(BASE, Round(1, 2), "poisson", 1.7e9, "it died")
     text = Document(page(write(tmp_path / "run", measurement(round=1), failed), Objective())).text
     assert f"{BASE.label}, round 2, Poisson arrivals: it died" in text
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from clip_profile.errors import RunFolderError
-from clip_profile.records.measurement import Failure
+from clip_profile.records.measurement import Failure, Round
 from clip_profile.records.objective import Objective
-from clip_profile.records.run_folder import FORMAT, Choice, RunFolder
+from clip_profile.records.run_folder import FORMAT, Finalists, RunFolder
 from clip_profile.records.setting import Space
 from tests.unit.profile.records import BASE, about, measurement, setting
 
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "run"
     with RunFolder.create_or_resume(path, about()) as run:
         run.add(measurement(latencies_ms=(1.0, 2.5)))
-        run.add(Failure(BASE, 1, "closed", 1.7e9, "the server died"))
+        run.add(Failure(BASE, Round(1, 1), "closed", 1.7e9, "the server died"))
     return path
 
 
@@ -37,8 +37,8 @@ def test_a_failure_that_was_made_good_is_none(folder: Path) -> None:
     other = setting(concurrency=1)
     with RunFolder.create_or_resume(folder, about()) as run:
         for text in ("out of memory", "out of memory again"):
-            run.add(Failure(other, 0, "closed", 1.7e9, text))
-        run.add(Failure(other, 1, "closed", 1.7e9, "another round"))
+            run.add(Failure(other, None, "closed", 1.7e9, text))
+        run.add(Failure(other, Round(1, 1), "closed", 1.7e9, "another round"))
         run.add(measurement(other, round=1))
     for read in (run, RunFolder.load(folder)):
         assert [one.text for one in read.failures] == ["the server died", "out of memory again"]
@@ -58,13 +58,13 @@ def test_a_line_cut_off_in_the_middle_costs_only_itself(folder: Path) -> None:
     assert len(RunFolder.load(folder).measurements) == 1
     with RunFolder.create_or_resume(folder, about()) as run:
         run.add(measurement(round=2))
-    assert [one.round for one in RunFolder.load(folder).measurements] == [0, 2]
+    assert [one.round for one in RunFolder.load(folder).measurements] == [None, Round(1, 2)]
 
 
 def test_damage_in_the_middle_is_named(folder: Path) -> None:
     lines = folder / "measurements.jsonl"
     lines.write_bytes(b"{oops\n" + lines.read_bytes())
-    with pytest.raises(RunFolderError, match=r"measurements\.jsonl, line 1 is not JSON"):
+    with pytest.raises(RunFolderError, match=r"measurements\.jsonl, line 1 is damaged: JSON is malformed"):
         RunFolder.load(folder)
 
 
@@ -79,14 +79,14 @@ def test_damage_in_the_middle_is_named(folder: Path) -> None:
         ({"served": {**about().served, "weights_sha256": "f"}}, r"served \(weights_sha256\)"),
         (
             {"seconds": 9.0, "share": 0.5},
-            r"seconds \(6.0 there, 9.0 now\), other share \(0.7 there, 0.5 now\)",
+            r"seconds \(6.0 there, 9.0 now\), share \(0.7 there, 0.5 now\)",
         ),
         ({"versions": {"python": "3.11", "numpy": "9"}}, r"versions \(numpy\)"),
     ],
 )
 def test_another_sweep_is_refused(folder: Path, changed: dict[str, Any], named: str) -> None:
     with (
-        pytest.raises(RunFolderError, match=f"sweep with other {named}: its figures"),
+        pytest.raises(RunFolderError, match=f"sweep with different {named}: old and new"),
         RunFolder.create_or_resume(folder, about(**changed)),
     ):
         pass
@@ -94,24 +94,24 @@ def test_another_sweep_is_refused(folder: Path, changed: dict[str, Any], named: 
 
 def test_the_last_choice_of_the_same_search_is_found(folder: Path) -> None:
     wanted = [
-        Choice(Objective(), False, False, (BASE,), 1),
-        Choice(Objective(500), False, True, (BASE,), 101),
-        Choice(Objective(), False, True, (BASE, setting(concurrency=1)), 201),
+        Finalists(Objective(), False, False, (BASE,), 1),
+        Finalists(Objective(500), False, True, (BASE,), 2),
+        Finalists(Objective(), False, True, (BASE, setting(concurrency=1)), 3),
     ]
     with RunFolder.create_or_resume(folder, about()) as run:
         for choice in wanted:
             run.add(choice)
     run = RunFolder.load(folder)
-    assert run.choice(Objective(), exhaustive=False) == wanted[2]
-    assert run.choice(Objective(500), exhaustive=False) == wanted[1]
-    assert run.choice(Objective(), exhaustive=True) is None
+    assert run.finalists(Objective(), exhaustive=False) == wanted[2]
+    assert run.finalists(Objective(500), exhaustive=False) == wanted[1]
+    assert run.finalists(Objective(), exhaustive=True) is None
 
 
 def test_another_versions_folder_is_refused(folder: Path) -> None:
     path = folder / "run.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, "clip_profile_format": FORMAT + 1}))
-    with pytest.raises(RunFolderError, match=rf"format {FORMAT + 1}, .* reads and writes format {FORMAT}"):
+    with pytest.raises(RunFolderError, match=rf"format {FORMAT + 1}; .* reads and writes format {FORMAT}"):
         RunFolder.load(folder)
 
 
@@ -125,18 +125,18 @@ def test_a_damaged_folder_is_refused_in_a_sentence(folder: Path, text: str) -> N
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
     with (
-        pytest.raises(RunFolderError, match="not empty and holds no run"),
+        pytest.raises(RunFolderError, match="not empty and is not a run folder"),
         RunFolder.create_or_resume(tmp_path, about()),
     ):
         pass
-    with pytest.raises(RunFolderError, match="holds no run"):
+    with pytest.raises(RunFolderError, match="is not a run folder"):
         RunFolder.load(tmp_path / "nowhere")
 
 
 def test_two_sweeps_do_not_share_a_folder(folder: Path) -> None:
     with (
         RunFolder.create_or_resume(folder, about()),
-        pytest.raises(RunFolderError, match="another clip-profile is at work"),
+        pytest.raises(RunFolderError, match="another clip-profile is using"),
         RunFolder.create_or_resume(folder, about()),
     ):
         pass

@@ -9,14 +9,22 @@ from clip_profile.records.setting import Setting, Space
 from tests.unit.profile.records import BASE, setting
 
 
-def test_a_setting_comes_back_from_its_dict() -> None:
-    assert Setting.from_dict(BASE.to_dict()) == BASE
+def test_a_setting_has_words_for_people_and_a_label_for_the_command_line() -> None:
+    one = setting(preprocess_instances=1, encoder_instances=2, encoder_threads=1)
+    assert one.label == "cpu fp32 p1 e2x1 b64 d2000 c8x1"
+    assert one.describe() == (
+        "cpu fp32, 1 preprocess x 1 thread, 2 encoders x 1 thread, batch 64, delay 2 ms, 8 requests in flight"
+    )
+    large = setting(concurrency=1, request_batch=4, queue_delay_us=500)
+    assert large.describe().endswith(
+        "1 encoder x 2 threads, batch 64, delay 0.5 ms, 1 request in flight of 4 photos"
+    )
 
 
 def test_labels_tell_all_points_apart() -> None:
     points = Space.for_cores(2, request_batch=(1, 4)).points()
     assert len({point.label for point in points}) == len(points) >= 24
-    assert {point.server_label for point in points} == {point.server.server_label for point in points}
+    assert len({point.describe() for point in points}) == len(points)
 
 
 def test_a_precision_is_a_cpu_encoders_alone() -> None:
@@ -24,7 +32,6 @@ def test_a_precision_is_a_cpu_encoders_alone() -> None:
     points = Space.for_cores(2, **axes).points()
     names = {point.encoder_name for point in points}
     assert names == {"cpu fp32", "cpu int8", "tensorrt"}
-    assert len({point.server_label for point in points}) == len({point.server for point in points})
     assert setting(encoder_precision="int8").server != BASE.server
 
 
@@ -74,7 +81,5 @@ def test_a_request_must_fit_into_the_largest_batch() -> None:
         Space.for_cores(2, max_batch=(2,), request_batch=(4,))
 
 
-def test_a_space_comes_back_from_its_dict() -> None:
-    space = Space.for_cores(4, concurrency=(8, 2))
-    assert space.concurrency == (2, 8)
-    assert Space.from_dict(space.to_dict()) == space
+def test_the_values_of_an_axis_are_in_ascending_order() -> None:
+    assert Space.for_cores(4, concurrency=(8, 2, 8)).concurrency == (2, 8)

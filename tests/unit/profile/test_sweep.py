@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,16 +18,17 @@ from clip_profile.console import Console
 from clip_profile.errors import ProfileError
 from clip_profile.load.perf_analyzer import Load
 from clip_profile.records.identity import Identity
-from clip_profile.records.measurement import Failure, Measurement
+from clip_profile.records.measurement import Failure, Measurement, Round, Trial
 from clip_profile.records.objective import Objective
-from clip_profile.records.run_folder import Choice, RunFolder
+from clip_profile.records.run_folder import Finalists, RunFolder
 from clip_profile.records.setting import Setting, Space
-from clip_profile.sweep.run import Sweep, SweepOptions
+from clip_profile.sweep.sweep import Sweep, SweepOptions
 from clip_profile.sweep.target import Served
 from clip_serving.errors import ServerError
 from tests.unit.profile.records import about, measurement
 from tests.unit.profile.surfaces import noisy, surface
 
+FIRST_ROUNDS = [Round(1, 1), Round(1, 2), Round(1, 3)]
 SPACE = Space(preprocess_instances=(1, 2, 4), encoder_threads=(1, 2), concurrency=(2, 8, 16), encoder_cores=2)
 
 
@@ -42,8 +44,8 @@ class Service:
     def __init__(self, fails: Callable[[Setting], bool] = lambda _: False, *, times: float = 1.0) -> None:
         self.now = 0.0
         self.running: Setting | None = None
-        self.runs: list[tuple[Setting, int, str]] = []
-        self.seeds: dict[int, set[int]] = {}
+        self.runs: list[tuple[Setting, Round | None, str]] = []
+        self.seeds: dict[Round | None, set[int]] = {}
         self.starts = 0
         self.dead = False
         self.fails = fails
@@ -67,20 +69,20 @@ class Service:
         self.running = None
         return "tritonserver died: out of memory"
 
-    def measure(self, served: Served, setting: Setting, load: Load, number: int) -> Measurement:
+    def measure(self, served: Served, trial: Trial, load: Load) -> Measurement:
         del served
+        setting, round = trial.setting, trial.round
         self.now += load.seconds + 3
         if self.fails(setting):
             self.dead = True
             raise ProfileError("perf_analyzer: connection refused")
-        self.runs.append((setting, number, load.arrival))
+        self.runs.append((setting, round, load.arrival))
         if load.arrival == "poisson":
-            self.seeds.setdefault(number, set()).add(load.seed)
+            self.seeds.setdefault(round, set()).add(load.seed)
         photos_per_s = noisy(self.truth(setting), 0.02, self._random)
         p95_ms = 1200 * setting.concurrency / photos_per_s
-        return measurement(
-            setting, photos_per_s=photos_per_s, p95_ms=p95_ms, round=number, arrival=load.arrival
-        )
+        one = measurement(setting, photos_per_s=photos_per_s, p95_ms=p95_ms, arrival=load.arrival)
+        return dataclasses.replace(one, round=round)
 
     def __enter__(self) -> Service:
         return self
@@ -94,8 +96,8 @@ class Service:
 def swept(
     folder: Path, service: Service, *, budget_s: float = 1e6, said: io.StringIO | None = None, **options: Any
 ) -> Iterator[Sweep]:
-    with RunFolder.create_or_resume(folder, about(space=SPACE)) as run:
-        wanted = SweepOptions(budget_s=budget_s, seconds=3.0, **options)
+    with RunFolder.create_or_resume(folder, about(space=SPACE, seconds=3.0)) as run:
+        wanted = SweepOptions(budget_s=budget_s, **options)
         console = Console(said or io.StringIO())
         yield Sweep(run, service, service.measure, wanted, console, clock=lambda: service.now)
 
@@ -104,7 +106,7 @@ def test_it_finds_repeats_and_presses(tmp_path: Path) -> None:
     service = Service()
     with swept(tmp_path / "run", service) as sweep:
         assert sweep.run()
-    search = {setting for setting, number, _ in service.runs if number == 0}
+    search = {setting for setting, number, _ in service.runs if number is None}
     repeats = Counter((setting, arrival) for setting, number, arrival in service.runs if number)
     assert set(repeats.values()) == {3}
     finalists = {setting for setting, _ in repeats}
@@ -124,15 +126,17 @@ def test_rounds_are_interleaved_and_share_their_arrivals(tmp_path: Path) -> None
     closed = [
         (number, setting) for setting, number, arrival in service.runs if number and arrival == "closed"
     ]
-    rounds = [[s for number, s in closed if number == wanted] for wanted in (1, 2, 3)]
+    rounds = [[s for number, s in closed if number == wanted] for wanted in FIRST_ROUNDS]
     assert [len(set(one)) for one in rounds] == [3, 3, 3]
     assert len({one[0] for one in rounds}) == 3, "each round begins with another"
-    assert service.seeds == {1: {1}, 2: {2}, 3: {3}}
+    assert set(service.seeds) == set(FIRST_ROUNDS)
+    seeds = set.union(*service.seeds.values())
+    assert len(seeds) == len(FIRST_ROUNDS), "one for all of a round, another one in each"
 
 
-@pytest.mark.parametrize(("times", "budget_s", "rounds"), [(1, 400, {1, 2, 3}), (20, 1600, {1, 2})])
+@pytest.mark.parametrize(("times", "budget_s", "rounds"), [(1, 400, 3), (20, 1600, 2)])
 def test_the_budget_is_kept_and_leaves_time_for_the_finalists(
-    tmp_path: Path, times: float, budget_s: float, rounds: set[int]
+    tmp_path: Path, times: float, budget_s: float, rounds: int
 ) -> None:
     """Of a slow server a run takes as long as its requests need to come round, and an open loop longer."""
     service = Service(times=times)
@@ -140,7 +144,7 @@ def test_the_budget_is_kept_and_leaves_time_for_the_finalists(
         sweep.run()
     assert service.now <= budget_s
     repeats = Counter(number for _, number, _ in service.runs if number)
-    assert rounds <= {number for number, runs in repeats.items() if runs == 6}, "whole ones"
+    assert {number for number, runs in repeats.items() if runs == 6} >= set(FIRST_ROUNDS[:rounds])
 
 
 def test_a_budget_for_nothing_measures_nothing_and_says_so(tmp_path: Path) -> None:
@@ -157,12 +161,12 @@ def test_a_sweep_that_was_cut_off_goes_on(tmp_path: Path) -> None:
 
     measure = service.measure
 
-    def stopping(served: Served, setting: Setting, load: Load, number: int) -> Measurement:
+    def stopping(served: Served, trial: Trial, load: Load) -> Measurement:
         nonlocal runs
         runs += 1
         if runs == 12:
             raise Stop
-        return measure(served, setting, load, number)
+        return measure(served, trial, load)
 
     service.measure = stopping  # type: ignore[method-assign]
     with pytest.raises(Stop), swept(tmp_path / "run", service) as sweep:
@@ -199,7 +203,7 @@ def test_a_running_server_that_is_gone_ends_the_sweep(tmp_path: Path) -> None:
     said = io.StringIO()
     with swept(tmp_path / "run", service, said=said) as sweep:
         assert not sweep.run()
-    assert "tritonserver died: out of memory. What was measured is kept" in said.getvalue()
+    assert "tritonserver died: out of memory. The measurements so far are kept" in said.getvalue()
     run = RunFolder.load(tmp_path / "run")
     assert run.measurements
     assert not run.failures, "it says nothing about the setting"
@@ -216,7 +220,7 @@ def test_what_failed_is_measured_again_where_that_is_asked_for(tmp_path: Path) -
     service = Service(fails=lambda setting: setting.encoder_instances == 2)
     with swept(tmp_path / "run", service) as sweep:
         sweep.run()
-    failed = [one.setting for one in RunFolder.load(tmp_path / "run").failures if one.round == 0]
+    failed = [one.setting for one in RunFolder.load(tmp_path / "run").failures if one.round is None]
     service.fails = lambda _: False
     total = len(service.runs)
     with swept(tmp_path / "run", service) as sweep:
@@ -234,11 +238,11 @@ def test_what_failed_in_a_round_of_its_own_is_measured_again_too(tmp_path: Path)
     with swept(tmp_path / "run", service) as sweep:
         sweep.run()
     (other,) = sorted(set(SPACE.points()) - {one for one, number, _ in service.runs if number}, key=str)[:1]
-    with RunFolder.create_or_resume(tmp_path / "run", about(space=SPACE)) as run:
-        run.add(Failure(other, 101, "closed", 0.0, "out of memory", died=True))
+    with RunFolder.create_or_resume(tmp_path / "run", about(space=SPACE, seconds=3.0)) as run:
+        run.add(Failure(other, Round(2, 1), "closed", 0.0, "out of memory", died=True))
     with swept(tmp_path / "run", service, retry_failed=True) as sweep:
         sweep.run()
-    assert {(other, 101, "closed"), (other, 101, "poisson")} <= set(service.runs)
+    assert {(other, Round(2, 1), "closed"), (other, Round(2, 1), "poisson")} <= set(service.runs)
     assert not RunFolder.load(tmp_path / "run").failures
 
 
@@ -293,18 +297,18 @@ def test_the_best_by_a_single_run_is_repeated_beside_the_best_of_the_rounds(tmp_
     """As after a frontier that shows more than the search did."""
     champion, lucky, *_ = sorted(SPACE.points(), key=Service().truth, reverse=True)
     service = Service()
-    with RunFolder.create_or_resume(tmp_path / "run", about(space=SPACE)) as run:
+    with RunFolder.create_or_resume(tmp_path / "run", about(space=SPACE, seconds=3.0)) as run:
         for point in SPACE.points():
             run.add(measurement(point, photos_per_s=60.0 if point == lucky else 1.0))
         for number in (1, 2, 3):
             run.add(measurement(champion, photos_per_s=service.truth(champion), round=number))
             run.add(measurement(champion, round=number, arrival="poisson"))
-        run.add(Choice(Objective(), False, True, (champion,), 1))
+        run.add(Finalists(Objective(), False, True, (champion,), 1))
     with swept(tmp_path / "run", service, finalists=1) as sweep:
         sweep.run()
     closed = [(s, number) for s, number, arrival in service.runs if arrival == "closed"]
     assert Counter(s for s, _ in closed) == {champion: 3, lucky: 3}
-    assert {number for _, number in closed} == {101, 102, 103}
+    assert {number for _, number in closed} == {Round(2, 1), Round(2, 2), Round(2, 3)}
 
 
 def test_more_finalists_have_rounds_of_their_own(tmp_path: Path) -> None:
@@ -315,7 +319,7 @@ def test_more_finalists_have_rounds_of_their_own(tmp_path: Path) -> None:
     with swept(tmp_path / "run", service, finalists=5) as sweep:
         sweep.run()
     new = Counter(number for _, number, arrival in service.runs[before:] if number and arrival == "closed")
-    assert new == {101: 5, 102: 5, 103: 5}
+    assert new == {Round(2, 1): 5, Round(2, 2): 5, Round(2, 3): 5}
     total = len(service.runs)
     with swept(tmp_path / "run", service, finalists=2) as sweep:
         sweep.run()

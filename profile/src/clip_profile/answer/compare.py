@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,7 @@ def to_dict(columns: Sequence[Column], rows: Sequence[Row]) -> dict[str, Any]:
             {
                 "name": column.name,
                 "run": str(column.run),
-                "setting": column.result.setting.to_dict(),
+                "setting": asdict(column.result.setting),
                 "repeats": len(column.result.closed),
                 "met": column.met,
             }

@@ -63,7 +63,7 @@ class Recommendation:
             ]
         best = self.best
         said = [
-            f"Best for {self.objective.describe()}: {best.setting.explain()}.",
+            f"Best for {self.objective.describe()}: {best.setting.describe()}.",
             f"It does {describe(best)}.",
         ]
         if best.poisson:
@@ -108,7 +108,7 @@ class Recommendation:
         return {
             "met": self.best is not None,
             "objective": asdict(self.objective),
-            "setting": shown.setting.to_dict(),
+            "setting": asdict(shown.setting),
             "label": shown.setting.label,
             "photos_per_s": shown.photos_per_s,
             "p95_ms": shown.p95_ms,

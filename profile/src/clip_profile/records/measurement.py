@@ -1,23 +1,25 @@
-"""What one run of perf_analyzer found out, beside what the server and the machine told meanwhile."""
+"""What one run of perf_analyzer measured, and what the server and the machine reported meanwhile.
+
+These are the records of a run folder: msgspec writes them as JSON and checks them when they are read.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from clip_profile.records.setting import Setting
 
 Arrival = Literal["closed", "poisson"]
-"""Closed loop: so many requests always in flight. Poisson: they arrive as they like, at a mean rate."""
+"""Closed loop: a fixed number of requests in flight. Poisson: requests arrive at random, at a mean rate."""
 
 PREPROCESS = "preprocess"
 EMBED = "embed"
 
 
 def mean_batch(batches: Mapping[int, int]) -> float:
-    """Of executions by batch size; 0 where there were none."""
+    """Mean batch size of executions counted by batch size; 0 without executions."""
     executions = sum(batches.values())
     return sum(size * n for size, n in batches.items()) / executions if executions else 0.0
 
@@ -27,7 +29,7 @@ class Stage:
     """One composing model over the run; times are milliseconds.
 
     `queue_ms` and `compute_ms` are means per request, as perf_analyzer reports them. `busy` is the share
-    (0..1) of its instances' time in which they computed. `batches` counts executions by batch size.
+    (0..1) of its instances' time spent computing. `batches` counts executions by batch size.
     """
 
     queue_ms: float
@@ -41,18 +43,13 @@ class Stage:
     def mean_batch(self) -> float:
         return mean_batch(self.batches)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Stage:
-        batches = {int(size): n for size, n in values["batches"].items()}
-        return cls(**{**values, "batches": batches})
-
 
 @dataclass(frozen=True)
 class Sample:
     """The machine at `at_s` seconds into the run. CPU in cores, memory in MB.
 
-    `gpus` is the use (0..1) of each GPU of this machine, None for one that does not tell; their memory is
-    that of all. `machine_memory` is the share (0..1) that is in use.
+    `gpus` holds the utilization (0..1) of each GPU of this machine, None for a GPU that does not report it;
+    `gpu_memory_mb` is the sum over all GPUs. `machine_memory` is the share (0..1) in use.
     """
 
     at_s: float
@@ -65,18 +62,14 @@ class Sample:
     client_rss_mb: float | None = None
     machine_memory: float | None = None
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Sample:
-        return cls(**{**values, "gpus": tuple(values["gpus"])})
-
 
 @dataclass(frozen=True)
 class Resources:
-    """Over the run; what belongs to the server's processes is None where they run elsewhere.
+    """Over the run; figures of the server's processes are None if it runs on another machine.
 
-    `cpu_ms_per_photo` is the server's. `server_busy` and `client_busy` are shares (0..1) of the cores that
-    may be used, `machine_busy` of all that there are. `gpu` is the busiest GPU's use (0..1), the memory that
-    of all GPUs; both are None where there is no GPU.
+    `cpu_ms_per_photo` is the server's. `server_busy` and `client_busy` are shares (0..1) of the available
+    cores, `machine_busy` of all cores. `gpu` is the utilization (0..1) of the busiest GPU, `gpu_memory_mb`
+    the sum over all GPUs; both are None without a GPU.
     """
 
     cpu_ms_per_photo: float | None
@@ -88,24 +81,41 @@ class Resources:
     gpu_memory_mb: float | None = None
     samples: tuple[Sample, ...] = ()
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Resources:
-        samples = tuple(map(Sample.from_dict, values["samples"]))
-        return cls(**{**values, "samples": samples})
+
+@dataclass(frozen=True)
+class Round:
+    """One turn of a group's interleaved repeats: every setting of the group runs once. Both count from 1."""
+
+    group: int
+    number: int
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One run at one setting. Latencies are milliseconds per request, as the client saw them.
+class Trial:
+    """What is measured at most once: a setting under one kind of load.
 
-    `round` 0 is the search; 1, 2, ... are interleaved repeats. `rate` is the offered load in requests a
-    second, None in a closed loop. `transport_ms` is what a request took outside of the two models.
-    `at` is seconds since 1970, `seconds` the length of perf_analyzer's windows.
+    `round` is None for the single run of the search or of the load curve.
     """
 
     setting: Setting
-    round: int
+    round: Round | None
     arrival: Arrival
+
+    @property
+    def trial(self) -> Trial:
+        """The trial alone, without its outcome."""
+        return Trial(self.setting, self.round, self.arrival)
+
+
+@dataclass(frozen=True)
+class Measurement(Trial):
+    """A trial that worked. Latencies are milliseconds per request, as the client saw them.
+
+    `rate` is the offered load in requests a second, None in a closed loop. `transport_ms` is the part of a
+    request's latency outside the two models. `at` is seconds since 1970, `seconds` the length of
+    perf_analyzer's windows.
+    """
+
     rate: float | None
     at: float
     seconds: float
@@ -121,42 +131,16 @@ class Measurement:
     resources: Resources
     command: tuple[str, ...] = ()
     decode_ms: float | None = None
-    """Mean per photo; with `preprocess_ms` the most of the preprocess model's compute. None if not told."""
+    """Mean per photo, as `preprocess_ms`; the two are most of the preprocess model's compute time."""
     preprocess_ms: float | None = None
     latencies_ms: tuple[float, ...] = ()
-    """Of each request, where perf_analyzer was asked for them (open loop)."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
-        return cls(
-            **{
-                **values,
-                "setting": Setting.from_dict(values["setting"]),
-                "stages": {name: Stage.from_dict(stage) for name, stage in values["stages"].items()},
-                "resources": Resources.from_dict(values["resources"]),
-                "command": tuple(values["command"]),
-                "latencies_ms": tuple(values["latencies_ms"]),
-            }
-        )
+    """Of each request, if perf_analyzer recorded them (open loop)."""
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A setting that could not be measured, and why. `died` is whether its server did."""
+class Failure(Trial):
+    """A trial that failed, and why. `died` is whether its server crashed."""
 
-    setting: Setting
-    round: int
-    arrival: Arrival
     at: float
     text: str
     died: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Failure:
-        return cls(**{**values, "setting": Setting.from_dict(values["setting"])})

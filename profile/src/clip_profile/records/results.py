@@ -1,9 +1,9 @@
-"""The runs of each setting put together, as all that reads a run folder wants them."""
+"""The runs of each setting, put together."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from clip_profile.records.measurement import Failure, Measurement
@@ -14,18 +14,20 @@ from clip_profile.records.statistics import Observation, Rounds, Spread
 Figure = Callable[[Measurement], float | None]
 
 UNKNOWN_NOISE = 0.05
-"""One run's relative standard deviation where no repeats tell it."""
+"""Relative standard deviation of one run if nothing was repeated."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One setting's runs: the interleaved repeats where there are any, else the search's single one."""
+    """One setting's runs: the interleaved repeats if there are any, else the single run.
+
+    `failures` are those in rounds.
+    """
 
     setting: Setting
     closed: tuple[Measurement, ...]
     poisson: tuple[Measurement, ...]
     failures: tuple[Failure, ...] = ()
-    """Rounds, after the search, in which it did not work."""
 
     @property
     def repeated(self) -> bool:
@@ -33,12 +35,12 @@ class Result:
 
     @property
     def breaks(self) -> tuple[Failure, ...]:
-        """Failures that speak against it: perf_analyzer may fail at an open loop by itself."""
+        """Failures that disqualify the setting: an open loop can fail because of perf_analyzer alone."""
         return tuple(one for one in self.failures if one.arrival == "closed" or one.died)
 
     @property
     def in_rounds(self) -> int:
-        return sum(one.round > 0 for one in self.closed)
+        return sum(one.round is not None for one in self.closed)
 
     @property
     def photos_per_s(self) -> float:
@@ -49,7 +51,7 @@ class Result:
         return self.mean(lambda one: one.p95_ms) or 0.0
 
     def spread(self, figure: Figure) -> Spread | None:
-        """Over the closed loop's repeats; None where it was not measured."""
+        """Over the closed loop's repeats; None if it was not measured."""
         values = [value for one in self.closed if (value := figure(one)) is not None]
         return Spread.of(values) if values else None
 
@@ -60,47 +62,49 @@ class Result:
 
 def results_of(run: RunFolder) -> list[Result]:
     """Every setting that was measured, highest throughput first."""
-    settings = dict.fromkeys(one.setting for one in run.measurements)
-    found = [_result(setting, run.measurements, run.failures) for setting in settings]
+    own: dict[Setting, list[Measurement | Failure]] = {}
+    for one in run.records.values():
+        own.setdefault(one.setting, []).append(one)
+    found = [_result(setting, records) for setting, records in own.items()]
     return sorted((one for one in found if one.closed), key=lambda one: -one.photos_per_s)
 
 
-def _result(setting: Setting, measurements: Iterable[Measurement], failures: Iterable[Failure]) -> Result:
-    own = [one for one in measurements if one.setting == setting]
-    closed = [one for one in own if one.arrival == "closed"]
-    repeats = [one for one in closed if one.round > 0]
+def _result(setting: Setting, records: Sequence[Measurement | Failure]) -> Result:
+    measured = [one for one in records if isinstance(one, Measurement)]
+    failed = [one for one in records if isinstance(one, Failure)]
+    closed = [one for one in measured if one.arrival == "closed"]
     return Result(
         setting=setting,
-        closed=tuple(repeats or closed),
-        poisson=tuple(one for one in own if one.arrival == "poisson"),
-        failures=tuple(one for one in failures if one.setting == setting and one.round > 0),
+        closed=tuple([one for one in closed if one.round] or closed),
+        poisson=tuple(one for one in measured if one.arrival == "poisson"),
+        failures=tuple(one for one in failed if one.round),
     )
 
 
 def rounds_of(results: Sequence[Result], figure: Figure, sources: Sequence[str] | None = None) -> Rounds:
-    """The interleaved repeats of `results`, ready to compare by their numbers (as text) in it.
+    """The interleaved repeats of `results`; a result's subject is its index, as text.
 
     `sources` tell results of several runs apart: rounds of different runs have nothing in common.
     """
     return Rounds(
         [
-            Observation(str(number), f"{source} {one.round}", value)
-            for number, (result, source) in enumerate(
+            Observation(str(index), f"{source} {one.round.group}.{one.round.number}", value)
+            for index, (result, source) in enumerate(
                 zip(results, sources or [""] * len(results), strict=True)
             )
             for one in result.closed
-            if one.round > 0 and (value := figure(one)) is not None and value > 0
+            if one.round and (value := figure(one)) is not None and value > 0
         ]
     )
 
 
 def noise_of(rounds: Rounds) -> float:
-    """One run's relative standard deviation, as the repeats show it."""
+    """Relative standard deviation of one run, from the repeats."""
     return UNKNOWN_NOISE if math.isnan(rounds.noise) else rounds.noise
 
 
 def frontier(results: Sequence[Result]) -> list[Result]:
-    """Those that no other beats in both throughput and p95; lowest p95 first."""
+    """Results that no other beats in both throughput and p95; lowest p95 first."""
     best, kept = 0.0, []
     for result in sorted(results, key=lambda one: (one.p95_ms, -one.photos_per_s)):
         if result.photos_per_s > best:

@@ -1,10 +1,10 @@
-"""One point of the sweep: how the server is set up, and how hard it is pressed."""
+"""One point of a sweep: how the server is configured, and the load on it."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,24 @@ from clip_serving.defaults import Precision
 from clip_serving.repository.stage import InstanceLayout
 
 CPU_ENCODERS = ("cpu", "python")
-"""The config that serves the CPU encoder, and its backend, which is what a running server tells."""
+"""The config that serves the CPU encoder, and its backend, which is what a running server reports."""
 NOMINAL = ("model_config_name", "encoder_precision")
-"""Axes whose values are names, in no order."""
+"""Axes whose values are names, without an order."""
+
+LEGEND = (
+    "pN: preprocess instances; eNxT: encoder instances x threads; bN: largest batch; "
+    "dN: queue delay in microseconds; cNxB: requests in flight x photos in each"
+)
+"""Explains `Setting.label`."""
 
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """Counts are processes or requests, `queue_delay_us` microseconds.
+    """Counts are processes or requests, `queue_delay_us` is in microseconds.
 
     `concurrency` requests are in flight at once, each with `request_batch` photos. `encoder_precision` and
-    `encoder_threads` are a CPU encoder's; `model_config_name` (the encoder's format) is empty for each
-    model's config.pbtxt.
+    `encoder_threads` apply to a CPU encoder; `model_config_name` (the encoder's format) is empty for
+    config.pbtxt.
     """
 
     model_config_name: str
@@ -40,7 +46,7 @@ class Setting:
 
     @property
     def server(self) -> Setting:
-        """The part that needs a server of its own: two settings alike in it share one."""
+        """The server's part: settings that are equal in it share a server."""
         return dataclasses.replace(self, concurrency=0, request_batch=0)
 
     @property
@@ -54,66 +60,49 @@ class Setting:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the encoder is the one that has a precision to choose."""
+        """Whether it is the CPU encoder, the only one with a choice of precision."""
         return self.model_config_name in CPU_ENCODERS
 
     @property
     def encoder_name(self) -> str:
-        """The encoder's format, and its precision where it has one to choose."""
+        """The encoder's format, with the precision of a CPU encoder."""
         name = self.model_config_name or "default"
         return f"{name} {self.encoder_precision}" if self.on_cpu and self.encoder_precision else name
 
     @property
-    def server_label(self) -> str:
-        """Short and unique, as in `cpu fp32 p2 e1x2 b64 d2000`."""
-        layout = f"p{self.preprocess_instances} e{self.encoder_instances}x{self.encoder_threads}"
-        return f"{self.encoder_name} {layout} b{self.max_batch} d{self.queue_delay_us}"
-
-    @property
     def label(self) -> str:
-        """The server's label and the load's, as in `cpu fp32 p2 e1x2 b64 d2000 c8x1`."""
-        return f"{self.server_label} c{self.concurrency}x{self.request_batch}"
+        """Short and unique, to name the setting on a command line: `cpu fp32 p2 e1x2 b64 d2000 c8x1`."""
+        encoders = f"e{self.encoder_instances}x{self.encoder_threads}"
+        load = f"c{self.concurrency}x{self.request_batch}"
+        batching = f"b{self.max_batch} d{self.queue_delay_us}"
+        return f"{self.encoder_name} p{self.preprocess_instances} {encoders} {batching} {load}"
 
-    def explain(self) -> str:
+    def describe(self) -> str:
         """The label in words."""
-
-        def count(n: int, noun: str) -> str:
-            return f"{n} {noun}" + "s" * (n != 1)
-
-        return (
-            f"{count(self.preprocess_instances, 'preprocess instance')}, "
-            f"{count(self.encoder_instances, 'encoder instance')} with "
-            f"{count(self.encoder_threads, 'thread')} ({self.encoder_name}), batches of up "
-            f"to {self.max_batch}, queue delay {self.queue_delay_us / 1000:g} ms; "
-            f"{count(self.concurrency, 'request')} in flight with {count(self.request_batch, 'photo')} each"
-        )
+        encoders, threads = _count(self.encoder_instances, "encoder"), _count(self.encoder_threads, "thread")
+        batching = f"batch {self.max_batch}, delay {self.queue_delay_us / 1000:g} ms"
+        load = f"{_count(self.concurrency, 'request')} in flight"
+        photos = f" of {self.request_batch} photos" if self.request_batch > 1 else ""
+        processes = f"{self.preprocess_instances} preprocess x 1 thread, {encoders} x {threads}"
+        return f"{self.encoder_name}, {processes}, {batching}, {load}{photos}"
 
     @classmethod
     def usual(cls, cores: int, precision: Precision) -> Setting:
-        """What clip-serve does on so many cores without being told, under a load that keeps them busy."""
+        """What clip-serve does by default on this many cores, under a load that keeps them busy."""
         layout = InstanceLayout.for_cores(cores)
         return cls(
             "cpu", precision, layout.preprocess_instances, layout.encoder_instances, layout.encoder_threads,
             defaults.MAX_BATCH_SIZE, defaults.MAX_QUEUE_DELAY_US, 4 * cores, 1,
         )  # fmt: skip
 
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Setting:
-        return cls(**values)
-
-
-LEGEND = (
-    "pN: preprocess instances; eNxT: encoder instances x threads; bN: largest batch; "
-    "dN: queue delay in microseconds; cNxB: requests in flight x photos in each"
-)
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + "s" * (n != 1)
 
 
 @dataclass(frozen=True)
 class Space:
-    """The values to choose from, in rising order; one value each keeps an axis still."""
+    """The values to choose from, in ascending order; an axis with one value is fixed."""
 
     model_config_name: tuple[str, ...] = ("cpu",)
     encoder_precision: tuple[str, ...] = ("fp32",)
@@ -125,31 +114,32 @@ class Space:
     concurrency: tuple[int, ...] = (8,)
     request_batch: tuple[int, ...] = (1,)
     encoder_cores: int = 0
-    """Most encoder instances x threads; 0: any. More than the cores only fight for them."""
+    """Largest product of encoder instances and threads: more than the cores is never faster. 0: any."""
 
     def __post_init__(self) -> None:
         if not self.points():
             raise ProfileError(
-                "no setting is left to measure: a request's photos must fit into the largest batch, and "
+                "no setting is left to measure: the photos of a request must fit into the largest batch, and "
                 f"encoder instances x threads into {self.encoder_cores or 'the'} cores"
             )
 
     @classmethod
     def for_cores(cls, cores: int, **chosen: tuple[Any, ...] | None) -> Space:
-        """The axes that matter on a CPU of so many cores; `chosen` ones are taken as they are."""
-        encoders = tuple(n for n in (1, 2, 4) if n <= min(cores, defaults.MAX_CPU_ENCODER_INSTANCES))
-        most = min(16 * cores, defaults.MAX_QUEUE_SIZE)  # what is beyond the queue, the server refuses
+        """The axes that matter on a CPU with this many cores; `chosen` ones are used as they are."""
+        encoders = min(cores, defaults.MAX_CPU_ENCODER_INSTANCES)
+        most = min(16 * cores, defaults.MAX_QUEUE_SIZE)  # the server refuses what does not fit its queue
         axes: dict[str, Any] = {
-            "preprocess_instances": tuple(sorted({max(1, cores // 2), cores, 2 * cores})),
-            "encoder_instances": encoders,
-            "encoder_threads": tuple(sorted({1, max(1, cores // 2), cores})),
+            "preprocess_instances": (max(1, cores // 2), cores, 2 * cores),
+            "encoder_instances": (n for n in (1, 2, 4) if n <= encoders),
+            "encoder_threads": (1, max(1, cores // 2), cores),
             "max_batch": (8, defaults.MAX_BATCH_SIZE),
             "queue_delay_us": (0, defaults.MAX_QUEUE_DELAY_US, 10_000),
-            "concurrency": tuple(sorted({most >> halvings for halvings in range(most.bit_length())})),
+            "concurrency": (most >> halvings for halvings in range(most.bit_length())),
         }
-        axes |= {name: tuple(sorted(set(values))) for name, values in chosen.items() if values}
+        axes |= {name: values for name, values in chosen.items() if values}
         free = chosen.get("encoder_instances") and chosen.get("encoder_threads")
-        return cls(**axes, encoder_cores=0 if free else cores)
+        ascending = {name: tuple(sorted(set(values))) for name, values in axes.items()}
+        return cls(**ascending, encoder_cores=0 if free else cores)
 
     @property
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -160,17 +150,16 @@ class Space:
         return list(self._points())
 
     def _points(self) -> Iterator[Setting]:
-        axes = self.axes
-        for values in itertools.product(*axes.values()):
-            setting = Setting(**dict(zip(axes, values, strict=True)))
+        for values in itertools.product(*self.axes.values()):
+            setting = Setting(*values)
             cores = setting.encoder_instances * setting.encoder_threads
             if not setting.on_cpu and setting.encoder_precision != self.encoder_precision[0]:
-                continue  # an encoder on a GPU has no such choice
+                continue  # an encoder on a GPU has no choice of precision
             if setting.request_batch <= setting.max_batch and cores <= (self.encoder_cores or cores):
                 yield setting
 
     def nearest(self, wanted: Setting) -> Setting:
-        """The point most like `wanted`: by the ratios of its counts, then by its names."""
+        """The point most similar to `wanted`: first by the ratios of its counts, then by its names."""
         counts = [name for name in self.axes if name not in NOMINAL]
 
         def distance(point: Setting) -> tuple[float, int]:
@@ -179,11 +168,3 @@ class Space:
             return sum(abs(a - b) / max(a, b, 1) for a, b in pairs), unlike
 
         return min(self.points(), key=distance)
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Space:
-        axes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**axes)

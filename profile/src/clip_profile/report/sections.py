@@ -210,7 +210,7 @@ def failures(run: RunFolder) -> str:
 
 
 def _run_of(one: Failure) -> str:
-    round_ = [f"round {one.round}"] if one.round else []
+    round_ = [f"round {one.round.number}"] if one.round else []
     arrival = ["Poisson arrivals"] if one.arrival == "poisson" else []
     return ", ".join([one.setting.label, *round_, *arrival])
 

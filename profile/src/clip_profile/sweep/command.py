@@ -1,9 +1,10 @@
-"""The options of `clip-profile sweep`, and what they make of it."""
+"""The options of `clip-profile sweep`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 import tempfile
 import time
@@ -14,6 +15,7 @@ from typing import get_args
 
 from clip_client import ConnectionOptions
 from clip_client.arguments import add_connection_options, connection_of
+from clip_profile import defaults
 from clip_profile.arguments import at_least, positive
 from clip_profile.console import Console
 from clip_profile.errors import ProfileError
@@ -23,43 +25,42 @@ from clip_profile.load.photos import Photos, read_photos
 from clip_profile.records.machine import Machine, versions
 from clip_profile.records.objective import Objective
 from clip_profile.records.run_folder import About, RunFolder
-from clip_profile.records.setting import LEGEND, Setting, Space
+from clip_profile.records.setting import Setting, Space
 from clip_profile.sweep.measure import measure
-from clip_profile.sweep.run import Sweep, SweepOptions
+from clip_profile.sweep.sweep import Sweep, SweepOptions
 from clip_profile.sweep.target import EmbeddedTarget, RemoteTarget, Target
 from clip_profile.sweep.variant import require_servable
-from clip_serving import defaults
+from clip_serving import defaults as serving_defaults
 from clip_serving.encoder.choice import servable
 from clip_serving.repository.stage import available_cores
 from clip_serving.server import perf_analyzer
 
+_LOAD_AXES = ("concurrency", "request_batch")
+
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Finds the best settings for your photos on this machine. " + LEGEND
+    parser.description = "Finds the best settings for your photos on this machine."
     parser.set_defaults(command=_sweep)
     add = parser.add_argument
-    add("--photos", type=Path, required=True, metavar="DIR", help="a folder of photos as yours are")
-    add("--out", type=Path, required=True, metavar="RUN", help="the run folder; one that is there goes on")
+    add("--photos", type=Path, required=True, metavar="DIR", help="a folder of photos like yours")
+    add("--out", type=Path, required=True, metavar="RUN", help="the run folder; an existing one is resumed")
     add("--repository", type=Path, default=Path("model_repository"), metavar="DIR",
         help="what the embedded server serves; it is not changed (default: %(default)s)")  # fmt: skip
-    add("--url", help="a running server's gRPC address instead: only the load is varied there")
-    add("--metrics-url", help="its metrics, for the GPU's figures, as http://host:8002/metrics")
-    add("--budget", type=positive, default=15.0, metavar="MIN", help="minutes (default: %(default)g)")
+    add("--url", help="gRPC address of a running server to measure instead: only the load is varied")
+    add("--metrics-url", help="its metrics, as http://host:8002/metrics, for decode times and GPU figures")
+    add("--budget", type=positive, default=defaults.SWEEP_BUDGET_MIN, metavar="MIN",
+        help="minutes (default: %(default)g)")  # fmt: skip
     add("--seconds", type=positive, metavar="S",
-        help="of one run (default: the RUN's, or a hundredth of the budget)")  # fmt: skip
-    add("--p95-ms", type=positive, metavar="MS", help="look for the best under this bound on the latency")
-    add("--finalists", type=at_least(1), default=3, metavar="N", help="to repeat (default: %(default)s)")
-    add(
-        "--rounds",
-        type=at_least(0),
-        default=3,
-        metavar="N",
-        help="of interleaved repeats (default: %(default)s)",
-    )
-    add("--share", type=positive, default=0.7, metavar="X",
-        help="of a finalist's throughput to offer as Poisson arrivals (default: %(default)s)")  # fmt: skip
-    add("--exhaustive", action="store_true", help="run every setting instead of searching")
-    add("--retry-failed", action="store_true", help="measure again what failed in the RUN so far")
+        help="length of one measurement (default: the RUN's, or 1%% of the budget)")  # fmt: skip
+    add("--p95-ms", type=positive, metavar="MS", help="search for the best setting under this p95 latency")
+    add("--finalists", type=at_least(1), default=defaults.SWEEP_FINALISTS, metavar="N",
+        help="settings to repeat in rounds (default: %(default)s)")  # fmt: skip
+    add("--rounds", type=at_least(0), default=defaults.SWEEP_ROUNDS, metavar="N",
+        help="interleaved repeats of the finalists (default: %(default)s)")  # fmt: skip
+    add("--share", type=positive, default=defaults.SWEEP_LOAD_SHARE, metavar="X",
+        help="Poisson arrivals at this share of a finalist's throughput (default: %(default)s)")  # fmt: skip
+    add("--exhaustive", action="store_true", help="measure every setting instead of searching")
+    add("--retry-failed", action="store_true", help="measure the RUN's failed settings again")
     add_connection_options(parser, "TLS and headers, for --url")
     axes = parser.add_argument_group("values to choose from, as N,N,... (default: from the cores)")
     for field in dataclasses.fields(Setting):
@@ -70,7 +71,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 def _counts(text: str) -> tuple[int, ...]:
     values = tuple(int(part) for part in text.split(","))
     if min(values) < 0:
-        raise argparse.ArgumentTypeError(f"{text}: counts cannot be below 0")
+        raise argparse.ArgumentTypeError(f"{text}: counts must not be negative")
     return values
 
 
@@ -79,9 +80,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _precisions(text: str) -> tuple[str, ...]:
-    names, known = _names(text), get_args(defaults.Precision)
+    names, known = _names(text), get_args(serving_defaults.Precision)
     if not set(names) <= set(known):
-        raise argparse.ArgumentTypeError(f"{text}: each of {', '.join(known)} is a precision")
+        raise argparse.ArgumentTypeError(f"{text}: choose from {', '.join(known)}")
     return names
 
 
@@ -92,7 +93,7 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ProfileError(NEEDS_URL)
     photos = read_photos(options.photos)
     if photos.left_out:
-        console.line(f"left out, as they are too large or cannot be decoded: {photos.left_out} files")
+        console.line(f"skipped files that are too large or cannot be decoded: {photos.left_out}")
     with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder:
         data = Path(folder) / "photos.json"
         data.write_text(perf_analyzer.input_data(list(photos.data)), encoding="utf-8")
@@ -104,17 +105,17 @@ def _sweep(options: argparse.Namespace) -> int:
                 _announce(console, run, photos, options.budget)
                 sweep_options = SweepOptions(
                     budget_s=options.budget * 60,
-                    seconds=about.seconds,
                     objective=Objective(options.p95_ms),
                     finalists=options.finalists,
                     rounds=options.rounds,
-                    share=about.share,
                     exhaustive=options.exhaustive,
                     retry_failed=options.retry_failed,
                     start=start,
                 )
                 done = Sweep(run, target, partial(measure, analyzer), sweep_options, console).run()
-    console.line(f"next: clip-profile recommend {options.out}; clip-profile report {options.out}")
+    bound = f" --p95-ms {options.p95_ms:g}" if options.p95_ms else ""
+    run_and_bound = f"{shlex.quote(str(options.out))}{bound}"
+    console.line(f"next: clip-profile recommend {run_and_bound}; clip-profile report {run_and_bound}")
     return 0 if done else 1
 
 
@@ -125,19 +126,18 @@ def _target(options: argparse.Namespace, photos: Photos, connection: ConnectionO
 
 
 def _space(options: argparse.Namespace, target: Target) -> tuple[Space, Setting]:
-    """What is chosen from, and what the server would do without being told."""
+    """The values to choose from, and the setting to start with: the server's default."""
     chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(Setting)}
     if isinstance(target, RemoteTarget):
-        fixed = [name for name in chosen if chosen[name] and name not in ("concurrency", "request_batch")]
+        fixed = [name for name in chosen if chosen[name] and name not in _LOAD_AXES]
         if fixed:
             raise ProfileError(f"{', '.join(fixed)} cannot be changed on a running server")
-        own = {name: (value,) for name, value in target.setting.to_dict().items()}
-        loads = {name: chosen[name] for name in ("concurrency", "request_batch") if chosen[name]}
-        return Space.for_cores(4, **{**own, "concurrency": None, **loads}), target.setting
+        own = {name: (value,) for name, value in vars(target.setting).items() if name not in _LOAD_AXES}
+        return Space.for_cores(4, **{**chosen, **own}), target.setting
     for name in chosen["model_config_name"] or ():
         require_servable(options.repository, name)
     cores = available_cores()
-    version = options.repository / defaults.ENCODER / target.identity.encoder_version
+    version = options.repository / serving_defaults.ENCODER / target.identity.encoder_version
     precisions = chosen["encoder_precision"] or servable(version)
     space = Space.for_cores(cores, **{**chosen, "encoder_precision": precisions})
     return space, space.nearest(Setting.usual(cores, "bf16" if "bf16" in precisions else "fp32"))
@@ -146,6 +146,7 @@ def _space(options: argparse.Namespace, target: Target) -> tuple[Space, Setting]
 def _about(options: argparse.Namespace, target: Target, photos: Photos, space: Space) -> About:
     there = RunFolder.about_of(options.out)
     usual = there.seconds if there else min(20.0, max(3.0, options.budget * 60 / 100))
+    server = {"tritonserver": target.version} if isinstance(target, RemoteTarget) else {}
     return About(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         target=target.name,
@@ -156,23 +157,19 @@ def _about(options: argparse.Namespace, target: Target, photos: Photos, space: S
         seconds=options.seconds or usual,
         share=options.share,
         machine=Machine.here(),
-        versions=versions(
-            perf_analyzer=VERSION,
-            **({"tritonserver": target.version} if isinstance(target, RemoteTarget) else {}),
-        ),
+        versions=versions(perf_analyzer=VERSION, **server),
         command=("clip-profile", *redacted(sys.argv[1:], options.header)),
     )
 
 
 def _announce(console: Console, run: RunFolder, photos: Photos, budget: float) -> None:
     about, points = run.about, run.about.space.points()
-    place = "on" if about.target == "embedded" else f"at {about.target}, the client on"
+    embedded, cores = about.target == "embedded", about.machine.cores
+    place = "on" if embedded else f"at {about.target}, the client on"
     console.line(f"{about.model} {place} {about.machine.describe()}")
     console.line(f"{len(photos.data)} photos of {photos.mean_bytes / 1e6:.2f} MB on average")
-    cores = about.machine.cores
-    if about.target == "embedded" and any(p.encoder_instances * p.encoder_threads > cores for p in points):
-        console.line(f"warning: more encoder instances x threads than {cores} cores only fight for them")
-    done = f", {len(run.measurements)} runs are there already" if run.measurements else ""
+    if embedded and any(p.encoder_instances * p.encoder_threads > cores for p in points):
+        console.line(f"warning: encoder instances x threads exceed the {cores} cores")
+    done = f", {len(run.measurements)} measurements so far" if run.measurements else ""
     end = time.strftime("%H:%M", time.localtime(time.time() + budget * 60))
     console.line(f"{len(points)} settings to choose from, {budget:g} minutes (until {end}){done}")
-    console.line(LEGEND)

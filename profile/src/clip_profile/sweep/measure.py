@@ -14,32 +14,28 @@ from clip_profile.load.perf_analyzer import Load, Outcome, PerfAnalyzer
 from clip_profile.observe.observer import Observer
 from clip_profile.observe.server_stats import photos_served
 from clip_profile.observe.watch import Watch
-from clip_profile.records.measurement import Measurement, Resources, Stage
-from clip_profile.records.setting import Setting
+from clip_profile.records.measurement import EMBED, PREPROCESS, Measurement, Resources, Stage, Trial
 from clip_profile.records.statistics import percentile
 from clip_profile.sweep.target import Served
 from clip_serving.errors import ServerError
 from clip_serving.repository.stage import available_cores
 
-_ROUND_TRIPS = 4.0
-"""A window that holds fewer turns of all requests in flight says little about any of them."""
-
 _LONGER = 3.0
 
 
-def measure(analyzer: PerfAnalyzer, served: Served, setting: Setting, load: Load, round: int) -> Measurement:
-    """Runs `load` on the server, once more and longer where its windows turn out too short for it.
+def measure(analyzer: PerfAnalyzer, served: Served, trial: Trial, load: Load) -> Measurement:
+    """Runs `load` on the server; if its windows are too short for it, once more with longer ones.
 
-    Raises ProfileError or ServerError when there is nothing to show for it.
+    Raises ProfileError or ServerError if nothing was measured.
     """
     try:
-        return _measure(analyzer, served, setting, load, round)
+        return _measure(analyzer, served, trial, load)
     except WindowTooShort:
         longer = dataclasses.replace(load, seconds=_LONGER * load.seconds)
-        return _measure(analyzer, served, setting, longer, round)
+        return _measure(analyzer, served, trial, longer)
 
 
-def _measure(analyzer: PerfAnalyzer, served: Served, setting: Setting, load: Load, round: int) -> Measurement:
+def _measure(analyzer: PerfAnalyzer, served: Served, trial: Trial, load: Load) -> Measurement:
     at = time.time()
     try:
         with (
@@ -50,31 +46,17 @@ def _measure(analyzer: PerfAnalyzer, served: Served, setting: Setting, load: Loa
     except psutil.Error as error:
         raise ServerError(f"a process of the server, or perf_analyzer, is gone: {error}") from error
     if not photos_served(observer.statistics) or not outcome.report.photos_per_s:
-        raise ProfileError("not one photo was embedded while perf_analyzer ran")
-    return _put_together(setting, load, round, at, outcome, observer)
+        raise ProfileError("no photo was embedded while perf_analyzer ran")
+    return _put_together(trial, load, at, outcome, observer)
 
 
-def closed(setting: Setting, photos_per_s: float, seconds: float) -> Load:
-    """All requests of the setting in flight, long enough for each of them to come round some times."""
-    turns = _ROUND_TRIPS * setting.concurrency * setting.request_batch / max(photos_per_s, 0.1)
-    return Load("closed", max(seconds, turns), setting.request_batch, concurrency=setting.concurrency)
-
-
-def poisson(setting: Setting, photos_per_s: float, share: float, seconds: float, seed: int) -> Load:
-    """Arrivals at `share` of what the closed loop achieved, long enough for some dozens of them."""
-    rate = share * photos_per_s / setting.request_batch
-    return Load("poisson", max(seconds, 30 / rate), setting.request_batch, rate=rate, seed=seed)
-
-
-def _put_together(
-    setting: Setting, load: Load, round: int, at: float, outcome: Outcome, observer: Observer
-) -> Measurement:
+def _put_together(trial: Trial, load: Load, at: float, outcome: Outcome, observer: Observer) -> Measurement:
     report, requests = outcome.report, outcome.requests
     counts, cpu_s = observer.statistics, observer.watch.cpu_s
     photos = photos_served(counts)
     # perf_analyzer also starts, ends and is idle in between: how long it pressed follows from its rate.
     pressed_s = photos / report.photos_per_s
-    instances = {"preprocess": setting.preprocess_instances, "embed": setting.encoder_instances}
+    instances = {PREPROCESS: trial.setting.preprocess_instances, EMBED: trial.setting.encoder_instances}
     stages = {
         name: Stage(
             queue_ms=times.queue_ms,
@@ -88,9 +70,9 @@ def _put_together(
     }
     latencies = requests.latencies_ms if requests else ()
     return Measurement(
-        setting=setting,
-        round=round,
-        arrival=load.arrival,
+        setting=trial.setting,
+        round=trial.round,
+        arrival=trial.arrival,
         rate=load.rate if load.arrival == "poisson" else None,
         at=at,
         seconds=load.seconds,

@@ -188,7 +188,7 @@ class RemoteTarget:
 
     def serve(self, setting: Setting) -> Served:
         if setting.server != self.setting.server:
-            raise ConfigurationError(f"{self.name} serves {self.setting.server_label}; it is not restarted")
+            raise ConfigurationError(f"the server at {self.name} keeps its own configuration")
         return self._served
 
     def explain_death(self) -> str | None:

@@ -1,0 +1,209 @@
+"""The sweep: a search, interleaved rounds of the finalists, then their servers under other loads.
+
+A failed trial is recorded and skipped. A recorded trial is never run again, unless its failure is to be
+retried, so a sweep that was stopped continues where it was.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from clip_profile import defaults
+from clip_profile.answer.recommend import recommend
+from clip_profile.console import Console, duration
+from clip_profile.errors import ServerGone
+from clip_profile.records.measurement import Round, Trial
+from clip_profile.records.objective import Objective
+from clip_profile.records.results import results_of
+from clip_profile.records.run_folder import Finalists, RunFolder
+from clip_profile.records.setting import Setting
+from clip_profile.sweep.budget import Budget
+from clip_profile.sweep.search import Search
+from clip_profile.sweep.target import Target
+from clip_profile.sweep.trials import Measurer, Trials
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """`start` is the setting that the search begins with."""
+
+    budget_s: float
+    objective: Objective = field(default_factory=Objective)
+    finalists: int = defaults.SWEEP_FINALISTS
+    rounds: int = defaults.SWEEP_ROUNDS
+    exhaustive: bool = False
+    retry_failed: bool = False
+    start: Setting | None = None
+
+
+class Sweep:
+    """One sweep of a run folder's space on a target; `run` returns when all is done or time is up."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        target: Target,
+        measurer: Measurer,
+        options: SweepOptions,
+        console: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run, self._options, self._console = run, options, console
+        self._budget = Budget(options.budget_s, clock)
+        self._trials = Trials(
+            run, target, measurer, self._budget, console, retry_failed=options.retry_failed, clock=clock
+        )
+        space = run.about.space
+        points = space.points()
+        start = options.start if options.start in points else points[len(points) // 2]
+        self._search = Search(space, start or points[0], cost=self._trials.cost_s)
+        for point in points:
+            if self._trials.is_known(_single(point)):
+                self._add_to_search(point)
+
+    def run(self) -> bool:
+        """Whether there is something to recommend, and the server lived to the end.
+
+        Raises ProfileError if nothing was measured and the running server died.
+        """
+        try:
+            return self._run_all()
+        except ServerGone as error:
+            if not self._run.measurements:
+                raise
+            self._console.line(str(error))
+            return False
+
+    def _run_all(self) -> bool:
+        options = self._options
+        retried = self._retry_failures()
+        finalists = self._run.finalists(options.objective, exhaustive=options.exhaustive)
+        if finalists is not None:  # rounds that were cut off
+            self._rounds(finalists.settings[: options.finalists], finalists.group)
+        enough = finalists is not None and len(finalists.settings) >= options.finalists
+        if finalists is None or retried or not (finalists.complete and enough):
+            finalists = self._find_finalists()
+        settings = finalists.settings[: options.finalists]
+        if not settings:
+            last = self._run.failures[-1].text if self._run.failures else "the budget was too short"
+            self._console.line(f"no setting could be measured; last error: {last}")
+            return False
+        complete = (
+            self._rounds(settings, finalists.group) and self._load_curves(settings) and self._confirm_best()
+        )
+        rest = f"{duration(self._budget.left_s)} of the budget left"
+        if not (complete and finalists.complete):
+            rest = "the budget ran out: run the same command to continue"
+        counts = f"{len(self._run.measurements)} measurements, {len(self._run.failures)} failures"
+        self._console.line(f"done: {counts}; {rest}")
+        return True
+
+    # --- the phases, in the order of docs/profile.md; each returns whether there was time for all of it ----
+
+    def _retry_failures(self) -> bool:
+        """Whether there were any."""
+        failed = list(self._trials.to_retry)
+        for trial in failed:
+            if not self._budget.fits(self._trials.cost_s(trial.setting, repeat=trial.round is not None)):
+                break
+            if trial.round is None:
+                self._measure(trial.setting, "retry")
+            else:
+                self._trials.repeat(trial.setting, trial.round, "retry")
+        return bool(failed)
+
+    def _find_finalists(self) -> Finalists:
+        """Starts or continues the search."""
+        complete = True
+        for setting in self._all_points() if self._options.exhaustive else self._proposals():
+            if not self._budget.fits(self._trials.cost_s(setting), self._reserve_s()):
+                self._console.line("search stopped: the time left is reserved for the finalists")
+                complete = False
+                break
+            self._measure(setting, "search")
+        settings = tuple(self._search.best(self._options.finalists))
+        group = self._run.group_of(settings)
+        found = Finalists(self._options.objective, self._options.exhaustive, complete, settings, group)
+        if settings:
+            self._run.add(found)
+        return found
+
+    def _rounds(self, settings: Sequence[Setting], group: int) -> bool:
+        """Each round starts with another setting, so that none gets the machine's better minutes."""
+        for number in range(1, self._options.rounds + 1):
+            turn = number % len(settings)
+            for setting in [*settings[turn:], *settings[:turn]]:
+                if self._trials.is_repeated(setting, round := Round(group, number)):
+                    continue
+                if not self._budget.fits(self._trials.cost_s(setting, repeat=True)):
+                    return False
+                self._trials.repeat(setting, round, f"round {number} of {self._options.rounds}")
+        return True
+
+    def _load_curves(self, finalists: Sequence[Setting]) -> bool:
+        """The finalists' servers under the other loads: throughput against latency."""
+        for server in dict.fromkeys(setting.server for setting in finalists):
+            for setting in (point for point in self._search.points if point.server == server):
+                if self._trials.is_known(_single(setting)):
+                    continue
+                if not self._budget.fits(self._trials.cost_s(setting)):
+                    return False
+                self._measure(setting, "load curve")
+        return True
+
+    def _confirm_best(self) -> bool:
+        """Repeats a setting that is the best by a single run, beside the best of those in rounds."""
+        while (pair := self._unconfirmed()) is not None:
+            if not self._rounds(pair, self._run.new_group()):
+                return False
+        return True
+
+    # --- what is next --------------------------------------------------------------------------------------
+
+    def _proposals(self) -> Iterator[Setting]:
+        while (setting := self._search.next()) is not None:
+            yield setting
+
+    def _all_points(self) -> Iterator[Setting]:
+        """Server by server in a random order, so that no axis coincides with the machine's drift."""
+        order = random.Random(0)
+        servers: dict[Setting, list[Setting]] = {}
+        for point in self._search.points:
+            servers.setdefault(point.server, []).append(point)
+        for server in order.sample(list(servers), len(servers)):
+            for point in order.sample(servers[server], len(servers[server])):
+                if not self._trials.is_known(_single(point)):
+                    yield point
+
+    def _unconfirmed(self) -> list[Setting] | None:
+        objective = self._options.objective
+        found = recommend(self._run, objective)
+        best = found.best if found else None
+        if best is None or best.in_rounds >= min(2, self._options.rounds):
+            return None
+        rated = [one for one in results_of(self._run) if one.in_rounds and not one.breaks]
+        met = [one.setting for one in rated if objective.met(one.photos_per_s, one.p95_ms)]
+        return list(dict.fromkeys([best.setting, *met[:1]]))
+
+    def _measure(self, setting: Setting, part: str) -> None:
+        self._trials.single(setting, part)
+        self._add_to_search(setting)
+
+    def _add_to_search(self, setting: Setting) -> None:
+        one = self._trials.measurement(_single(setting))
+        self._search.add(setting, self._options.objective.value(one) if one else None)
+
+    def _reserve_s(self) -> float:
+        """For all rounds of as many finalists as are wanted, if they are like the best so far."""
+        n, best = self._options.finalists, self._search.best(self._options.finalists)
+        windows = [seconds for setting in best for seconds in self._trials.windows_s(setting)]
+        round_s = self._budget.cost(windows or [self._run.about.seconds] * 2, len(best) or 1)
+        return self._budget.reserve(self._options.rounds * n * round_s / max(1, len(best)))
+
+
+def _single(setting: Setting) -> Trial:
+    return Trial(setting, None, "closed")
