@@ -16,11 +16,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contenders import make_repository
 from clip_serving.repository.stage import served_version
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.fake_gcs import FakeGcs
 from testing.photos import own_photos
+from testing.repositories import make_repository
 
 FEW, MANY = 40, 240
 
@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, help="a folder of JPEGs; without it: the demo's, 7 megapixels")
     parser.add_argument("--passes", type=int, default=3)
     options = parser.parse_args()
-    folder = options.photos or own_photos(Path("build/bench/photos"), lambda *_: None)
+    folder = options.photos or own_photos(Path("build/bench/photos"))
     photos = [path.read_bytes() for path in sorted(folder.rglob("*.jp*g"))]
     version = served_version(options.repository)
     with tempfile.TemporaryDirectory() as name, FakeGcs() as bucket:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import time
 import urllib.error
@@ -14,24 +13,21 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tritonclient.grpc import InferenceServerClient
 
-from benchmarks.processes import running
 from clip_profile.observe.metrics import PhotoSeconds, parse_metrics
 from clip_serving import defaults
 from clip_serving.defaults import Precision
 from clip_serving.encoder.cpu import Cpu
-from clip_serving.repository.render import write_repository
-from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.processes import running
+from testing.repositories import Work, make_repository
 
 ROOT = Path(__file__).resolve().parent.parent
-NULL_MODEL = ROOT / "benchmarks" / "null_encoder" / "model.py"
 Totals = dict[str, tuple[float, int]]
 """Of each stage: seconds since the start, and how often it was timed."""
-Work = Literal["whole", "null"]
 _START_TIMEOUT_S = 240.0
 
 
@@ -144,18 +140,6 @@ def ours(work: Work, precision: Precision | None, place: Place) -> Iterator[Serv
     )
     with TritonServer(repository, options) as server:
         yield Service(server.grpc_url, lambda: [server.pid], partial(triton_totals, server))
-
-
-def make_repository(folder: Path, version: Path, work: Work) -> None:
-    """The repository as this release renders it, around an exported encoder or the null encoder."""
-    encoder = folder / defaults.ENCODER
-    encoder.mkdir(parents=True)
-    if work == "whole":
-        (encoder / "1").symlink_to(version.resolve())
-    else:
-        (encoder / "1").mkdir()
-        shutil.copy(NULL_MODEL, encoder / "1" / "model.py")
-    write_repository(folder, ModelSpec.load(version / SPEC_FILE))
 
 
 def triton_totals(server: TritonServer) -> Totals:

@@ -20,7 +20,6 @@ from typing import get_args
 import numpy as np
 import psutil
 
-from benchmarks.processes import cpu_seconds
 from clip_client import ClipClient
 from clip_profile.observe.processes import pids_by_role
 from clip_profile.records.measurement import EMBED, PREPROCESS
@@ -29,6 +28,7 @@ from clip_serving.errors import ClipServingError
 from clip_serving.repository.stage import InstanceLayout, available_cores
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos
+from testing.processes import cpu_seconds
 
 IN_FLIGHT = 16
 

@@ -14,13 +14,13 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.contenders import make_repository
-from benchmarks.processes import cpu_seconds
 from clip_client import ClipClient
 from clip_serving import defaults
 from clip_serving.repository.stage import served_version
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos
+from testing.processes import cpu_seconds
+from testing.repositories import make_repository
 
 _WATCHED = """
 import json, os, time

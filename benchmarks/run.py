@@ -43,7 +43,6 @@ from benchmarks.contenders import (
     peers_python,
 )
 from benchmarks.drive import Job
-from benchmarks.processes import PeakMemory, cpu_seconds, machine_cpu_seconds, running
 from benchmarks.results import Results, Window, difference, latencies_ms, rate
 from clip_serving import defaults
 from clip_serving.encoder.cpu import Cpu
@@ -51,6 +50,7 @@ from clip_serving.errors import ClipServingError
 from clip_serving.repository.stage import available_cores, served_version
 from testing.fake_gcs import FakeGcs
 from testing.photos import own_photos, photo_names
+from testing.processes import PeakMemory, cpu_seconds, machine_cpu_seconds, running
 
 BUCKET = "photos"
 DATA = ROOT / "build" / "bench" / "results.json"

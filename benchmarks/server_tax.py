@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each of the three in a pass")
     parser.set_defaults(warm_up=3.0, passes=None)
     options = parser.parse_args()
-    folder = options.photos or own_photos(ROOT / "build" / "bench" / "photos", lambda *_: None)
+    folder = options.photos or own_photos(ROOT / "build" / "bench" / "photos")
     results, chosen = Results({}, {}), contenders(available_cores())
     with tempfile.TemporaryDirectory(prefix="clip-tax-") as scratch:
         place = Place(served_version(options.repository), peers_python(), Path(scratch), available_cores())

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.contenders import SWEEP, Contender, Drive, Work
+from benchmarks.contenders import SWEEP, Contender, Drive
 from benchmarks.results import Results, Spread, Window, best, percentile, ratio, stage_means
+from testing.repositories import Work
 
 NOT_MEASURED = "not measured"
 QUIET = 0.05

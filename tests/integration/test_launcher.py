@@ -20,7 +20,6 @@ import pytest
 import tritonclient.grpc as grpc
 from PIL import Image
 
-from benchmarks.contenders import make_repository
 from clip_client import ClipClient, ItemError
 from clip_client.requests.wire import Embedding
 from clip_serving import defaults
@@ -31,6 +30,7 @@ from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos, encoded
+from testing.repositories import make_repository
 
 _SMALL = InstanceLayout(preprocess_instances=1, preprocess_threads=1, encoder_instances=1, encoder_threads=1)
 

@@ -20,10 +20,10 @@ from clip_serving.errors import ClipServingError
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.fake_gcs import FakeGcs
+from testing.scenes import SCENES, write_photos
 from tools.demo.console import Console, DemoError, run_program
 from tools.demo.neighbours import Embeddings, Neighbours, nearest, read_embeddings, same_scene
 from tools.demo.page import write_page
-from tools.demo.pictures import SCENES, write_photos
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = ROOT / "build" / "demo"

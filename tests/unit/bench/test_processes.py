@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from benchmarks.drive import Job, Log, closed_loop
-from benchmarks.processes import PeakMemory, cpu_seconds, family, resident_bytes, running
+from testing.processes import PeakMemory, cpu_seconds, family, resident_bytes, running
 
 # A parent that ignores SIGTERM, with a child in its session and one in a session of its own.
 _STUBBORN = """
@@ -32,7 +32,7 @@ def alive(pid: int) -> bool:
 
 
 def test_nothing_is_left_of_a_stubborn_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.processes._GRACE_S", 0.2)
+    monkeypatch.setattr("testing.processes._GRACE_S", 0.2)
     with running([sys.executable, "-c", _STUBBORN], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         pids = [process.pid, *map(int, process.stdout.readline().split())]

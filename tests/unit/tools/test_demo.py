@@ -20,10 +20,10 @@ from PIL import ExifTags, Image
 from clip_client import EmbeddedObject, ObjectInfo
 from clip_client.errors import ItemError
 from clip_client.sinks.parquet import ParquetSink
+from testing.scenes import SCENES, SHOTS, Scene, take
 from tools.demo.console import Console, DemoError, run_program
 from tools.demo.neighbours import Neighbours, Vectors, nearest, read_embeddings, same_scene
 from tools.demo.page import write_page
-from tools.demo.pictures import SCENES, SHOTS, Scene, take
 
 ROOT = Path(__file__).resolve().parents[3]
 

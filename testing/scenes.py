@@ -1,13 +1,11 @@
-"""Camera-like photos out of scikit-image's pictures: enlarged, cropped, grainy, and with EXIF.
+"""Camera-like photos made from scikit-image's pictures: enlarged, cropped, grainy, and with EXIF.
 
-Of each scene there are three shots, so that a photo's nearest neighbours can be told right from wrong.
+There are three shots of each scene, so that a photo's nearest neighbours can be checked.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,13 +16,15 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageEnhance
 
+from testing.pictures import encoded, source_picture
+
 BROKEN_NAME = "broken/cut-off-upload.jpg"
 _MEGAPIXELS = 7.0
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One subject; `file` of scikit-image's data folder, and whom to thank for it."""
+    """One subject: a `file` of scikit-image's data folder, and its credit."""
 
     name: str
     file: str
@@ -56,7 +56,7 @@ class Shot:
     brightness: float = 1.0
     warmth: float = 1.0
     sideways: bool = False
-    """Stored as the sensor of a phone on its side sees it; EXIF says how to turn it back."""
+    """Stored as a phone held sideways stores it; EXIF says how to turn it back."""
 
 
 SHOTS = (
@@ -67,9 +67,9 @@ SHOTS = (
 
 
 def write_photos(folder: Path, on_photo: Callable[[int, int], None]) -> None:
-    """Writes SCENE/SHOT.jpg for all of them, and the broken one; calls on_photo(done, of how many).
+    """Writes SCENE/SHOT.jpg for each of them, and the broken one; calls on_photo(done, total).
 
-    A photo of the same recipe, this file, is kept. Raises OSError where the folder cannot be written.
+    Photos that the same version of this file wrote are kept. Raises OSError if the folder cannot be written.
     """
     recipe = folder / ".recipe"
     current = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
@@ -88,7 +88,7 @@ def write_photos(folder: Path, on_photo: Callable[[int, int], None]) -> None:
 
 def take(scene: Scene, shot: Shot, seed: int, megapixels: float = _MEGAPIXELS) -> bytes:
     """One photo: the bytes of a JPEG of about `megapixels`; always the same for the same arguments."""
-    picture = _frame(_open(scene.file), shot.frame)
+    picture = _frame(source_picture(scene.file), shot.frame)
     scale = (megapixels * 1e6 / (picture.width * picture.height)) ** 0.5
     size = (round(picture.width * scale), round(picture.height * scale))
     large = ImageEnhance.Brightness(picture).enhance(shot.brightness).resize(size, Image.Resampling.BICUBIC)
@@ -100,9 +100,7 @@ def take(scene: Scene, shot: Shot, seed: int, megapixels: float = _MEGAPIXELS) -
     if shot.sideways:
         photo = photo.transpose(Image.Transpose.ROTATE_90)
         exif[ExifTags.Base.Orientation] = 6
-    buffer = io.BytesIO()
-    photo.save(buffer, "JPEG", quality=91, subsampling="4:2:0", exif=exif)
-    return buffer.getvalue()
+    return encoded(photo, "JPEG", quality=91, subsampling="4:2:0", exif=exif)
 
 
 def _wanted() -> Iterator[tuple[Scene, Shot, int]]:
@@ -124,16 +122,6 @@ def _write(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _open(file: str) -> Image.Image:
-    """Read from the package's folder: importing scikit-image takes longer than all else here."""
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError("scikit-image is not installed: run `make setup`")
-    with Image.open(Path(spec.origin).parent / "data" / file) as picture:
-        converted: Image.Image = picture.convert("RGB")
-        return converted
-
-
 def _frame(picture: Image.Image, frame: tuple[float, float, float, float]) -> Image.Image:
     left, top, right, bottom = frame
     width, height = picture.size
@@ -143,7 +131,7 @@ def _frame(picture: Image.Image, frame: tuple[float, float, float, float]) -> Im
 
 
 def _grain(picture: Image.Image, warmth: float, seed: int) -> Image.Image:
-    """Noise as of a sensor, so that the file is as large as a camera's; `warmth` shifts blue to red."""
+    """Sensor noise, so that the file is as large as a camera's; `warmth` shifts blue to red."""
     noise = np.random.default_rng(seed).integers(-9, 10, (picture.height, picture.width, 1), np.int16)
     pixels = np.asarray(picture, np.float32) * np.array([warmth, 1.0, 1 / warmth], np.float32)
     return Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8))
