@@ -1,7 +1,7 @@
 """`python -m tests.fuzz --files 20000`: mutated files through the preprocessing function.
 
-Exit code 0 where every rule held; else 1, and the files that broke one are kept under build/fuzz.
-A decoder that dies takes this process with it; the file it died on is build/fuzz/current.bin then.
+Exit code 0 if every rule held; else 1, and the files that broke one are kept in build/fuzz.
+A decoder that crashes takes this process with it; build/fuzz/current.bin is the file it crashed on.
 """
 
 from __future__ import annotations

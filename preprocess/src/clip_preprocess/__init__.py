@@ -1,0 +1,22 @@
+"""Encoded photos to the pixels of a CLIP image encoder: open_clip's image transform without torch."""
+
+from __future__ import annotations
+
+from clip_preprocess.errors import ClipPreprocessError, ErrorCode, ItemError, SettingsError
+from clip_preprocess.pipeline import Outcome, Preprocessor, preprocess_one
+from clip_preprocess.settings import DecodeLimits, Interpolation, PreprocessSettings, Quality, ResizeMode
+
+__all__ = [
+    "ClipPreprocessError",
+    "DecodeLimits",
+    "ErrorCode",
+    "Interpolation",
+    "ItemError",
+    "Outcome",
+    "PreprocessSettings",
+    "Preprocessor",
+    "Quality",
+    "ResizeMode",
+    "SettingsError",
+    "preprocess_one",
+]

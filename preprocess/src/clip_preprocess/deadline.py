@@ -1,79 +1,74 @@
-"""Work on threads with a deadline for each piece: what takes too long is given up, its neighbours are not."""
+"""Work on threads with a deadline per piece: a piece that takes too long is given up, the others are not."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class DeadlinePool:
-    """`threads` pieces of work side by side, each for at most `timeout_s` seconds from its own start.
+    """Runs `threads` pieces of work side by side, each for at most `timeout_s` seconds from its own start.
 
-    Nothing can end a thread from outside. One that is given up is left to itself and replaced, so
-    that the pool keeps its width; `stuck` tells how many of them still run.
+    A thread cannot be ended from outside. One that is given up runs on and is replaced, so the pool keeps
+    its width; `stuck` counts those that still run.
     """
 
     def __init__(self, threads: int, timeout_s: float) -> None:
         self._threads = threads
         self._timeout_s = timeout_s
         self._pool = self._new_pool()
-        self._given_up: set[Future[None]] = set()
+        self._given_up: set[Future[Any]] = set()
 
     @property
     def stuck(self) -> int:
         self._given_up = {future for future in self._given_up if not future.done()}
         return len(self._given_up)
 
-    def run(self, work: Callable[[int], None], count: int) -> set[int]:
-        """Calls `work(0)` to `work(count - 1)`; returns those that were given up.
+    def run(self, work: Callable[[int], T], count: int) -> list[T | None]:
+        """The results of `work(0)` to `work(count - 1)`, and None for each that was given up.
 
-        Threads take piece after piece: a slow one occupies its own thread and no other.
+        An idle thread takes the next piece, so a slow piece delays no other while a thread is free.
         """
         started: dict[int, float] = {}
 
-        def piece(index: int) -> None:
+        def piece(index: int) -> T:
             started[index] = time.monotonic()
-            work(index)
+            return work(index)
 
+        results: list[T | None] = [None] * count
         waiting = {self._pool.submit(piece, index): index for index in range(count)}
-        late: set[int] = set()
         while waiting:
-            wait(waiting, timeout=self._patience([started.get(index) for index in waiting.values()]))
-            for future in [future for future in waiting if future.done()]:
-                del waiting[future]
-                future.result()
-            overdue = [future for future, index in waiting.items() if self._is_over(started.get(index))]
-            if overdue:
-                late.update(waiting.pop(future) for future in overdue)
-                self._given_up.update(overdue)
-                waiting = self._replace_pool(piece, waiting)
-        return late
+            begun = [started[index] for index in waiting.values() if index in started]
+            deadline = min(begun, default=time.monotonic()) + self._timeout_s
+            done, _ = wait(waiting, timeout=max(0.001, deadline - time.monotonic()))
+            for future in done:
+                results[waiting.pop(future)] = future.result()
+            now = time.monotonic()
+            late = {
+                each for each, index in waiting.items() if now - started.get(index, now) >= self._timeout_s
+            }
+            if late:
+                self._given_up |= late
+                waiting = self._replace_pool(piece, {each: waiting[each] for each in waiting.keys() - late})
+        return results
 
     def close(self) -> None:
-        """Ends the threads, save those that are stuck."""
+        """Ends the threads that are not stuck."""
         self._pool.shutdown(wait=not self.stuck, cancel_futures=True)
 
     def _new_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, "preprocess")
 
-    def _patience(self, starts: list[float | None]) -> float:
-        """Seconds until the first deadline of those that have begun."""
-        begun = [start for start in starts if start is not None]
-        end = min(begun, default=time.monotonic()) + self._timeout_s
-        return max(0.001, end - time.monotonic())
-
-    def _is_over(self, start: float | None) -> bool:
-        return start is not None and time.monotonic() - start >= self._timeout_s
-
-    def _replace_pool(
-        self, piece: Callable[[int], None], waiting: dict[Future[None], int]
-    ) -> dict[Future[None], int]:
-        """Moves what has not begun to a new pool; what runs goes on in the old one."""
+    def _replace_pool(self, piece: Callable[[int], T], waiting: dict[Future[T], int]) -> dict[Future[T], int]:
+        """Moves the pieces that have not begun to a new pool; those that run finish in the old one."""
         old, self._pool = self._pool, self._new_pool()
-        kept = {
+        moved = {
             self._pool.submit(piece, index) if future.cancel() else future: index
             for future, index in waiting.items()
         }
         old.shutdown(wait=False)
-        return kept
+        return moved

@@ -45,6 +45,10 @@ class ItemError(ClipPreprocessError):
         """The form that travels to a client: the code, a colon, a space, and the text."""
         return f"{self.code.value}: {self.text}"
 
+    def as_notice(self) -> ItemError:
+        """The same error marked `partial`, and without the traceback that holds the picture."""
+        return ItemError(self.code, self.text, partial=True)
+
 
 class SettingsError(ClipPreprocessError):
     """A setting is missing or has an invalid value; the text names it."""

@@ -1,4 +1,4 @@
-"""EXIF orientation: what it asks for, and how to do it before or after resizing."""
+"""EXIF orientation: where it is read, and how it is applied before or after resizing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How a picture as stored becomes the picture as seen."""
+"""From the picture as stored to the picture as seen."""
 
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(="|>)([0-9])')
 
@@ -27,9 +27,9 @@ Side = TypeVar("Side", int, float)
 
 
 def of_metadata(exif: bytes, xmp: bytes) -> int:
-    """The orientation 1-8 of a JPEG's segments: EXIF first, then XMP, as Pillow's exif_transpose.
+    """The orientation 1-8 in a JPEG's segments: EXIF first, then XMP, like Pillow's exif_transpose.
 
-    Damaged metadata leaves the picture as it is stored.
+    1 (as stored) if the metadata is damaged.
     """
     orientation = _from_exif(exif) if exif else None
     if orientation is None and xmp:
@@ -45,7 +45,7 @@ def _from_exif(exif: bytes) -> int | None:
     try:
         parsed.load(exif)
         orientation = parsed.get(ExifTags.Base.Orientation)
-    except Exception:  # whatever the parser met, the pixels are not concerned
+    except Exception:  # the parser raises many types, and the pixels do not depend on it
         return None
     return orientation if isinstance(orientation, int) else None
 
@@ -59,17 +59,22 @@ def of_picture(picture: Image.Image) -> int:
     return orientation if orientation in TRANSPOSITIONS else 1
 
 
+def turned(picture: Image.Image, orientation: int) -> Image.Image:
+    """The picture as seen; the same object if there is nothing to do."""
+    return picture if orientation == 1 else picture.transpose(TRANSPOSITIONS[orientation])
+
+
 def swaps_sides(orientation: int) -> bool:
     return orientation >= 5
 
 
 def seen_size(size: tuple[Side, Side], orientation: int) -> tuple[Side, Side]:
-    """(width, height) as seen, of a picture stored as `size`."""
+    """(width, height) as seen, for a picture stored as `size`. Its own inverse."""
     return size[::-1] if swaps_sides(orientation) else size
 
 
 def stored_box(box: Box, stored: tuple[float, float], orientation: int) -> Box:
-    """The box (left, top, right, bottom) of the picture as seen, in the picture as stored."""
+    """A box (left, top, right, bottom) of the picture as seen, in coordinates of the picture as stored."""
     left, top, right, bottom = box
     width, height = stored
     if swaps_sides(orientation):
@@ -82,7 +87,7 @@ def stored_box(box: Box, stored: tuple[float, float], orientation: int) -> Box:
 
 
 def as_seen(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """A view of `pixels` [H,W,...] turned as the orientation asks."""
+    """`pixels` [H,W,...] as stored, as a view [H,W,...] or [W,H,...] of the picture as seen."""
     if swaps_sides(orientation):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

@@ -1,144 +1,114 @@
-"""What a file says of itself: its format by content, and its sides from the header.
+"""The image formats that are decoded: one table of how to recognize, check and open each.
 
-No pixel is decoded and nothing is allocated here: a photo is refused on what this module finds.
-Names and extensions are never looked at (half of all `.heic` files in the wild are JPEG).
+To add a format:
+
+1. Add a `Format` to FORMATS: its name, a test of the file's first 64 bytes, and Pillow's class for it.
+2. If the header is easy to parse, add `headers/<format>.py` with a `read_header` and name it in the table:
+   oversized and truncated files are then rejected before a decoder sees them. Without it, the sides are
+   checked after Pillow has parsed the container, before it decodes a pixel.
+3. Add a valid file to `other_formats()` and a broken one to `corrupt_pictures()` in `testing/pictures.py`.
+   The unit tests, the comparison with open_clip and the fuzzer take their files from there.
+
+Names and extensions are never looked at: half of all `.heic` files in the wild are JPEG.
 """
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from typing import Any
 
-from clip_preprocess.errors import ErrorCode, ItemError
-from clip_preprocess.headers import jpeg, png
-from clip_preprocess.headers.base import Data, Header, damaged
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
-
-class Format(str, Enum):
-    """Formats that can be told apart; the value is what people call them."""
-
-    JPEG = "JPEG"
-    PNG = "PNG"
-    WEBP = "WebP"
-    GIF = "GIF"
-    BMP = "BMP"
-    TIFF = "TIFF"
-    AVIF = "AVIF"
-    HEIC = "HEIC"
-
-
-@dataclass(frozen=True)
-class Sniffed:
-    """A format, and its header where this module reads it (TIFF, AVIF and HEIC: the decoder does)."""
-
-    format: Format
-    header: Header | None
-
+from clip_preprocess.headers import bmp, gif, jpeg, png, webp
+from clip_preprocess.headers.base import Data, Header
 
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"heif", b"mif1", b"msf1"}
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def sniff(data: Data) -> Format | None:
-    """The format that the first bytes of `data` announce; None where it is none that we know."""
-    start = bytes(data[:64])
-    if start.startswith(b"\xff\xd8\xff"):
-        return Format.JPEG
-    if start.startswith(png.SIGNATURE):
-        return Format.PNG
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return Format.WEBP
-    if start[:6] in (b"GIF87a", b"GIF89a"):
-        return Format.GIF
-    if start[:2] == b"BM" and start[6:10] == b"\0\0\0\0":
-        return Format.BMP
-    if start[:4] in _TIFF_MAGICS:
-        return Format.TIFF
-    if start[4:8] == b"ftyp":
-        return _sniff_iso_media(start)
-    return None
+@dataclass(frozen=True)
+class Format:
+    """One row of the table."""
+
+    name: str
+    """The name that users know; metrics and error texts show it."""
+    matches: Callable[[bytes], bool]
+    """Whether a file that starts with these 64 bytes is of the format."""
+    open: Callable[..., ImageFile.ImageFile] | None
+    """Pillow's class for it, called with a binary file; None if its library is not installed."""
+    read_header: Callable[[Data, bool], Header] | None = None
+    """Called with the file and `allow_truncated`; raises ItemError. None: Pillow reads the header."""
 
 
-def format_name(data: Data) -> str:
-    """What people call the format of `data`; empty where it is none that we know."""
-    found = sniff(data)
-    return found.value if found else ""
-
-
-def _sniff_iso_media(start: bytes) -> Format | None:
-    """AVIF before HEIC: both may list the neutral brand `mif1`."""
+def _brands(start: bytes) -> set[bytes]:
+    """The brands that an ISO media file (AVIF, HEIC, MP4) lists; empty for any other file."""
+    if start[4:8] != b"ftyp":
+        return set()
     size = min(int.from_bytes(start[:4], "big"), len(start))
-    brands = {start[at : at + 4] for at in range(8, size - 3, 4) if at != 12}
-    if brands & _AVIF_BRANDS:
-        return Format.AVIF
-    return Format.HEIC if brands & _HEIC_BRANDS else None
+    return {start[at : at + 4] for at in range(8, size - 3, 4) if at != 12}
 
 
-def read_header(data: Data, *, allow_truncated: bool = False) -> Sniffed:
-    """The format and, where it can be had without the decoder, the header of `data`.
-
-    Raises ItemError: `unsupported_format`; `truncated` where the file ends within its header or
-    (unless `allow_truncated`: JPEG and PNG) cannot hold the pixels that it declares; `corrupt` where
-    the header contradicts itself; `too_complex` as clip_preprocess.headers.jpeg says.
-    """
-    kind = sniff(data)
-    if kind is None:
-        raise ItemError(
-            ErrorCode.UNSUPPORTED_FORMAT,
-            f"the content ({len(data):,} bytes) is none of {', '.join(f.value for f in Format)}",
-        )
-    if kind is Format.JPEG:
-        return Sniffed(kind, jpeg.read_header(data, allow_truncated=allow_truncated))
-    if kind is Format.PNG:
-        return Sniffed(kind, png.read_header(data, allow_truncated=allow_truncated))
-    reader = {Format.WEBP: _webp, Format.GIF: _gif, Format.BMP: _bmp}.get(kind)
-    return Sniffed(kind, reader(data) if reader else None)
+def _heic_plugin() -> Any:
+    """pillow-heif's class, from the `heic` extra."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return None
+    pillow_heif.options.DECODE_THREADS = 1
+    return pillow_heif.HeifImageFile
 
 
-def _gif(data: Data) -> Header:
-    if len(data) < 13:
-        raise damaged(ErrorCode.TRUNCATED, "GIF", None, "the file ends within its header")
-    width, height = struct.unpack_from("<HH", data, 6)
-    return Header("GIF", width, height)
+# libavif would start a thread per core for each photo.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+JPEG = Format(
+    "JPEG",
+    lambda start: start.startswith(b"\xff\xd8\xff"),
+    JpegImagePlugin.JpegImageFile,  # of an MPO file, this is the first picture
+    jpeg.read_header,
+)
+FORMATS = (
+    JPEG,
+    Format(
+        "PNG", lambda start: start.startswith(png.SIGNATURE), PngImagePlugin.PngImageFile, png.read_header
+    ),
+    Format(
+        "WebP",
+        lambda start: start[:4] == b"RIFF" and start[8:12] == b"WEBP",
+        WebPImagePlugin.WebPImageFile,
+        webp.read_header,
+    ),
+    Format(
+        "GIF",
+        lambda start: start[:6] in (b"GIF87a", b"GIF89a"),
+        GifImagePlugin.GifImageFile,
+        gif.read_header,
+    ),
+    Format(
+        "BMP",
+        lambda start: start[:2] == b"BM" and start[6:10] == b"\0\0\0\0",
+        BmpImagePlugin.BmpImageFile,
+        bmp.read_header,
+    ),
+    Format("TIFF", lambda start: start[:4] in _TIFF_MAGICS, TiffImagePlugin.TiffImageFile),
+    # AVIF comes before HEIC: both may list the neutral brand `mif1`.
+    Format("AVIF", lambda start: bool(_brands(start) & _AVIF_BRANDS), AvifImagePlugin.AvifImageFile),
+    Format("HEIC", lambda start: bool(_brands(start) & _HEIC_BRANDS), _heic_plugin()),
+)
 
 
-def _bmp(data: Data) -> Header:
-    """The fixed part of a bitmap's header; the rows of an uncompressed one must be in the file."""
-    if len(data) < 30:
-        raise damaged(ErrorCode.TRUNCATED, "BMP", None, "the file ends within its header")
-    offset, header_size = struct.unpack_from("<II", data, 10)
-    if header_size == 12:
-        width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
-        compression = 0
-    elif len(data) < 34:
-        raise damaged(ErrorCode.TRUNCATED, "BMP", None, "the file ends within its header")
-    else:
-        width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
-    size = (width, abs(height))
-    if compression == 0 and offset + (width * bits + 31) // 32 * 4 * size[1] > len(data):
-        raise damaged(ErrorCode.TRUNCATED, "BMP", size, f"{len(data):,} bytes cannot hold its rows")
-    return Header("BMP", *size)
-
-
-def _webp(data: Data) -> Header:
-    """Sides from the first chunk: VP8X (extended), VP8 (lossy) or VP8L (lossless)."""
-    if len(data) < 30:
-        raise damaged(ErrorCode.TRUNCATED, "WebP", None, "the file ends within its header")
-    chunk = bytes(data[12:16])
-    if chunk == b"VP8X":
-        size = (1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little"))
-    elif chunk == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        size = (width & 0x3FFF, height & 0x3FFF)
-    elif chunk == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        size = (1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
-    else:
-        raise damaged(ErrorCode.CORRUPT, "WebP", None, f"its first chunk is {chunk!r}")
-    declared = 8 + int.from_bytes(data[4:8], "little")
-    if declared > len(data):
-        cause = f"the file has {len(data):,} of {declared:,} bytes"
-        raise damaged(ErrorCode.TRUNCATED, "WebP", size, cause)
-    return Header("WebP", *size)
+def sniff(data: Data) -> Format | None:
+    """The format of `data` by its first bytes; None if it is not in the table."""
+    start = bytes(data[:64])
+    return next((each for each in FORMATS if each.matches(start)), None)

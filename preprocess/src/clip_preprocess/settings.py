@@ -1,4 +1,4 @@
-"""What a photo is turned into, and within which limits: the settings of the pixel pipeline."""
+"""The settings of the pixel pipeline: the pixels that are wanted, and the limits of a photo."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from clip_preprocess.errors import SettingsError
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
 ResizeMode = Literal["shortest", "squash", "longest"]
 Quality = Literal["exact", "high", "fast"]
-"""How close pixels are to open_clip's: `exact` is bit for bit; `high` and `fast` decode a JPEG at a reduced
-scale that keeps 3 or 2 times the target size."""
+"""How close pixels are to open_clip's. `exact` is bit for bit. `high` and `fast` decode a JPEG at a reduced
+scale that keeps at least 3 or 2 times the resized size, and resize the crop alone, vectorized if the `fast`
+extra is installed: 0.2 to 0.3 levels off on average."""
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """Limits checked on a photo's header before any pixel is decoded, and its longest time."""
+    """Limits that are checked on a photo's header before any pixel is decoded, and its longest time."""
 
     max_bytes: int = defaults.MAX_BYTES
     max_pixels: int = defaults.MAX_PIXELS
@@ -27,7 +28,7 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class PreprocessSettings:
-    """Everything the pixel pipeline needs to know. `image_size` is (height, width) in pixels.
+    """All settings of the pixel pipeline. `image_size` is (height, width) in pixels.
 
     `resize_mode` is open_clip's: `shortest` resizes the short side and crops the center, `squash` ignores
     the aspect ratio, `longest` fits the whole picture and pads with `fill_color`.
@@ -41,7 +42,26 @@ class PreprocessSettings:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     quality: Quality = "exact"
     allow_truncated: bool = False
-    """Whether a photo whose data ends early gives pixels, with an ItemError marked `partial`."""
+    """Whether a photo whose data ends early has pixels, with an ItemError marked `partial`."""
+
+    @classmethod
+    def from_open_clip(cls, config: Mapping[str, Any], **overrides: Any) -> PreprocessSettings:
+        """From open_clip's preprocess config (`model.visual.preprocess_cfg`), with its defaults.
+
+        `overrides` are fields of this class. Raises SettingsError for a value that is not supported.
+        """
+        size, fill = config.get("size", 224), config.get("fill_color", 0)
+        try:
+            height, width = (size, size) if isinstance(size, int) else size
+            return cls(
+                image_size=(height, width),
+                interpolation=one_of(Interpolation, config.get("interpolation", "bicubic")),
+                resize_mode=one_of(ResizeMode, config.get("resize_mode", "shortest")),
+                fill_color=int(fill if isinstance(fill, int) else fill[0]),
+                **overrides,
+            )
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"open_clip's preprocess config is not supported: {error}") from error
 
     def to_parameters(self) -> dict[str, str]:
         """A flat mapping of strings, as a Triton config's `parameters`. Inverse: from_parameters()."""

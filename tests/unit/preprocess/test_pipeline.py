@@ -15,10 +15,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_preprocess import defaults, pipeline
+from clip_preprocess import defaults, pipeline, resample
+from clip_preprocess.decoded import Decoded
 from clip_preprocess.errors import ErrorCode, ItemError
-from clip_preprocess.geometry import Plan, plan
+from clip_preprocess.geometry import plan
 from clip_preprocess.pipeline import Preprocessor, preprocess_one
+from clip_preprocess.resizer import PILLOW_FILTERS
 from clip_preprocess.settings import DecodeLimits, PreprocessSettings
 from testing.pictures import (
     camera_photos,
@@ -61,13 +63,12 @@ def test_an_unknown_failure_stays_with_its_photo(
 ) -> None:
     good, poison = encoded(noise(30, 30), "PNG"), encoded(noise(31, 30), "PNG")
 
-    def plan_of(source: tuple[int, int], settings: PreprocessSettings) -> Plan:
-        if source[0] == 31:
+    def fit(decoded: Decoded, settings: PreprocessSettings) -> npt.NDArray[np.uint8]:
+        if decoded.size[0] == 31:
             raise RuntimeError("out of cheese")
-        return real_plan(source, settings)
+        return resample.fit(decoded, settings)
 
-    real_plan = pipeline._plan
-    monkeypatch.setattr(pipeline, "_plan", plan_of)
+    monkeypatch.setattr(pipeline, "fit", fit)
     rows = empty_rows(3)
     first, outcome, last = Preprocessor(SETTINGS).run([good, poison, good], rows)
     assert first.error is last.error is None
@@ -103,14 +104,13 @@ def test_a_photo_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch
     good, poison = encoded(noise(30, 30), "PNG"), encoded(noise(31, 30), "PNG")
     release = threading.Event()
 
-    def plan_of(source: tuple[int, int], settings: PreprocessSettings) -> Plan:
-        if source[0] == 31:
+    def fit(decoded: Decoded, settings: PreprocessSettings) -> npt.NDArray[np.uint8]:
+        if decoded.size[0] == 31:
             release.wait()
-        return real_plan(source, settings)
+        return resample.fit(decoded, settings)
 
-    real_plan = pipeline._plan
-    monkeypatch.setattr(pipeline, "_plan", plan_of)
-    limits = DecodeLimits(decode_timeout_s=0.5)
+    monkeypatch.setattr(pipeline, "fit", fit)
+    limits = DecodeLimits(decode_timeout_s=1.5)
     preprocessor = Preprocessor(PreprocessSettings((224, 224), limits=limits))
     rows = empty_rows(3)
     first, outcome, last = preprocessor.run([good, poison, good], rows)
@@ -121,7 +121,7 @@ def test_a_photo_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch
     np.testing.assert_array_equal(rows[2], preprocess_one(good, SETTINGS))
     assert outcome.error is not None
     assert outcome.error.code is ErrorCode.DECODE_TIMEOUT
-    assert "0.5 s" in outcome.error.text
+    assert "1.5 s" in outcome.error.text
     assert not outcome.valid
 
 
@@ -178,11 +178,11 @@ def test_exact_is_the_crop_of_the_resized_whole(
 ) -> None:
     """Upright pictures are not resized whole, and must not differ for it."""
     picture = noise(width, max(1, int(width * ratio)) + extra, channels)
-    wanted = plan(picture.size, (target, target), "shortest", interpolation)
-    left, top = wanted.corner
-    whole = picture.resize(wanted.resized, pipeline._FILTERS[interpolation])
-    crop = whole.crop((left, top, left + target, top + target)).convert("RGB")
     settings = PreprocessSettings((target, target), interpolation)
+    wanted = plan(picture.size, settings)
+    left, top = wanted.corner
+    whole = picture.resize(wanted.resized, PILLOW_FILTERS[interpolation])
+    crop = whole.crop((left, top, left + target, top + target)).convert("RGB")
     np.testing.assert_array_equal(preprocess_one(encoded(picture, "PNG"), settings), np.asarray(crop))
 
 
@@ -204,7 +204,7 @@ def test_a_side_that_would_vanish_stays() -> None:
 def test_rounding_is_torchvisions(
     source: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int]
 ) -> None:
-    found = plan(source, (224, 224), "shortest", "bicubic")
+    found = plan(source, SETTINGS)
     assert (found.resized, found.corner, found.pads) == (resized, corner, False)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from clip_preprocess import exif, geometry, jpeg_turbo
+from clip_preprocess import exif, jpeg
 from clip_preprocess.errors import ErrorCode, ItemError
 from clip_preprocess.pipeline import Preprocessor, preprocess_one
 from clip_preprocess.settings import DecodeLimits, PreprocessSettings
@@ -84,9 +84,8 @@ def test_broken_files_are_refused_alike(name: str, settings: PreprocessSettings)
 
 @pytest.mark.parametrize(("side", "scale"), [(672 * 8, 8), (5375, 4), (1344, 2), (1343, 1), (100, 1)])
 def test_the_scale_keeps_three_times_the_target(side: int, scale: int) -> None:
-    plan = geometry.plan((side * 2, side), (224, 224), "shortest", "bicubic")
-    # Rounding up gives sides that just miss a multiple their scale, as libjpeg does.
-    assert geometry.scale_for((side * 2, side), plan, 3, jpeg_turbo.SCALES) in (scale, scale * 2)
+    # libjpeg rounds up: sides that just miss a multiple are long enough.
+    assert jpeg.scale_of((side * 2, side), HIGH) in (scale, scale * 2)
 
 
 def test_a_scaled_photo_may_declare_more_than_is_decoded() -> None:
@@ -114,6 +113,18 @@ def test_truncated_photos_are_kept_and_named_on_request(quality: Any, format_nam
     assert cut.valid
     assert cut.error.code is ErrorCode.TRUNCATED
     np.testing.assert_allclose(rows[1, :80], rows[0, :80], atol=2)
+
+
+@pytest.mark.parametrize("length", [0.3, 0.7, 0.95])
+@pytest.mark.parametrize("name", other_formats())
+def test_a_cut_file_of_any_format_has_pixels_or_an_error(name: str, length: float) -> None:
+    data = SOUND[name]
+    settings = PreprocessSettings((64, 64), allow_truncated=True)
+    rows = np.full((1, 64, 64, 3), 7, np.uint8)
+    (outcome,) = Preprocessor(settings).run([data[: int(len(data) * length)]], rows)
+    if outcome.error is not None:
+        assert outcome.error.code in (ErrorCode.TRUNCATED, ErrorCode.CORRUPT)
+    assert outcome.valid or not rows.any()
 
 
 def test_scans_are_limited_by_the_pixels_that_they_pass_over() -> None:

@@ -1,4 +1,4 @@
-"""What every header reader gives, and how it complains."""
+"""What every header reader returns, and the error it raises."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TypeAlias
 from clip_preprocess.errors import ErrorCode, ItemError
 
 Data: TypeAlias = bytes | memoryview
+"""One encoded photo: the content of its file."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """The sides in pixels as stored, before any orientation is applied."""
+    """The sides in pixels as stored, before EXIF orientation is applied."""
 
     format: str
     width: int
@@ -24,6 +25,11 @@ class Header:
 
 
 def damaged(code: ErrorCode, format_name: str, size: tuple[int, int] | None, cause: str) -> ItemError:
-    """An ItemError whose text names the format, the size where it is known, and the cause."""
+    """An ItemError whose text names the format, the size if known, and the cause."""
     sides = f" {size[0]}x{size[1]}" if size else ""
     return ItemError(code, f"{format_name}{sides}: {cause}")
+
+
+def header_cut(format_name: str, size: tuple[int, int] | None = None) -> ItemError:
+    """The `truncated` error for a file that ends within its header."""
+    return damaged(ErrorCode.TRUNCATED, format_name, size, "the file ends within its header")

@@ -57,7 +57,7 @@ class _Frame:
     fewest_bits: int
 
 
-def read_header(data: Data, *, allow_truncated: bool = False) -> JpegHeader:
+def read_header(data: Data, allow_truncated: bool = False) -> JpegHeader:
     """Walks the segments up to the first scan, and through all scans where there may be several.
 
     Raises ItemError: `truncated` where the file ends before its first scan, where no end marker

@@ -17,7 +17,7 @@ _CHECKED = {b"PLTE", b"tRNS", b"IDAT"}
 """Chunks that make pixels: their checksums are verified, which the decoder itself leaves out."""
 
 
-def read_header(data: Data, *, allow_truncated: bool = False) -> Header:
+def read_header(data: Data, allow_truncated: bool = False) -> Header:
     """Walks all chunks; costs a checksum of the file, some percent of decoding it.
 
     Raises ItemError: `truncated` (unless allowed) where a chunk or the end chunk is missing, or where

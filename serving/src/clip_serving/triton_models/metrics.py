@@ -11,8 +11,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from clip_preprocess.headers.base import Data
-from clip_preprocess.pipeline import Outcome
+from clip_preprocess import Outcome
 
 _SECONDS = [0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 """Upper bounds: a phone's photo at the default quality falls into the middle."""
@@ -41,7 +40,7 @@ class PhotoMetrics:
         )
         self._counters: dict[tuple[str, str, str], Any] = {}
 
-    def record(self, images: Sequence[Data], outcomes: Sequence[Outcome]) -> None:
+    def record(self, images: Sequence[bytes], outcomes: Sequence[Outcome]) -> None:
         """Adds a batch."""
         for outcome in outcomes:
             self._decode.observe(outcome.decode_s)

@@ -1,7 +1,6 @@
 """Triton's Python-backend model `clip_image_preprocess`: encoded photos in, the encoder's pixels out.
 
-Only tensors, metrics and this process's health are handled here; what becomes of a photo is decided
-in clip_preprocess.pipeline.
+Only tensors, metrics and this process's health are handled here; clip_preprocess handles the photos.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from clip_preprocess.pipeline import Outcome, Preprocessor
-from clip_preprocess.settings import PreprocessSettings
+from clip_preprocess import Outcome, Preprocessor, PreprocessSettings
 from clip_serving import defaults
 from clip_serving.triton_models.metrics import PhotoMetrics
 from clip_serving.triton_models.parameters import parameters_of

@@ -1,21 +1,21 @@
-"""Headers, limits and Pillow's part of decoding; each broken file's code: test_preprocess_quality.py."""
+"""Formats, headers, limits and decoding; the error code of each broken file is in test_quality.py."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from clip_preprocess import pillow_decoder
+from clip_preprocess import jpeg_turbo, pillow_decoder, pipeline
 from clip_preprocess.errors import ErrorCode, ItemError
-from clip_preprocess.formats import Format, sniff
-from clip_preprocess.pillow_decoder import check, decode
+from clip_preprocess.formats import FORMATS, sniff
+from clip_preprocess.limits import MAX_SIDE
 from clip_preprocess.settings import DecodeLimits, PreprocessSettings
 from testing.pictures import (
     corrupt_pictures,
     encoded,
-    jpeg_with_sides,
     noise,
     odd_pictures,
     other_formats,
@@ -24,20 +24,25 @@ from testing.pictures import (
 )
 
 LIMITS = DecodeLimits()
+SETTINGS = PreprocessSettings((224, 224))
 CORRUPT = corrupt_pictures()
 OTHERS = other_formats()
 SOUND = odd_pictures() | OTHERS
 
 
 def decoded(data: bytes | memoryview, limits: DecodeLimits = LIMITS) -> Image.Image:
-    settings = PreprocessSettings((224, 224), limits=limits)
-    return decode(data, check(data, settings), settings)[0]
+    return pipeline._decode(data, sniff(data), PreprocessSettings((224, 224), limits=limits)).picture
 
 
-@pytest.mark.parametrize("make", [jpeg_with_sides, None])
-def test_a_promise_of_40_megapixels_costs_nothing(make: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "jpeg_40_megapixels_no_data" if make else "png_40_megapixels_no_data"
-    monkeypatch.setattr(pillow_decoder, "_open", None)  # calling it would be a TypeError
+def name_of(data: bytes) -> str:
+    found = sniff(data)
+    return found.name if found else ""
+
+
+@pytest.mark.parametrize("name", ["jpeg_40_megapixels_no_data", "png_40_megapixels_no_data"])
+def test_a_promise_of_40_megapixels_costs_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pillow_decoder, "_open", None)  # calling these would be a TypeError
+    monkeypatch.setattr(jpeg_turbo, "decode", None)
     with pytest.raises(ItemError, match="8000x5000") as caught:
         decoded(CORRUPT[name][0])
     assert caught.value.code is ErrorCode.TRUNCATED
@@ -56,26 +61,41 @@ def test_sound_files_are_whole_pictures(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "format_name"),
     [
-        ("lossy.webp", Format.WEBP),
-        ("animated.gif", Format.GIF),
-        ("picture.bmp", Format.BMP),
-        ("picture.tiff", Format.TIFF),
-        ("picture.avif", Format.AVIF),
-        ("stereo.mpo", Format.JPEG),
-        ("animated.png", Format.PNG),
+        ("lossy.webp", "WebP"),
+        ("animated.gif", "GIF"),
+        ("picture.bmp", "BMP"),
+        ("picture.tiff", "TIFF"),
+        ("picture.avif", "AVIF"),
+        ("picture.heic", "HEIC"),
+        ("stereo.mpo", "JPEG"),
+        ("animated.png", "PNG"),
     ],
 )
-def test_the_content_tells_the_format(name: str, kind: Format) -> None:
-    assert sniff(OTHERS[name]) is kind
+def test_the_format_is_recognized_by_content(name: str, format_name: str) -> None:
+    assert name_of(OTHERS[name]) == format_name
 
 
-def test_heic_is_told_apart_from_avif() -> None:
+def test_heic_is_distinguished_from_avif() -> None:
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
-    assert sniff(heic) is Format.HEIC
-    assert sniff(heic.replace(b"heic", b"avif")) is Format.AVIF
-    assert sniff(b"\0\0\0\x18ftypisom\0\0\0\0isommp42") is None
+    assert name_of(heic) == "HEIC"
+    assert name_of(heic.replace(b"heic", b"avif")) == "AVIF"
+    assert name_of(b"\0\0\0\x18ftypisom\0\0\0\0isommp42") == ""
+
+
+@pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
+def test_every_format_of_the_table_has_a_sound_file(kind: object) -> None:
+    """Each is then compared with open_clip and mutated by the fuzzer, which use these files."""
+    assert any(sniff(data) is kind for data in SOUND.values())
+
+
+def test_a_format_without_its_library_is_unsupported() -> None:
+    kind = sniff(OTHERS["picture.heic"])
+    assert kind is not None
+    with pytest.raises(ItemError, match="pip install") as caught:
+        pillow_decoder.decode(OTHERS["picture.heic"], replace(kind, open=None), None, SETTINGS)
+    assert caught.value.code is ErrorCode.UNSUPPORTED_FORMAT
 
 
 def test_limit_of_bytes_comes_first() -> None:
@@ -104,7 +124,7 @@ def test_pillows_own_limit_does_not_leak() -> None:
 
 def test_a_side_has_a_limit_of_its_own() -> None:
     with pytest.raises(ItemError) as caught:
-        decoded(encoded(Image.new("1", (pillow_decoder.MAX_SIDE + 1, 1)), "PNG"))
+        decoded(encoded(Image.new("1", (MAX_SIDE + 1, 1)), "PNG"))
     assert caught.value.code is ErrorCode.TOO_MANY_PIXELS
 
 

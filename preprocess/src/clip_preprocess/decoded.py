@@ -1,0 +1,24 @@
+"""What both decoders return, and the resizing takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from clip_preprocess.errors import ItemError
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A photo's pixels as they are stored: in their own mode, not yet turned, resized or cropped."""
+
+    picture: Image.Image
+    size: tuple[int, int]
+    """(width, height) as stored. The picture is smaller if a JPEG was decoded at a reduced scale."""
+    orientation: int = 1
+    """EXIF's 1-8, still to be applied; 1 if there is none or the settings ignore it."""
+    scale: int = 1
+    """By how much both sides were divided (and rounded up) in decoding."""
+    notice: ItemError | None = None
+    """With `allow_truncated`: what the picture lacks."""
