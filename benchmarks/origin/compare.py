@@ -168,11 +168,8 @@ def _change(first: Spread | None, other: Spread | None) -> float | None:
 
 
 def _proved(rounds: Rounds, key: str) -> bool | None:
-    """Whether it differs from one worker; None where one of the two, or a second pass, is missing."""
-    try:
-        difference = rounds.difference(ORIGIN[0], key)
-    except KeyError:
-        return None
+    """Whether it differs from one worker; None if one of the two, or a second pass, is missing."""
+    difference = rounds.difference(ORIGIN[0], key)
     return None if math.isinf(difference.high) else difference.proved
 
 

@@ -127,7 +127,7 @@ def _recommend(options: argparse.Namespace) -> int:
         )
     found = recommend(RunFolder.load(options.run), _objective(options))
     if found is None:
-        print(f"clip-profile: {options.run} holds no measurement yet", file=sys.stderr)
+        print(f"clip-profile: {options.run} has no measurements yet", file=sys.stderr)
         return 1
     print(json.dumps(found.to_dict(), indent=2) if options.json else "\n".join(found.sentences()))
     if found.best is None:
@@ -165,14 +165,13 @@ def _compare(options: argparse.Namespace) -> int:
     if are_reports(options.runs):
         print(compare_reports(options.runs, as_json=options.json))
         return 0
-    columns = compare.columns_of(options.runs, _objective(options))
-    for text in compare.misses(columns, _objective(options)):
-        print(f"clip-profile: {text}", file=sys.stderr)
+    objective = _objective(options)
+    columns = compare.columns_of(options.runs, objective)
     rows = compare.rows_of(columns)
     if options.json:
-        print(json.dumps(compare.to_dict(columns, rows), indent=2))
+        print(json.dumps(compare.to_dict(columns, rows, objective), indent=2))
     else:
-        print(compare.to_table([column.name for column in columns], rows))
+        print(compare.to_text(columns, rows, objective))
     return 0
 
 

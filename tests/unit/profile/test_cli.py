@@ -11,6 +11,7 @@ import pytest
 
 from clip_profile.cli import main
 from clip_profile.load.perf_analyzer import VERSION, Load, arrival_gaps_us
+from clip_profile.sweep.command import next_commands
 from clip_serving.errors import ServerError
 from clip_serving.repository.render import write_repository
 from clip_serving.repository.spec import ModelSpec
@@ -148,7 +149,7 @@ def test_a_run_without_measurements_has_no_answer(tmp_path: Path, capsys: pytest
     run = run_of(tmp_path)
     assert run.about == about()
     assert main(["recommend", str(run.path)]) == 1
-    assert "holds no measurement yet" in capsys.readouterr().err
+    assert "has no measurements yet" in capsys.readouterr().err
 
 
 def test_a_change_that_was_cut_off_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,6 +166,13 @@ def test_a_change_that_was_cut_off_is_told(tmp_path: Path, capsys: pytest.Captur
     assert "nothing was applied from" in capsys.readouterr().err
     assert main(command) == 0
     assert "cut off half-way" not in capsys.readouterr().err, "--undo has taken it back"
+
+
+def test_the_next_commands_have_the_bound_of_the_sweep() -> None:
+    assert next_commands(Path("my run"), 500.0) == (
+        "next: clip-profile recommend 'my run' --p95-ms 500; clip-profile report 'my run' --p95-ms 500"
+    )
+    assert next_commands(Path("run"), None) == "next: clip-profile recommend run; clip-profile report run"
 
 
 def test_tls_without_a_url(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_profile.answer.compare import columns_of, misses, rows_of, to_dict, to_table
+from clip_profile.answer.compare import columns_of, rows_of, to_dict, to_text
 from clip_profile.errors import ProfileError
 from clip_profile.records.measurement import Measurement
 from clip_profile.records.objective import Objective
@@ -85,7 +85,7 @@ def test_a_setting_can_be_named(run: Path) -> None:
 def test_a_run_without_measurements_is_named(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty")
     for names in ([empty], [empty, empty], [f"{empty}:{BASE.label}"]):
-        with pytest.raises(ProfileError, match="empty holds no measurement yet"):
+        with pytest.raises(ProfileError, match="empty has no measurements yet"):
             columns_of([str(name) for name in names], Objective())
 
 
@@ -120,21 +120,26 @@ def test_who_misses_the_objective_is_named_and_comes_last(tmp_path: Path) -> Non
     bound = Objective(500)
     columns = columns_of([str(run)], bound)
     assert [column.result.setting for column in columns] == [OTHER, BASE]
-    assert misses(columns, bound) == [f"{BASE.label} does not meet the objective (p95 of at most 500 ms)"]
-    none = columns_of([str(run), f"{run}:{BASE.label}"], Objective(100))
-    assert len(misses(none, Objective(100))) == 2
-    assert [column["met"] for column in to_dict(none, rows_of(none))["columns"]] == [False, False]
+    text = to_text(columns, rows_of(columns), bound)
+    assert f"[1] {run}:{OTHER.label}\n    {OTHER.describe()}\n[2]" in text
+    assert (
+        f"[2] {run}:{BASE.label}\n    {BASE.describe()}\n    misses the objective: p95 of at most 500 ms"
+        in text
+    )
+    none, bound = columns_of([str(run), f"{run}:{BASE.label}"], Objective(100)), Objective(100)
+    assert to_text(none, rows_of(none), bound).count("misses the objective") == 2
+    assert [column["met"] for column in to_dict(none, rows_of(none), bound)["columns"]] == [False, False]
 
 
 def test_the_table_and_the_json_hold_the_same(run: Path, tmp_path: Path) -> None:
     noisy = write(tmp_path / "b", *three(BASE, [12.0, 18.0, 15.5]))
     columns = columns_of([str(run), str(noisy)], Objective())
     rows = rows_of(columns)
-    lines = to_table([column.name for column in columns], rows).splitlines()
+    lines = to_text(columns, rows, Objective()).splitlines()
     (line,) = [line for line in lines if line.startswith("throughput")]
     assert "15.1 ±0.8" in line
     assert line.endswith("15.2 ±7.5 +0.7 % (noise)")
-    values = to_dict(columns, rows)
+    values = to_dict(columns, rows, Objective())
     (row,) = [row for row in values["rows"] if row["name"] == "throughput"]
     assert row["beyond_noise"] == [None, False]
     assert row["mean"] == pytest.approx([15.0667, 15.1667], abs=0.001)

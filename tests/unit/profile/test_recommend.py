@@ -59,7 +59,9 @@ def test_the_bound_on_the_latency_decides(run: RunFolder) -> None:
 def test_what_int8_costs_is_said_with_its_recommendation(tmp_path: Path, run: RunFolder) -> None:
     assert not any("int8" in sentence for sentence in advised(run, Objective()).sentences())
     int8 = run_of(tmp_path / "int8", *repeats(setting(encoder_precision="int8"), [20.0, 20.1, 19.9], 400))
-    assert any("further from open_clip's" in sentence for sentence in advised(int8, Objective()).sentences())
+    assert any(
+        "differ more from open_clip's" in sentence for sentence in advised(int8, Objective()).sentences()
+    )
 
 
 def test_where_none_will_do_the_nearest_is_named(run: RunFolder) -> None:
@@ -82,7 +84,7 @@ def test_equals_are_named_and_the_slower_is_not_among_them(tmp_path: Path) -> No
     )
     found = advised(run, Objective(500))
     assert [one.setting for one in found.equals] == [same]
-    assert any("No difference within noise" in text and same.label in text for text in found.sentences())
+    assert any("No difference beyond noise" in text and same.describe() in text for text in found.sentences())
 
 
 def test_the_rounds_decide_and_not_the_means(tmp_path: Path) -> None:
@@ -114,9 +116,9 @@ def test_who_fails_in_a_later_round_is_not_the_best(tmp_path: Path) -> None:
     found = advised(run, Objective())
     assert found.best is not None
     assert found.best.setting == SLOW
-    (said,) = [text for text in found.sentences() if "Passed over" in text]
-    assert FAST.label in said
-    assert "failed in a later round: tritonserver ended (signal SIGSEGV)." in said
+    (said,) = [text for text in found.sentences() if "Excluded" in text]
+    assert FAST.describe() in said
+    assert "but failed in a round: tritonserver ended (signal SIGSEGV)." in said
     assert found.to_dict()["failed"] == {FAST.label: "tritonserver ended (signal SIGSEGV)"}
     # Nothing is said of failures that took nobody's place.
     assert not advised(run, Objective(380)).failed
@@ -131,7 +133,7 @@ def test_an_open_loop_that_fails_by_itself_is_told_and_one_that_kills_the_server
     found = advised(run, Objective())
     assert found.best is not None
     assert found.best.setting == FAST
-    assert any("Poisson arrivals it was not measured: perf_analyzer: no" in t for t in found.sentences())
+    assert any("Poisson arrivals failed: perf_analyzer: no" in t for t in found.sentences())
     run.add(dataclasses.replace(alone, died=True))
     found = advised(run, Objective())
     assert found.best is not None
@@ -150,10 +152,28 @@ def test_where_all_that_would_do_fail_later_none_is_the_best(tmp_path: Path) -> 
     assert advised(run, Objective()).best is not None, "measured again, it worked"
 
 
+def test_an_open_loop_above_the_bound_is_warned_about(tmp_path: Path) -> None:
+    late = [measurement(SLOW, p95_ms=650, round=number, arrival="poisson") for number in (1, 2, 3)]
+    run = run_of(tmp_path, *repeats(SLOW, [12.0, 12.2, 11.9], 400), *late)
+    found = advised(run, Objective(500))
+    assert found.best is not None
+    assert any("exceeds your bound of 500 ms" in text for text in found.sentences())
+    assert found.to_dict()["open_loop_p95_ms"] == pytest.approx(650)
+    for bound in (None, 700):
+        assert not any("Warning" in text for text in advised(run, Objective(bound)).sentences())
+
+
+def test_how_many_settings_were_tried_is_said(run: RunFolder) -> None:
+    run.add(failure(setting(concurrency=8), 1))
+    of = len(run.about.space.points())
+    for bound in (None, 100):
+        assert any(
+            f"4 of {of} settings were tried." in text for text in advised(run, Objective(bound)).sentences()
+        )
+
+
 def test_what_is_not_known_is_not_said(run: RunFolder, tmp_path: Path) -> None:
-    assert any(
-        "No other setting that was repeated meets" in t for t in advised(run, Objective(500)).sentences()
-    )
+    assert any("No other repeated setting meets" in t for t in advised(run, Objective(500)).sentences())
     assert any("faster than every other" in t for t in advised(run, Objective()).sentences())
     wild = run_of(tmp_path / "wild", *repeats(FAST, [5, 11, 4], 400), *repeats(SLOW, [9, 5, 10], 400))
     assert any("The machine was unsteady" in t for t in advised(wild, Objective()).sentences())
@@ -179,7 +199,8 @@ def test_a_clearly_better_single_run_wins_and_is_called_one(tmp_path: Path) -> N
     assert found.best is not None
     assert found.best.setting == BASE
     assert (
-        "It was measured once only: the same sweep again with --p95-ms 500 repeats it." in found.sentences()
+        "It was measured only once: run the same sweep again with --p95-ms 500 to repeat it."
+        in found.sentences()
     )
 
 

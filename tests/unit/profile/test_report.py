@@ -143,7 +143,7 @@ def test_a_long_sweep_stays_below_2_mb(tmp_path: Path) -> None:
 
 
 def test_an_empty_run_has_no_report(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match="no measurement yet"):
+    with pytest.raises(ProfileError, match="no measurements yet"):
         page(write(tmp_path / "run"), Objective())
 
 

@@ -1,8 +1,8 @@
-"""`clip-profile compare`: runs or settings side by side, stages down, in the form of the origin's table.
+"""`clip-profile compare`: runs or settings side by side, one metric per row.
 
-Percent is the change against the first column: of one run's settings in the rounds that they share, with the
-machine's drift left out, else of the means. A change whose 95 % interval holds 0 is marked as noise; figures
-that were measured once have no interval, and nothing is said of them but the change.
+Percentages are changes against the first column: for settings of one run they come from the rounds that the
+two share, without the machine's drift, else from the means. A change whose 95 % interval contains 0 is marked
+as noise; a metric that was measured once has no interval.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_profile.answer.metrics import REQUEST, RESOURCES, STAGES
+from clip_profile.answer.metrics import REQUEST, RESOURCES, STAGES, Metric
 from clip_profile.answer.recommend import recommend
 from clip_profile.errors import ProfileError
 from clip_profile.records.objective import Objective
-from clip_profile.records.results import Figure, Result, results_of, rounds_of
+from clip_profile.records.results import Result, results_of, rounds_of
 from clip_profile.records.run_folder import RunFolder
-from clip_profile.records.statistics import Difference, Rounds, Spread
+from clip_profile.records.statistics import Rounds, Spread
 
 NOISE = "noise"
 _LARGE = 1000
@@ -28,18 +28,21 @@ _LARGE = 1000
 
 @dataclass(frozen=True)
 class Column:
-    """One configuration: a run's setting under a name. `met` is whether it meets the objective."""
+    """A setting of a run."""
 
-    name: str
     run: Path
     result: Result
-    met: bool = True
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        return f"{self.run}:{self.result.setting.label}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of every column. `changes` are percent against another column (compare's: the first),
-    `proved` whether beyond noise (None where it cannot be told)."""
+    """One metric of every column. `changes` are percentages against another column (here the first),
+    `proved` is whether they are beyond noise (None if unknown)."""
 
     group: str
     name: str
@@ -49,121 +52,101 @@ class Row:
     proved: tuple[bool | None, ...]
 
 
-_GROUPS = (("stages", STAGES), ("request", REQUEST), ("resources", RESOURCES))
+_GROUPS = {"stages": STAGES, "request": REQUEST, "resources": RESOURCES}
 
 
 def columns_of(names: Sequence[str], objective: Objective, top: int = 3) -> list[Column]:
     """`RUN` (its best under the objective) or `RUN:SETTING LABEL`; a single RUN gives its `top` settings.
 
-    Raises ProfileError where a run or a setting of it is missing.
+    Raises ProfileError if there is no such run or setting.
     """
     if len(names) == 1 and ":" not in names[0]:
-        path = Path(names[0])
-        results = _results(RunFolder.load(path))
-        able = {one.setting: objective.met(one.photos_per_s, one.p95_ms) for one in results}
-        results.sort(key=lambda one: (not able[one.setting], not one.repeated, -one.photos_per_s))
-        return [Column(one.setting.label, path, one, able[one.setting]) for one in results[:top]]
+        run, results = _results(Path(names[0]))
+        results.sort(key=lambda one: (not objective.met(one), not one.repeated, -one.photos_per_s))
+        return [Column(run.path, one) for one in results[:top]]
     return [_column(name, objective) for name in names]
 
 
-def _results(run: RunFolder) -> list[Result]:
+def _results(path: Path) -> tuple[RunFolder, list[Result]]:
+    run = RunFolder.load(path)
     results = results_of(run)
     if not results:
-        raise ProfileError(f"{run.path} holds no measurement yet")
-    return results
+        raise ProfileError(f"{path} has no measurements yet")
+    return run, results
 
 
 def _column(name: str, objective: Objective) -> Column:
     path, _, label = name.partition(":")
-    run = RunFolder.load(Path(path))
-    found = {one.setting.label: one for one in _results(run)}
+    run, results = _results(Path(path))
     if label:
+        found = {one.setting.label: one for one in results}
         if label not in found:
             raise ProfileError(f"{path} has no setting {label!r}; it has {', '.join(sorted(found))}")
-        result = found[label]
-        return Column(name, run.path, result, objective.met(result.photos_per_s, result.p95_ms))
+        return Column(run.path, found[label])
     recommendation = recommend(run, objective)
     assert recommendation is not None
-    result = recommendation.nearest
-    name = f"{run.path.name}: {result.setting.label}"
-    return Column(name, run.path, result, recommendation.best is not None)
-
-
-def misses(columns: Sequence[Column], objective: Objective) -> list[str]:
-    """A sentence for each column that does not meet the objective."""
-    return [
-        f"{column.name} does not meet the objective ({objective.describe()})"
-        for column in columns
-        if not column.met
-    ]
+    return Column(run.path, recommendation.nearest)
 
 
 def rows_of(columns: Sequence[Column]) -> list[Row]:
-    """All figures that at least one column has: where there is no GPU its rows are left out."""
-    rows = [
-        _row(group, shown.name, shown.unit, shown.of, columns)
-        for group, figures in _GROUPS
-        for shown in figures
-    ]
+    """Every metric that at least one column has: without a GPU there are no rows about it."""
+    rows = [_row(group, metric, columns) for group, shown in _GROUPS.items() for metric in shown]
     return [row for row in rows if any(cell is not None for cell in row.cells)]
 
 
-def _row(group: str, name: str, unit: str, figure: Figure, columns: Sequence[Column]) -> Row:
-    results = [column.result for column in columns]
-    sources = [str(column.run.resolve()) for column in columns]
-    cells = [result.spread(figure) for result in results]
-    rounds = rounds_of(results, figure, sources)
-    changes: list[float | None] = [None]
-    proved: list[bool | None] = [None]
-    for number, cell in enumerate(cells[1:], 1):
-        difference = _difference(rounds, number) if sources[number] == sources[0] else None
-        change, sure = _against(cells[0], cell, difference)
-        changes.append(change)
-        proved.append(sure)
-    return Row(group, name, unit, tuple(cells), tuple(changes), tuple(proved))
+def _row(group: str, metric: Metric, columns: Sequence[Column]) -> Row:
+    results, sources = (
+        [column.result for column in columns],
+        [str(column.run.resolve()) for column in columns],
+    )
+    cells = tuple(result.spread(metric.of) for result in results)
+    rounds = rounds_of(results, metric.of, sources)
+    against = [
+        _change(cells[0], cell, rounds if source == sources[0] else None, index)
+        for index, (cell, source) in enumerate(zip(cells, sources, strict=True))
+    ]
+    changes, proved = zip(*[(None, None), *against[1:]], strict=True)
+    return Row(group, metric.name, metric.unit, cells, changes, proved)
 
 
-def _difference(rounds: Rounds, other: int) -> Difference | None:
-    """Against the first column; None where they share no rounds."""
-    try:
-        found = rounds.difference("0", str(other))
-    except KeyError:  # it was in no round, or the figure is 0 in each
-        return None
-    return None if math.isnan(found.ratio) else found
-
-
-def _against(
-    first: Spread | None, other: Spread | None, difference: Difference | None
+def _change(
+    first: Spread | None, other: Spread | None, rounds: Rounds | None, index: int
 ) -> tuple[float | None, bool | None]:
-    """The change in percent, and whether it is proved; None each where it cannot be told."""
+    """The change in percent, and whether it is beyond noise; None if unknown."""
     if first is None or other is None or first.mean <= 0:
         return None, None
-    repeated = first.half is not None and other.half is not None
-    if difference is not None and repeated:
-        return difference.percent, difference.proved
-    return (other.mean / first.mean - 1) * 100, _apart(first, other)
-
-
-def _apart(first: Spread, other: Spread) -> bool | None:
-    """Runs of different times share no rounds: the intervals of their means decide."""
+    change = (other.mean / first.mean - 1) * 100
     if first.half is None or other.half is None:
-        return None
-    return abs(first.mean - other.mean) > math.hypot(first.half, other.half)
+        return change, None
+    difference = rounds.difference("0", str(index)) if rounds else None
+    if difference is not None and not math.isnan(difference.ratio):
+        return difference.percent, difference.proved
+    # Runs of different times share no rounds, so the intervals of their means decide.
+    return change, abs(first.mean - other.mean) > math.hypot(first.half, other.half)
+
+
+def to_text(columns: Sequence[Column], rows: Sequence[Row], objective: Objective) -> str:
+    """For people: the columns in words, then the table."""
+    names = [f"[{number}]" for number in range(1, len(columns) + 1)]
+    legend = []
+    for name, column in zip(names, columns, strict=True):
+        missed = "" if objective.met(column.result) else f"\n    misses the objective: {objective.describe()}"
+        legend.append(f"{name} {column.name}\n    {column.result.setting.describe()}{missed}")
+    return "\n".join([*legend, "", to_table(names, rows)])
 
 
 def to_table(names: Sequence[str], rows: Sequence[Row]) -> str:
-    """For people: plain text, one line a figure, a column for each of `names`."""
-    header = ["", "", *names]
-    lines = [header]
+    """Plain text, one line per row, with a column for each of `names`."""
+    lines = [["", "", *names]]
     for row in rows:
         cells = [_cell(*parts) for parts in zip(row.cells, row.changes, row.proved, strict=True)]
         lines.append([row.name, row.unit, *cells])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    shown, group = [_line(header, widths)], ""
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    shown, group = [_line(lines[0], widths)], ""
     for row, line in zip(rows, lines[1:], strict=True):
         if row.group != group:
             group = row.group
-            shown.append(f"--- {group} " + "-" * (sum(widths) + 2 * len(widths) - len(group) - 7))
+            shown.append(f"--- {group} ".ljust(sum(widths) + 2 * len(widths) - 2, "-"))
         shown.append(_line(line, widths))
     return "\n".join(shown)
 
@@ -186,7 +169,7 @@ def _cell(spread: Spread | None, change: float | None, proved: bool | None) -> s
     return text
 
 
-def to_dict(columns: Sequence[Column], rows: Sequence[Row]) -> dict[str, Any]:
+def to_dict(columns: Sequence[Column], rows: Sequence[Row], objective: Objective) -> dict[str, Any]:
     """For machines: the same figures."""
     return {
         "columns": [
@@ -195,7 +178,7 @@ def to_dict(columns: Sequence[Column], rows: Sequence[Row]) -> dict[str, Any]:
                 "run": str(column.run),
                 "setting": asdict(column.result.setting),
                 "repeats": len(column.result.closed),
-                "met": column.met,
+                "met": objective.met(column.result),
             }
             for column in columns
         ],

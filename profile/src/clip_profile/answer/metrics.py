@@ -1,4 +1,4 @@
-"""The figures that are shown of a setting, each under one name and unit wherever it stands."""
+"""The metrics shown of a setting, each with one name and unit everywhere."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from clip_profile.records.statistics import Spread, percentile
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure with its name, its unit and the decimals that it is worth."""
+    """`of` reads it from a measurement; `decimals` is its precision in texts."""
 
     name: str
     unit: str
     of: Figure
     decimals: int = 0
     short: str = ""
-    """Where there is little room."""
 
     @property
     def head(self) -> str:
@@ -35,18 +34,9 @@ def with_spread(spread: Spread, decimals: int) -> str:
     return f"{spread.mean:.{decimals}f}{half}"
 
 
-def queue_ms(one: Measurement) -> float:
-    """Before both models."""
-    return sum(stage.queue_ms for stage in one.stages.values())
-
-
 def _machine(one: Measurement) -> float | None:
-    """None where the server may be on another machine than the one that was watched."""
+    """None if the server may run on another machine than the one that was observed."""
     return None if one.resources.server_busy is None else 100 * one.resources.machine_busy
-
-
-def _gpu(one: Measurement) -> float | None:
-    return None if one.resources.gpu is None else 100 * one.resources.gpu
 
 
 THROUGHPUT = Metric("throughput", "photos/s", lambda one: one.photos_per_s, 1, "photos/s")
@@ -56,7 +46,7 @@ P95 = Metric("p95", "ms", lambda one: one.p95_ms)
 P99 = Metric("p99", "ms", lambda one: one.p99_ms)
 BATCH = Metric("mean batch, embed", "photos", lambda one: one.stages[EMBED].mean_batch, 1, "batch")
 TRANSPORT = Metric("transport", "ms a request", lambda one: one.transport_ms)
-QUEUE = Metric("queue", "ms a request", queue_ms)
+QUEUE = Metric("queue", "ms a request", lambda one: sum(stage.queue_ms for stage in one.stages.values()))
 DECODE = Metric("decode", "ms a photo", lambda one: one.decode_ms)
 PREPROCESS_ALONE = Metric("preprocess", "ms a photo", lambda one: one.preprocess_ms)
 BOTH = Metric("decode + preprocess", "ms a request", lambda one: one.stages[PREPROCESS].compute_ms)
@@ -64,7 +54,7 @@ EMBEDDING = Metric("embed", "ms a request", lambda one: one.stages[EMBED].comput
 CPU = Metric("CPU of the server", "ms a photo", lambda one: one.resources.cpu_ms_per_photo, short="CPU ms")
 MACHINE = Metric("CPU in use", "% of the machine", _machine)
 RSS = Metric("memory (RSS)", "MB", lambda one: one.resources.rss_mb, short="RSS MB")
-GPU = Metric("GPU in use", "%", _gpu, short="GPU %")
+GPU = Metric("GPU in use", "%", lambda one: _percent(one.resources.gpu), short="GPU %")
 GPU_MEMORY = Metric("GPU memory", "MB", lambda one: one.resources.gpu_memory_mb, short="GPU MB")
 
 STAGES = (TRANSPORT, QUEUE, DECODE, PREPROCESS_ALONE, BOTH, EMBEDDING)
@@ -72,11 +62,15 @@ REQUEST = (THROUGHPUT, MEAN, P50, P95, P99, BATCH)
 RESOURCES = (CPU, MACHINE, RSS, GPU, GPU_MEMORY)
 
 
-def open_loop(runs: Sequence[Measurement], percent: float) -> Spread | None:
-    """The latency below which `percent` (0..100) of all requests of the runs stay, ms.
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
-    Its spread is that of the runs' own. None where the requests are too few for it: p99 of ninety is
-    their maximum. Where a run's requests were too many to be kept, perf_analyzer's figures stand for them.
+
+def open_loop(runs: Sequence[Measurement], percent: float) -> Spread | None:
+    """The percentile (50, 90, 95 or 99) of the latency over all requests of the runs, ms.
+
+    Its spread is that of the runs' own percentiles. None if there are too few requests: the p99 of ninety
+    is their maximum. For a run with too many requests to record, perf_analyzer's percentile is used.
     """
     if sum(one.requests for one in runs) * (100 - percent) < 100:
         return None

@@ -1,4 +1,4 @@
-"""`clip-profile recommend`: the best setting under an objective, how sure that is, and what bounds it."""
+"""`clip-profile recommend`: the best setting under an objective, how certain that is, and its bottleneck."""
 
 from __future__ import annotations
 
@@ -17,94 +17,123 @@ from clip_profile.records.statistics import Spread
 
 _SHOWN = 4
 _UNSTEADY = 0.1
-"""One run's relative standard deviation above which the machine, and not the settings, is what was seen."""
+"""One run's relative standard deviation above which the machine is called unsteady."""
 
 _INT8 = (
-    "int8 embeddings are further from open_clip's (spec.json says how far on the export's photos) and vary a "
-    "little with their batch: sweep with --encoder-precision fp32,bf16 if your index must not mind."
+    "int8 embeddings differ more from open_clip's (spec.json has the cosine on the export's photos) and vary "
+    "slightly with the batch. If your index needs more, sweep with --encoder-precision fp32,bf16."
 )
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """`best` None: nothing that works in every round meets the objective; `nearest` comes closest to it.
+    """`best` is None if no setting that works in every round meets the objective; `nearest` comes closest.
 
-    `equals` are settings that meet it too and are not proved to be slower. `failed` are those that would
-    have been the best, had they not failed in a round after the search.
+    `equals` also meet it and are not proven slower. `failed` would have been the best if they had not failed
+    in a round. `rivals` counts the other repeated settings that meet the objective. `tried` of `settings`
+    settings were measured or failed. `cores` are the server's, None on another machine.
     """
 
     objective: Objective
     best: Result | None
     nearest: Result
     equals: tuple[Result, ...]
+    failed: tuple[Result, ...]
+    rivals: int
     noise: float
-    bound: Bottleneck
-    rivals: int = 0
-    """How many other settings that were repeated meet the objective."""
-    cores: int | None = None
-    """Of the machine that served; None where it is another one."""
-    failed: tuple[Result, ...] = ()
+    bottleneck: Bottleneck
+    tried: int
+    settings: int
+    cores: int | None
+
+    @property
+    def open_loop_p95(self) -> Spread | None:
+        """Of the best setting with Poisson arrivals, ms; None if it was not measured."""
+        runs = self.best.poisson if self.best else ()
+        if not runs:
+            return None
+        return metrics.open_loop(runs, 95) or Spread.of([one.p95_ms for one in runs])
+
+    @property
+    def open_loop_too_slow(self) -> bool:
+        p95, bound = self.open_loop_p95, self.objective.p95_ms
+        return p95 is not None and bound is not None and p95.mean > bound
 
     def sentences(self) -> list[str]:
-        """For people: what to take, what it does, how sure that is, what bounds it, what to do next."""
+        """For people: the setting, its figures, how certain they are, the bottleneck, what to do next."""
         failed = [_failed(one) for one in self.failed[:_SHOWN]]
+        tried = f"{self.tried} of {self.settings} settings were tried."
         if self.best is None and failed:
             return [
                 f"No setting that meets the objective ({self.objective.describe()}) worked in every round.",
+                tried,
                 *failed,
-                "Next: find out why; sweep with --retry-failed measures them again.",
+                "Next: find the cause, then measure them again with: sweep --retry-failed",
             ]
+        next_step = f"Next: {self.bottleneck.next_step}"
         if self.best is None:
             return [
                 f"No setting that was measured meets the objective ({self.objective.describe()}).",
-                f"Nearest: {describe(self.nearest)}.",
-                self.bound.why,
-                f"Next: {self.bound.next_step}",
+                tried,
+                f"Nearest: {self.nearest.setting.describe()}: {describe(self.nearest)}.",
+                self.bottleneck.why,
+                next_step,
             ]
         best = self.best
-        said = [
-            f"Best for {self.objective.describe()}: {best.setting.describe()}.",
-            f"It does {describe(best)}.",
-        ]
-        if best.poisson:
-            said.append(_open_loop(best))
-        elif best.failures:
-            said.append(f"With Poisson arrivals it was not measured: {_first_line(best.failures[0])}.")
-        if best.setting.on_cpu and best.setting.encoder_precision == "int8":
-            said.append(_INT8)
         return [
-            *said,
-            self._certainty(),
+            f"Best for {self.objective.describe()}: {best.setting.describe()}.",
+            f"It reaches {describe(best)}. {tried}",
+            *self._open_loop(best),
+            *([_INT8] if best.setting.on_cpu and best.setting.encoder_precision == "int8" else []),
+            self._certainty(best),
             *failed,
-            *self._past_cores(best),
-            self.bound.why,
-            f"Next: {self.bound.next_step}",
+            *self._more_than_cores(best),
+            self.bottleneck.why,
+            next_step,
         ]
 
-    def _past_cores(self, best: Result) -> list[str]:
+    def _open_loop(self, best: Result) -> list[str]:
+        p95 = self.open_loop_p95
+        if p95 is None:
+            return [f"Poisson arrivals failed: {_first_line(best.failures[0])}."] if best.failures else []
+        latencies = [one.p95_ms for one in best.poisson]
+        rate = sum(one.rate or 0.0 for one in best.poisson) / len(latencies)
+        said = [
+            f"With Poisson arrivals at {rate:.1f} requests/s its p95 is {p95.mean:.0f} ms "
+            f"({min(latencies):.0f} to {max(latencies):.0f})."
+        ]
+        if self.open_loop_too_slow:
+            said.append(
+                f"Warning: that exceeds your bound of {self.objective.p95_ms:g} ms, which the setting meets "
+                "only in a closed loop. For requests that do not wait for each other, plan for a lower rate "
+                "or give a lower --p95-ms."
+            )
+        return said
+
+    def _more_than_cores(self, best: Result) -> list[str]:
         if self.cores is None:
             return []
         warnings = best.setting.layout.past(self.cores, encoder_on_cpu=best.setting.on_cpu)
         return [f"Warning: {text}." for text in warnings]
 
-    def _certainty(self) -> str:
-        if self.best is not None and not self.best.repeated:
+    def _certainty(self, best: Result) -> str:
+        if not best.repeated:
             bound = self.objective.p95_ms
             option = "" if bound is None else f" with --p95-ms {bound:g}"
-            return f"It was measured once only: the same sweep again{option} repeats it."
-        unsteady = f" The machine was unsteady: one run varies by {self.noise:.0%}." * (
-            self.noise > _UNSTEADY
-        )
+            return f"It was measured only once: run the same sweep again{option} to repeat it."
+        unsteady = ""
+        if self.noise > _UNSTEADY:
+            unsteady = f" The machine was unsteady: one run varies by {self.noise:.0%}."
         if not self.rivals:
-            return "No other setting that was repeated meets the objective." + unsteady
+            return f"No other repeated setting meets the objective.{unsteady}"
         if not self.equals:
-            return "It is faster than every other setting that was repeated, beyond the noise." + unsteady
-        names = ", ".join(one.setting.label for one in self.equals[:_SHOWN])
-        return f"No difference within noise (one run: ±{self.noise:.1%}) to: {names}.{unsteady}"
+            return f"It is faster than every other repeated setting, beyond noise.{unsteady}"
+        names = "; ".join(one.setting.describe() for one in self.equals[:_SHOWN])
+        return f"No difference beyond noise (one run: ±{self.noise:.1%}) from: {names}.{unsteady}"
 
     def to_dict(self) -> dict[str, Any]:
         """For machines."""
-        shown = self.best or self.nearest
+        shown, p95 = self.best or self.nearest, self.open_loop_p95
         return {
             "met": self.best is not None,
             "objective": asdict(self.objective),
@@ -112,71 +141,67 @@ class Recommendation:
             "label": shown.setting.label,
             "photos_per_s": shown.photos_per_s,
             "p95_ms": shown.p95_ms,
+            "open_loop_p95_ms": p95.mean if p95 else None,
             "runs": len(shown.closed),
+            "tried": self.tried,
+            "settings": self.settings,
             "noise": self.noise,
             "equals": [one.setting.label for one in self.equals],
             "failed": {one.setting.label: one.breaks[0].text for one in self.failed},
-            "bound": asdict(self.bound),
+            "bottleneck": asdict(self.bottleneck),
             "text": self.sentences(),
         }
 
 
 def recommend(run: RunFolder, objective: Objective) -> Recommendation | None:
-    """None where nothing was measured."""
+    """None if nothing was measured."""
     results = results_of(run)
     if not results:
         return None
     ranking = _Ranking(results)
-    able = [one for one in results if objective.met(one.photos_per_s, one.p95_ms)]
+    able = [one for one in results if objective.met(one)]
     steady = [one for one in able if not one.breaks]
     best = max(steady, key=ranking.value, default=None)
     least = ranking.value(best) if best else 0.0
-    failed = sorted((one for one in able if one.breaks and ranking.value(one) > least), key=ranking.value)
-    nearest = best or (failed[-1] if failed else _nearest(results, objective))
+    failed = [one for one in able if one.breaks and ranking.value(one) > least]
+    failed.sort(key=ranking.value, reverse=True)
+    nearest = best or (failed[0] if failed else min(results, key=objective.miss))
     return Recommendation(
-        objective,
-        best,
-        nearest,
-        ranking.equals(best, steady) if best else (),
-        ranking.noise,
-        bottleneck_of(nearest),
+        objective=objective,
+        best=best,
+        nearest=nearest,
+        equals=ranking.equals(best, steady) if best else (),
+        failed=tuple(failed),
         rivals=sum(one.repeated for one in steady if one is not best),
+        noise=ranking.noise,
+        bottleneck=bottleneck_of(nearest),
+        tried=len({trial.setting for trial in run.records}),
+        settings=len(run.about.space.points()),
         cores=run.about.machine.cores if run.about.target == "embedded" else None,
-        failed=tuple(reversed(failed)),
     )
 
 
 class _Ranking:
-    """Compares throughputs in the rounds that settings share, where the machine's drift counts for nobody."""
+    """Compares throughputs in the rounds that settings share, so that the machine's drift does not count."""
 
     def __init__(self, results: Sequence[Result]) -> None:
         self._rounds = rounds_of(results, lambda one: one.photos_per_s)
-        self._names = {one.setting: str(number) for number, one in enumerate(results)}
+        self._names = {one.setting: str(index) for index, one in enumerate(results)}
         self.noise = noise_of(self._rounds)
 
     def value(self, result: Result) -> float:
-        """The luckiest of many single runs is better than it is: so one counts less by its likely luck."""
+        """The luckiest of many single runs is better than its setting, so it is discounted by likely luck."""
         luck = 1.5 * self.noise / math.sqrt(len(result.closed))
-        return self._level(result) * (1 - luck)
-
-    def _level(self, result: Result) -> float:
-        try:
-            return self._rounds.level(self._names[result.setting]) or result.photos_per_s
-        except KeyError:  # it was in no round
-            return result.photos_per_s
+        return (self._rounds.level(self._names[result.setting]) or result.photos_per_s) * (1 - luck)
 
     def equals(self, best: Result, others: Sequence[Result]) -> tuple[Result, ...]:
-        """Those of `others` that were repeated and are not proved to be slower than `best`."""
-        if not best.repeated:
-            return ()
-        name = self._names[best.setting]
-        return tuple(
-            one
-            for one in others
-            if one.repeated
-            and one is not best
-            and not self._rounds.difference(name, self._names[one.setting]).high < 1
-        )
+        """Those of `others` that were repeated and are not proven slower than `best`."""
+
+        def slower(one: Result) -> bool:
+            return self._rounds.difference(self._names[best.setting], self._names[one.setting]).high < 1
+
+        repeated = [one for one in others if one.repeated and one is not best] if best.repeated else []
+        return tuple(one for one in repeated if not slower(one))
 
 
 def _first_line(failure: Failure) -> str:
@@ -184,38 +209,11 @@ def _first_line(failure: Failure) -> str:
 
 
 def _failed(result: Result) -> str:
-    text = _first_line(result.breaks[0])
-    what = f"it did {describe(result)}, and failed in a later round: {text}"
-    return f"Passed over: {result.setting.label}; {what}."
+    failed = f"but failed in a round: {_first_line(result.breaks[0])}"
+    return f"Excluded: {result.setting.describe()}. It reached {describe(result)}, {failed}."
 
 
 def describe(result: Result) -> str:
     """Throughput and p95 with their spread."""
-    rate, p95 = result.spread(lambda one: one.photos_per_s), result.spread(lambda one: one.p95_ms)
-    assert rate is not None
-    assert p95 is not None
-    shown = _with_spread(rate.mean, rate.half, 1), _with_spread(p95.mean, p95.half, 0)
-    return f"{shown[0]} photos/s with a p95 of {shown[1]} ms"
-
-
-def _with_spread(mean: float, half: float | None, digits: int) -> str:
-    return f"{mean:.{digits}f}" if half is None else f"{mean:.{digits}f} ± {half:.{digits}f}"
-
-
-def _open_loop(best: Result) -> str:
-    rates = [one.rate or 0.0 for one in best.poisson]
-    latencies = [one.p95_ms for one in best.poisson]
-    p95 = metrics.open_loop(best.poisson, 95) or Spread.of(latencies)
-    return (
-        f"With Poisson arrivals at {sum(rates) / len(rates):.1f} requests/s its p95 is {p95.mean:.0f} ms "
-        f"({min(latencies):.0f} to {max(latencies):.0f})."
-    )
-
-
-def _nearest(results: Sequence[Result], objective: Objective) -> Result:
-    def miss(result: Result) -> float:
-        late = result.p95_ms / objective.p95_ms if objective.p95_ms else 1.0
-        slow = objective.min_photos_per_s / result.photos_per_s
-        return max(late, 1.0) * max(slow, 1.0)
-
-    return min(results, key=miss)
+    rate = metrics.THROUGHPUT.text(result.spread(metrics.THROUGHPUT.of))
+    return f"{rate} photos/s with a p95 of {metrics.P95.text(result.spread(metrics.P95.of))} ms"

@@ -1,27 +1,42 @@
-"""What is wanted: photos a second, as many as a bound on the 95th percentile of the latency allows."""
+"""What a sweep looks for: the highest throughput that a bound on the p95 latency allows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from clip_profile.records.measurement import Measurement
+
+class _Figures(Protocol):
+    """Of a measurement, or of a setting's result."""
+
+    @property
+    def photos_per_s(self) -> float: ...
+
+    @property
+    def p95_ms(self) -> float: ...
 
 
 @dataclass(frozen=True)
 class Objective:
-    """`p95_ms` None: only throughput counts. `min_photos_per_s` 0: any throughput will do."""
+    """Without `p95_ms` only throughput counts; with `min_photos_per_s` 0 any throughput is enough."""
 
     p95_ms: float | None = None
     min_photos_per_s: float = 0.0
 
-    def value(self, measurement: Measurement) -> float:
-        """For the search: the throughput, less where the bound is broken, the more the farther."""
-        if self.p95_ms is None or measurement.p95_ms <= self.p95_ms:
-            return measurement.photos_per_s
-        return float(measurement.photos_per_s * (self.p95_ms / measurement.p95_ms) ** 2)
+    def value(self, one: _Figures) -> float:
+        """For the search: the throughput, reduced the more the p95 exceeds the bound."""
+        if self.p95_ms is None or one.p95_ms <= self.p95_ms:
+            return one.photos_per_s
+        return float(one.photos_per_s * (self.p95_ms / one.p95_ms) ** 2)
 
-    def met(self, photos_per_s: float, p95_ms: float) -> bool:
-        return photos_per_s >= self.min_photos_per_s and (self.p95_ms is None or p95_ms <= self.p95_ms)
+    def met(self, one: _Figures) -> bool:
+        return self.miss(one) <= 1
+
+    def miss(self, one: _Figures) -> float:
+        """By what factor the objective is missed; 1 if it is met."""
+        late = one.p95_ms / self.p95_ms if self.p95_ms else 1.0
+        slow = self.min_photos_per_s / one.photos_per_s
+        return max(late, 1.0) * max(slow, 1.0)
 
     def describe(self) -> str:
         parts = [f"p95 of at most {self.p95_ms:g} ms"] if self.p95_ms is not None else []

@@ -85,7 +85,7 @@ def page(run: RunFolder, objective: Objective) -> str:
     """The whole HTML."""
     found = recommend(run, objective)
     if found is None:
-        raise ProfileError(f"{run.path} holds no measurement yet")
+        raise ProfileError(f"{run.path} has no measurements yet")
     results = results_of(run)
     parts = [
         sections.answer(found),

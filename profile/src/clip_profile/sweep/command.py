@@ -113,10 +113,14 @@ def _sweep(options: argparse.Namespace) -> int:
                     start=start,
                 )
                 done = Sweep(run, target, partial(measure, analyzer), sweep_options, console).run()
-    bound = f" --p95-ms {options.p95_ms:g}" if options.p95_ms else ""
-    run_and_bound = f"{shlex.quote(str(options.out))}{bound}"
-    console.line(f"next: clip-profile recommend {run_and_bound}; clip-profile report {run_and_bound}")
+    console.line(next_commands(options.out, options.p95_ms))
     return 0 if done else 1
+
+
+def next_commands(run: Path, p95_ms: float | None) -> str:
+    """With the bound that the sweep searched under: another one has another answer."""
+    arguments = shlex.join([str(run), *([] if p95_ms is None else ["--p95-ms", f"{p95_ms:g}"])])
+    return f"next: clip-profile recommend {arguments}; clip-profile report {arguments}"
 
 
 def _target(options: argparse.Namespace, photos: Photos, connection: ConnectionOptions) -> Target:

@@ -186,7 +186,7 @@ class Sweep:
         if best is None or best.in_rounds >= min(2, self._options.rounds):
             return None
         rated = [one for one in results_of(self._run) if one.in_rounds and not one.breaks]
-        met = [one.setting for one in rated if objective.met(one.photos_per_s, one.p95_ms)]
+        met = [one.setting for one in rated if objective.met(one)]
         return list(dict.fromkeys([best.setting, *met[:1]]))
 
     def _measure(self, setting: Setting, part: str) -> None:
