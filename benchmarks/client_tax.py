@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_serving.repository.stage import served_version
+from clip_serving.repository.versions import served_version
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.fake_gcs import FakeGcs
 from testing.photos import own_photos

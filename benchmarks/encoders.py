@@ -23,7 +23,8 @@ from clip_serving.encoder.cpu import Cpu
 from clip_serving.encoder.engines import Encoder, OnnxEncoder, OpenVinoEncoder
 from clip_serving.encoder.proof import Pixels, Proof
 from clip_serving.errors import ClipServingError
-from clip_serving.repository.stage import available_cores, served_version
+from clip_serving.repository.stage import available_cores
+from clip_serving.repository.versions import served_version
 
 BASE = "onnxruntime fp32"
 

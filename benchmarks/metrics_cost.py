@@ -16,7 +16,7 @@ from pathlib import Path
 
 from clip_client import ClipClient
 from clip_serving import defaults
-from clip_serving.repository.stage import served_version
+from clip_serving.repository.versions import served_version
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos
 from testing.processes import cpu_seconds

@@ -47,7 +47,8 @@ from benchmarks.results import Results, Window, difference, latencies_ms, rate
 from clip_serving import defaults
 from clip_serving.encoder.cpu import Cpu
 from clip_serving.errors import ClipServingError
-from clip_serving.repository.stage import available_cores, served_version
+from clip_serving.repository.stage import available_cores
+from clip_serving.repository.versions import served_version
 from testing.fake_gcs import FakeGcs
 from testing.photos import own_photos, photo_names
 from testing.processes import PeakMemory, cpu_seconds, machine_cpu_seconds, running

@@ -19,7 +19,8 @@ from benchmarks.drive import CEILING_BATCH
 from benchmarks.results import Results, Window
 from benchmarks.run import Run
 from benchmarks.table import HEADER, row_of, spread_text, table
-from clip_serving.repository.stage import available_cores, served_version
+from clip_serving.repository.stage import available_cores
+from clip_serving.repository.versions import served_version
 from testing.photos import own_photos
 
 SERVICE, FUNCTIONS, FLOOR = "service", "functions", "floor"

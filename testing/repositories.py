@@ -1,27 +1,64 @@
-"""Model repositories made for one test or one measurement."""
+"""Model repositories made for one test or one measurement: rendered like clip-export's, without an export."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving import defaults
+from clip_serving.repository.deployment import Deployment
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.families.image.settings import ImageSettings
 from clip_serving.repository.render import write_repository
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 
+DEFAULT_SPEC = Path(__file__).resolve().parent.parent / "tools" / "default_spec.json"
 Work = Literal["whole", "null"]
 """Everything, or everything but the model: the null encoder returns a constant vector."""
 _NULL_MODEL = Path(__file__).parent / "null_encoder" / "model.py"
 
 
+def default_spec() -> ModelSpec:
+    return ModelSpec.load(DEFAULT_SPEC)
+
+
+def rendered_repository(root: Path, spec: ModelSpec | None = None, **settings: Any) -> Path:
+    """A repository whose encoder version 1 is a spec without weights; `settings` are ImageSettings."""
+    spec = spec or default_spec()
+    version = root / defaults.ENCODER / "1"
+    version.mkdir(parents=True, exist_ok=True)
+    (version / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
+    write_repository(root, Deployment.of(IMAGE, ImageSettings(**settings)), {IMAGE.name: spec})
+    return root
+
+
+def linked_repository(source: Path, root: Path, spec: ModelSpec | None = None, **settings: Any) -> Path:
+    """A repository that serves the exported files of `source`, with a spec and settings of its own."""
+    exported = source / defaults.ENCODER / "1"
+    version = root / defaults.ENCODER / "1"
+    version.mkdir(parents=True)
+    for path in exported.iterdir():
+        if path.name != SPEC_FILE:
+            (version / path.name).symlink_to(path.resolve())
+    return rendered_repository(root, spec or ModelSpec.load(exported / SPEC_FILE), **settings)
+
+
 def make_repository(folder: Path, version: Path, work: Work) -> None:
-    """A repository as this release renders it, around an exported encoder `version` or the null encoder."""
-    encoder = folder / defaults.ENCODER
-    encoder.mkdir(parents=True)
-    if work == "whole":
-        (encoder / "1").symlink_to(version.resolve())
-    else:
-        (encoder / "1").mkdir()
-        shutil.copy(_NULL_MODEL, encoder / "1" / "model.py")
-    write_repository(folder, ModelSpec.load(version / SPEC_FILE))
+    """A repository with the default settings around an exported encoder `version`, or the null encoder."""
+    spec = ModelSpec.load(version / SPEC_FILE)
+    if work == "null":
+        rendered_repository(folder, spec)
+        shutil.copy(_NULL_MODEL, folder / defaults.ENCODER / "1" / "model.py")
+        return
+    (folder / defaults.ENCODER).mkdir(parents=True)
+    (folder / defaults.ENCODER / "1").symlink_to(version.resolve())
+    write_repository(folder, Deployment.of(IMAGE), {IMAGE.name: spec})
+
+
+def read_config(path: Path) -> pb.ModelConfig:
+    """Parses a config.pbtxt as Triton does."""
+    return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())

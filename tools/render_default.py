@@ -1,9 +1,11 @@
-"""`make configs`: renders the committed model_repository from tools/default_spec.json."""
+"""`make configs`: renders the committed model_repository from tools/default_spec.json and the defaults."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from clip_serving.repository.deployment import Deployment
+from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.render import write_repository
 from clip_serving.repository.spec import ModelSpec
 
@@ -13,7 +15,7 @@ REPOSITORY = ROOT / "model_repository"
 
 
 def main() -> None:
-    write_repository(REPOSITORY, ModelSpec.load(SPEC))
+    write_repository(REPOSITORY, Deployment.of(IMAGE), {IMAGE.name: ModelSpec.load(SPEC)})
     print(f"rendered {REPOSITORY}")
 
 

@@ -20,9 +20,10 @@ from clip_export.load import LoadedModel, load
 from clip_export.pictures import sample_pictures
 from clip_export.publish import staging
 from clip_serving.encoder.choice import choose
-from clip_serving.repository.rendered import read_deployment
+from clip_serving.repository.deployment import Deployment
+from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
-from clip_serving.repository.stage import versions
+from clip_serving.repository.versions import versions
 
 _SMALL = "ViT-S-32"
 """The smallest tower of open_clip; the served default has its own tests."""
@@ -126,7 +127,8 @@ def test_versions_stay_and_can_be_gone_back_to(tmp_path: Path) -> None:
     assert export(tmp_path, *common, "--seed", "1", "--quality", "exact") == 0
     assert export(tmp_path, *common, "--seed", "2") == 0
     assert versions(tmp_path) == [1, 2]
-    assert read_deployment(tmp_path).quality == "exact", "settings stay, whatever model is served with them"
+    settings = Deployment.load(tmp_path).settings(IMAGE)
+    assert (settings.quality, settings.encoder_version) == ("exact", 2), "settings stay"
     first, second = spec_of(tmp_path, 1), spec_of(tmp_path, 2)
     assert first.weights_sha256 != second.weights_sha256
     ensemble = tmp_path / "clip_image" / "config.pbtxt"

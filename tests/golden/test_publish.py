@@ -10,15 +10,15 @@ import pytest
 from clip_export.cli import main
 from clip_export.errors import NotRendered
 from clip_export.publish import publish, staging
-from clip_preprocess.settings import DecodeLimits
 from clip_serving.errors import ConfigurationError
-from clip_serving.repository.deployment import DeploymentSettings
-from clip_serving.repository.rendered import read_deployment
+from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.families.image.settings import ImageSettings
 from clip_serving.repository.spec import ModelSpec
-from clip_serving.repository.stage import served_version, versions
+from clip_serving.repository.versions import served_version, versions
 from tools.render_default import SPEC
 
-_TUNED = DeploymentSettings(
+_TUNED = ImageSettings(
     preprocess_instances=7,
     max_batch_size=16,
     preferred_batch_sizes=(4, 16),
@@ -26,20 +26,27 @@ _TUNED = DeploymentSettings(
     apply_exif_orientation=False,
     quality="exact",
     allow_truncated=True,
-    limits=DecodeLimits(max_bytes=1234, max_pixels=5678, decode_timeout_s=4.5),
+    max_bytes=1234,
+    max_pixels=5678,
+    decode_timeout_s=4.5,
     max_queue_size=256,
 )
 
 
-def published(repository: Path, deployment: DeploymentSettings | None = None, model: str = "first") -> int:
+def published(repository: Path, settings: ImageSettings | None = None, model: str = "first") -> int:
     """A version with a spec and no weights, which nothing here looks at."""
     spec = dataclasses.replace(ModelSpec.load(SPEC), model=model)
     with staging(repository) as folder:
-        return publish(folder, repository, spec, deployment or DeploymentSettings())
+        return publish(folder, repository, spec, Deployment.of(IMAGE, settings))
 
 
 def texts(repository: Path) -> dict[str, str]:
-    return {str(path.relative_to(repository)): path.read_text() for path in repository.rglob("*.pbtxt")}
+    paths = [*repository.rglob("*.pbtxt"), repository / DEPLOYMENT_FILE]
+    return {str(path.relative_to(repository)): path.read_text() for path in paths}
+
+
+def settings_of(repository: Path) -> ImageSettings:
+    return Deployment.load(repository).settings(IMAGE)
 
 
 def activate(repository: Path, *arguments: str) -> int:
@@ -57,37 +64,40 @@ def test_settings_survive_going_back(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "quality exact" in capsys.readouterr().err
 
 
-def test_settings_that_are_given_replace_those_of_the_configs(tmp_path: Path) -> None:
+def test_settings_that_are_given_replace_those_of_the_repository(tmp_path: Path) -> None:
     published(tmp_path, _TUNED)
     given = ("--quality", "fast", "--max-bytes", "99", "--apply-exif-orientation", "--no-allow-truncated")
     assert activate(tmp_path, *given) == 0
-    assert read_deployment(tmp_path) == dataclasses.replace(
+    assert settings_of(tmp_path) == dataclasses.replace(
         _TUNED,
         quality="fast",
         apply_exif_orientation=True,
         allow_truncated=False,
-        limits=dataclasses.replace(_TUNED.limits, max_bytes=99),
+        max_bytes=99,
+        encoder_version=1,
     )
 
 
 def test_a_setting_that_another_release_did_not_write_is_the_default(tmp_path: Path) -> None:
     published(tmp_path, _TUNED)
-    path = tmp_path / "clip_image_preprocess" / "config.pbtxt"
-    path.write_text(path.read_text().replace('"decode_timeout_s"', '"decode_seconds"'))
+    path = tmp_path / DEPLOYMENT_FILE
+    lines = [line for line in path.read_text().splitlines() if '"max_bytes"' not in line]
+    path.write_text("\n".join(lines))
     assert activate(tmp_path) == 0
-    limits = dataclasses.replace(_TUNED.limits, decode_timeout_s=DecodeLimits().decode_timeout_s)
-    assert read_deployment(tmp_path) == dataclasses.replace(_TUNED, limits=limits)
+    wanted = dataclasses.replace(_TUNED, max_bytes=ImageSettings().max_bytes, encoder_version=1)
+    assert settings_of(tmp_path) == wanted
 
 
 def test_a_setting_that_cannot_be_read_is_named_and_not_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published(tmp_path, _TUNED)
-    path = tmp_path / "clip_image_preprocess" / "config.pbtxt"
+    path = tmp_path / DEPLOYMENT_FILE
     path.write_text(path.read_text().replace('"exact"', '"best"'))
     before = texts(tmp_path)
     assert activate(tmp_path) == 2
-    assert f"{path}: a parameter of the model's config is off: 'best'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f'{path}: image.preprocess.quality is "best". Allowed: exact, high, fast' in said
     assert texts(tmp_path) == before
 
 
@@ -132,7 +142,7 @@ def test_a_new_version_is_not_served_before_its_configs_are_rendered(
 
 def test_settings_that_triton_does_not_take_change_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no such model setting"):
-        published(tmp_path, DeploymentSettings(max_queue_size=-1))
+        published(tmp_path, ImageSettings(max_queue_size=1 << 40))
     assert list(tmp_path.iterdir()) == []
 
 

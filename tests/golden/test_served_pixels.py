@@ -11,10 +11,9 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from clip_preprocess.settings import PreprocessSettings
-from clip_serving.repository.deployment import DeploymentSettings
-from clip_serving.repository.render import write_repository
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from testing.pictures import camera_photos, corrupt_pictures, odd_pictures
+from testing.repositories import linked_repository
 from tests.golden.conftest import served
 from tests.golden.test_pixels import reference
 
@@ -45,11 +44,7 @@ def triton(
             yield client
         return
     root = tmp_path_factory.mktemp("stored")
-    encoder = root / "clip_image_encoder"
-    encoder.mkdir()
-    (encoder / "1").symlink_to((repository / encoder.name / "1").resolve())
-    spec = ModelSpec.load(encoder / "1" / SPEC_FILE)
-    write_repository(root, spec, DeploymentSettings(apply_exif_orientation=False))
+    linked_repository(repository, root, apply_exif_orientation=False)
     with served(root, "exact") as url, InferenceServerClient(url) as client:
         yield client
 

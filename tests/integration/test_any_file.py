@@ -19,15 +19,11 @@ from tritonclient.utils import InferenceServerException
 from benchmarks.overload import refusals
 from clip_client import ClipClient, ItemError, ServerUnavailable
 from clip_client.requests.wire import Embedding
-from clip_preprocess.settings import DecodeLimits
-from clip_serving.repository.deployment import DeploymentSettings
-from clip_serving.repository.render import write_repository
-from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.mutate import mutations
 from testing.pictures import camera_photos, encoded, noise
-from tests.integration.test_launcher import linked
+from testing.repositories import linked_repository
 
 _CODES = {"empty", "unsupported_format", "corrupt", "truncated", "too_many_bytes", "too_many_pixels"}
 _CODES |= {"too_complex", "decode_timeout"}
@@ -36,11 +32,9 @@ _CODES |= {"too_complex", "decode_timeout"}
 @pytest.fixture
 def strict(repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
     """A server in a hurry, with one process for photos and room for two requests."""
-    folder = linked(repository, tmp_path / "repository")
-    spec = ModelSpec.load(folder / "clip_image_encoder" / "1" / SPEC_FILE)
-    limits = DecodeLimits(decode_timeout_s=0.4)
-    deployment = DeploymentSettings(limits=limits, quality="exact", max_queue_size=2)
-    write_repository(folder, spec, deployment, encoder_version=1)
+    folder = linked_repository(
+        repository, tmp_path / "repository", decode_timeout_s=0.4, quality="exact", max_queue_size=2
+    )
     layout = InstanceLayout(
         preprocess_instances=1, preprocess_threads=1, encoder_instances=1, encoder_threads=1
     )

@@ -15,11 +15,12 @@ from clip_serving.encoder.cpu import Cpu
 from clip_serving.encoder.engines import OnnxEncoder, OpenVinoEncoder
 from clip_serving.encoder.proof import Proof, least_cosine
 from clip_serving.errors import ConfigurationError, ServerError
-from clip_serving.repository.render import write_repository
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
-from clip_serving.repository.stage import InstanceLayout, served_version
+from clip_serving.repository.stage import InstanceLayout
+from clip_serving.repository.versions import served_version
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos
+from testing.repositories import rendered_repository
 
 _HERE = Cpu.here()
 _CLAIMS_BF16 = Cpu("claims more than it has", _HERE.flags | {"avx512_bf16"})
@@ -96,10 +97,8 @@ class TritonPythonModel(triton_encoder.TritonPythonModel):
 
 def test_openvino_runs_inside_the_servers_process(version: Path, tmp_path: Path) -> None:
     """Its libraries beside Triton's: with `auto`, only a CPU with BF16 would show it."""
-    root = tmp_path / "repository"
-    write_repository(root, ModelSpec.load(version / SPEC_FILE))
+    root = rendered_repository(tmp_path / "repository", ModelSpec.load(version / SPEC_FILE))
     encoder = root / defaults.ENCODER / "1"
-    encoder.mkdir()
     (encoder / "model.onnx").symlink_to((version / "model.onnx").resolve())
     (encoder / "model.py").write_text(_IN_OPENVINO)
     with TritonServer(root, options("fp32")) as server, ClipClient(server.grpc_url) as client:

@@ -24,23 +24,13 @@ from clip_client import ClipClient, ItemError
 from clip_client.requests.wire import Embedding
 from clip_serving import defaults
 from clip_serving.errors import ConfigurationError, ServerError
-from clip_serving.repository.deployment import DeploymentSettings
-from clip_serving.repository.render import write_repository
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos, encoded
-from testing.repositories import make_repository
+from testing.repositories import linked_repository, make_repository
 
 _SMALL = InstanceLayout(preprocess_instances=1, preprocess_threads=1, encoder_instances=1, encoder_threads=1)
-
-
-def linked(repository: Path, folder: Path) -> Path:
-    """A repository with its own configs and the exported files of `repository`."""
-    encoder = folder / "clip_image_encoder"
-    encoder.mkdir(parents=True)
-    (encoder / "1").symlink_to((repository / "clip_image_encoder" / "1").resolve())
-    return folder
 
 
 @contextmanager
@@ -156,20 +146,16 @@ def test_a_server_that_nobody_restarts_ends_the_command(repository: Path) -> Non
 def test_a_format_that_the_embedded_server_cannot_run_is_refused_at_once(repository: Path) -> None:
     options = ServerOptions(model_config_name="torchscript")
     with (
-        pytest.raises(ConfigurationError, match=r"torchscript.pbtxt wants Triton's backend pytorch.* python"),
+        pytest.raises(ConfigurationError, match=r"torchscript.pbtxt needs Triton's backend pytorch.* python"),
         TritonServer(repository, options),
     ):
         pass
 
 
 def test_a_models_load_error_is_a_sentence(repository: Path, tmp_path: Path) -> None:
-    root = linked(repository, tmp_path)
-    encoder = root / "clip_image_encoder" / "1"
-    write_repository(root, ModelSpec.load(encoder / SPEC_FILE))
-    code = (encoder / "model.py").read_text()
-    encoder.unlink()
-    encoder.mkdir()
-    (encoder / "model.py").write_text(code)
+    root = linked_repository(repository, tmp_path)
+    for graph in (root / "clip_image_encoder" / "1").glob("*.onnx"):
+        graph.unlink()
     with (
         pytest.raises(
             ServerError, match=r"clip_image_encoder .* could not be loaded: .*model\.onnx is missing"
@@ -180,9 +166,9 @@ def test_a_models_load_error_is_a_sentence(repository: Path, tmp_path: Path) -> 
 
 
 def test_a_server_that_embeds_wrongly_is_not_ready(repository: Path, tmp_path: Path) -> None:
-    root = linked(repository, tmp_path)
-    spec = ModelSpec.load(root / "clip_image_encoder" / "1" / SPEC_FILE)
-    write_repository(root, dataclasses.replace(spec, resize_mode="squash"))
+    spec = ModelSpec.load(repository / "clip_image_encoder" / "1" / SPEC_FILE)
+    wrong = dataclasses.replace(spec, resize_mode="squash")
+    root = linked_repository(repository, tmp_path, wrong)
     with pytest.raises(ServerError, match="answers, but wrongly: cosine"), TritonServer(root):
         pass
 
@@ -218,9 +204,7 @@ class Load:
 @pytest.fixture(scope="module")
 def small_queue(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A server that is right, and lets two requests wait."""
-    root = linked(repository, tmp_path_factory.mktemp("small") / "queue")
-    spec = ModelSpec.load(root / "clip_image_encoder" / "1" / SPEC_FILE)
-    write_repository(root, spec, DeploymentSettings(max_queue_size=2))
+    root = linked_repository(repository, tmp_path_factory.mktemp("small") / "queue", max_queue_size=2)
     with TritonServer(root, ServerOptions(layout=_SMALL, supervise=False)) as server:
         yield server
 

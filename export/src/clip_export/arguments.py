@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
-from clip_preprocess import defaults as preprocess_defaults
-from clip_preprocess.settings import Quality
-from clip_serving import defaults
+from clip_serving.repository.deployment import DEPLOYMENT_FILE
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.flags import add_flags
 
 _DESCRIPTION = """\
 Writes an open_clip image tower as ONNX (fp32 and int8 for a CPU, fp16 for a GPU) and TorchScript, holds
@@ -33,7 +32,7 @@ FORMATS = ("onnx-fp32", "onnx-fp16", "torchscript", "onnx-int8")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Settings of the deployment that are not given are None: the repository's then hold."""
+    """Settings whose flags are not given are None: the repository's stay as they are."""
     parser = argparse.ArgumentParser(
         "clip-export",
         description=_DESCRIPTION,
@@ -41,12 +40,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_model(parser)
-    _add_settings(
-        parser.add_argument_group(
-            "settings of the deployment",
-            "those that are not given stay as the repository's configs have them, or are the defaults",
-        )
+    settings = parser.add_argument_group(
+        "settings", f"written to {DEPLOYMENT_FILE}; those that are not given keep the repository's value"
     )
+    add_flags(settings, IMAGE)
     return parser
 
 
@@ -78,40 +75,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "the repository (default: some that come along)")  # fmt: skip
     add("--activate", type=int, metavar="VERSION", help="serve an earlier version again; exports nothing")
     add("--json", action="store_true", help="print a summary as JSON on standard output")
-
-
-def _add_settings(group: argparse._ArgumentGroup) -> None:
-    """Named as the fields of DeploymentSettings and DecodeLimits, which is how they are found there."""
-    add = group.add_argument
-    add("--preprocess-instances", type=int, metavar="N",
-        help=f"processes that decode (default: {defaults.PREPROCESS_INSTANCES}); scaled apart from the "
-        "encoder")  # fmt: skip
-    add("--encoder-instances", type=int, metavar="N",
-        help=f"default: {defaults.ENCODER_INSTANCES}")  # fmt: skip
-    add("--encoder-threads", type=int, metavar="N",
-        help=f"of each CPU encoder instance (default: {defaults.ENCODER_THREADS})")  # fmt: skip
-    add("--encoder-precision", choices=get_args(defaults.EncoderPrecision),
-        help="of a CPU encoder: auto is bf16 where the serving CPU has it and it proves right there, else "
-        f"fp32; int8 is fastest and further off (default: {defaults.ENCODER_PRECISION})")  # fmt: skip
-    add("--quality", choices=get_args(Quality),
-        help="exact: pixels bit for bit as open_clip's; high, fast: from JPEGs read at a smaller scale, for "
-        f"a third of the CPU (default: {defaults.QUALITY})")  # fmt: skip
-    add("--ignore-exif-orientation", dest="apply_exif_orientation", action="store_false", default=None,
-        help="embed photos as they are stored, as open_clip does, not as the camera was held")  # fmt: skip
-    add("--apply-exif-orientation", dest="apply_exif_orientation", action="store_true", default=None,
-        help="the opposite, and the default")  # fmt: skip
-    add("--allow-truncated", action=argparse.BooleanOptionalAction, default=None,
-        help="embed photos whose data ends early all the same; their error says so beside the embedding "
-        "(default: refuse them)")  # fmt: skip
-    add("--max-bytes", type=int, metavar="N",
-        help=f"largest encoded photo (default: {preprocess_defaults.MAX_BYTES})")  # fmt: skip
-    add("--max-pixels", type=int, metavar="N",
-        help=f"most pixels decoded for one photo (default: {preprocess_defaults.MAX_PIXELS})")  # fmt: skip
-    add("--decode-timeout", dest="decode_timeout_s", type=float, metavar="SECONDS",
-        help=f"longest time for one photo (default: {preprocess_defaults.DECODE_TIMEOUT_S:g})")  # fmt: skip
-    add("--max-queue-size", type=int, metavar="N",
-        help="requests that may wait; one more is refused and retried (default: "
-        f"{defaults.MAX_QUEUE_SIZE})")  # fmt: skip
 
 
 def _formats(text: str) -> tuple[str, ...]:

@@ -14,10 +14,13 @@ from typing import Any
 
 from clip_export.arguments import parser
 from clip_export.errors import ExportError, HubUnreachable
-from clip_preprocess.settings import DecodeLimits
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError
-from clip_serving.repository.deployment import DeploymentSettings
+from clip_serving.repository.deployment import Deployment, load_or_default
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.families.image.settings import ImageSettings
+from clip_serving.repository.flags import given
+from clip_serving.repository.settings import table
 from clip_serving.repository.spec import ModelSpec
 
 _LOUD = """\
@@ -46,48 +49,43 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _deployment(options: argparse.Namespace, now: DeploymentSettings) -> DeploymentSettings:
-    """`now` with the settings that were given."""
-
-    def given(settings: DeploymentSettings | DecodeLimits) -> dict[str, Any]:
-        values = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(settings)}
-        return {name: value for name, value in values.items() if value is not None}
-
-    limits = dataclasses.replace(now.limits, **given(now.limits))
-    return dataclasses.replace(now, limits=limits, **given(now))
+def _changed(options: argparse.Namespace, now: Deployment) -> Deployment:
+    """`now` with the settings whose flags were given."""
+    return now.replaced(IMAGE, **given(options, IMAGE))
 
 
 def _activate(options: argparse.Namespace) -> dict[str, Any]:
     from clip_export.publish import activate
 
-    spec, settings = activate(options.repository, options.activate, partial(_deployment, options))
+    spec, deployment = activate(options.repository, options.activate, partial(_changed, options))
+    settings = deployment.settings(IMAGE)
     _say(f"version {options.activate} ({spec.model}, {spec.pretrained}) is served after a restart")
     _say(f"settings: {_unusual(settings)}")
     return {
         "version": options.activate,
         "model": spec.model,
         "pretrained": spec.pretrained,
-        "settings": dataclasses.asdict(settings),
+        "settings": settings.to_section(),
     }
 
 
-def _unusual(settings: DeploymentSettings) -> str:
-    """The settings that are not the defaults."""
-    usual = dataclasses.asdict(DeploymentSettings())
-    values = dataclasses.asdict(settings)
-    limits, usual_limits = values.pop("limits"), usual.pop("limits")
-    differing = {**values, **limits}.items() - {**usual, **usual_limits}.items()
-    return ", ".join(f"{name} {value}" for name, value in sorted(differing)) or "the defaults"
+def _unusual(settings: ImageSettings) -> str:
+    """The settings that differ from the defaults."""
+    found = {line.name: getattr(settings, line.name) for line in table(ImageSettings) if line.flag}
+    usual = ImageSettings()
+    unusual = {name: value for name, value in found.items() if value != getattr(usual, name)}
+    return ", ".join(f"{name} {value}" for name, value in unusual.items()) or "the defaults"
 
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
     # torch takes seconds to import: --help and a misspelt option need not wait for it.
-    from clip_export.publish import publish, settings_of, staging
+    from clip_export.publish import publish, staging
     from clip_export.verify import with_reference
 
     begin = time.monotonic()
-    deployment = _deployment(options, settings_of(options.repository))
-    if deployment.encoder_precision == "int8" and "onnx-int8" not in options.formats:
+    deployment = _changed(options, load_or_default(options.repository))
+    int8_required = deployment.settings(IMAGE).encoder_precision == "int8"
+    if int8_required and "onnx-int8" not in options.formats:
         raise ExportError("--encoder-precision int8 needs onnx-int8 among the --formats")
     loaded = _load(options)
     spec = with_reference(loaded)
@@ -95,7 +93,7 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         _say(_LOUD.format(why=f"seed {options.seed}, no training."))
     _say(f"{spec.model} ({spec.pretrained}): {_describe(spec)}")
     with staging(options.repository) as folder:
-        parities = _write_all(options, loaded, folder, int8_required=deployment.encoder_precision == "int8")
+        parities = _write_all(options, loaded, folder, int8_required=int8_required)
         spec = dataclasses.replace(spec, min_cosine=_least_cosines(parities))
         version = publish(folder, options.repository, spec, deployment)
     took = time.monotonic() - begin

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from clip_export.errors import ExportError, NotRendered
 from clip_serving import defaults
-from clip_serving.encoder.choice import require_int8
 from clip_serving.errors import ConfigurationError
-from clip_serving.repository.deployment import DeploymentSettings
-from clip_serving.repository.render import encoder_model_py, render_all, write_repository
-from clip_serving.repository.rendered import read_deployment
+from clip_serving.repository.deployment import Deployment
+from clip_serving.repository.families.base import MODEL_PY
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.render import render, render_repository, write_repository
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
-from clip_serving.repository.stage import versions
+from clip_serving.repository.versions import versions
 
 _STAGING = ".staging-"
 
@@ -45,15 +45,16 @@ def staging(repository: Path) -> Iterator[Path]:
         yield folder
 
 
-def publish(staged: Path, repository: Path, spec: ModelSpec, deployment: DeploymentSettings) -> int:
+def publish(staged: Path, repository: Path, spec: ModelSpec, deployment: Deployment) -> int:
     """Renames `staged` to the encoder's next version, then renders the configs; returns the number.
 
-    The configs name the version that is served, so nobody sees the new one until the last of them is
-    rendered. No earlier version ever changes. Raises NotRendered where only the first step was done.
+    The configs name the version that is served, so no server sees the new one until the last of them is
+    written. Earlier versions never change. Raises NotRendered if only the rename was done.
     """
-    render_all(spec, deployment)  # settings that Triton does not take fail before anything has changed
+    specs = {IMAGE.name: spec}
+    render(deployment, specs)  # settings that Triton does not accept fail before anything has changed
     (staged / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
-    (staged / "model.py").write_text(encoder_model_py(), encoding="utf-8")
+    (staged / "model.py").write_text(MODEL_PY.format("encoder"), encoding="utf-8")
     for path in [*staged.iterdir(), staged]:
         _sync(path)
     encoder = repository / defaults.ENCODER
@@ -66,42 +67,38 @@ def publish(staged: Path, repository: Path, spec: ModelSpec, deployment: Deploym
         except OSError:  # another export took the number, or the rename is not possible at all
             if not (encoder / str(version)).exists():
                 raise
-    _render(repository, spec, deployment, version)
+    with _rendering(repository, version):
+        _sync(encoder)
+        write_repository(repository, deployment.replaced(IMAGE, encoder_version=version), specs)
     return version
 
 
 def activate(
-    repository: Path, version: int, change: Callable[[DeploymentSettings], DeploymentSettings]
-) -> tuple[ModelSpec, DeploymentSettings]:
-    """Renders the configs for an earlier version and pins it: a roll-back. Restart the server after.
+    repository: Path, version: int, change: Callable[[Deployment], Deployment]
+) -> tuple[ModelSpec, Deployment]:
+    """Pins an earlier version and renders its configs: a rollback. Restart the server afterwards.
 
-    `change` makes the new settings of those that the configs hold now.
+    `change` makes the new settings from those that the repository has now.
     """
     known = versions(repository)
     if version not in known:
         raise ExportError(f"{repository} has no version {version} of the encoder; it has {known}")
     folder = repository / defaults.ENCODER / str(version)
-    deployment = change(settings_of(repository))
-    if deployment.encoder_precision == "int8":
-        try:
-            require_int8(folder)
-        except ConfigurationError as error:
-            raise ExportError(f"{folder}: {error}; or give another --encoder-precision") from error
-    spec = ModelSpec.load(folder / SPEC_FILE)
-    _render(repository, spec, deployment, version)
-    return spec, deployment
+
+    def pinned(now: Deployment) -> Deployment:
+        return change(now).replaced(IMAGE, encoder_version=version)
+
+    with _rendering(repository, version):
+        deployment, _ = render_repository(repository, pinned)
+    return ModelSpec.load(folder / SPEC_FILE), deployment
 
 
-def settings_of(repository: Path) -> DeploymentSettings:
-    """What the configs hold; the defaults where there are none yet."""
-    rendered = (repository / defaults.ENSEMBLE / "config.pbtxt").exists()
-    return read_deployment(repository) if rendered else DeploymentSettings()
-
-
-def _render(repository: Path, spec: ModelSpec, deployment: DeploymentSettings, version: int) -> None:
+@contextmanager
+def _rendering(repository: Path, version: int) -> Iterator[None]:
     try:
-        _sync(repository / defaults.ENCODER)
-        write_repository(repository, spec, deployment, encoder_version=version)
+        yield
+    except ConfigurationError:
+        raise
     except (Exception, KeyboardInterrupt) as error:
         raise NotRendered(version, repository, error) from error
 

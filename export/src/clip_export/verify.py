@@ -25,7 +25,7 @@ from clip_export.pictures import natural_pictures, own_pictures, reference_jpeg,
 from clip_preprocess.pipeline import preprocess_one
 from clip_serving import defaults
 from clip_serving.encoder.proof import Proof, least_cosine
-from clip_serving.repository.deployment import DeploymentSettings, preprocess_settings
+from clip_serving.repository.families.image.settings import ImageSettings, preprocess_settings
 from clip_serving.repository.spec import ModelSpec
 
 BATCHES = (1, 3, 8)
@@ -168,7 +168,7 @@ def compare_int8(encode: Encoder, photos: Proof, report: Callable[[str], None]) 
 
 
 def _exact_pixels(loaded: LoadedModel, pictures: list[Image.Image]) -> npt.NDArray[np.uint8]:
-    settings = preprocess_settings(loaded.spec, DeploymentSettings(quality="exact"))
+    settings = preprocess_settings(loaded.spec, ImageSettings(quality="exact"))
     return np.stack([preprocess_one(_png(picture), settings) for picture in pictures])
 
 

@@ -108,8 +108,12 @@ def _add_recommend(parser: argparse.ArgumentParser) -> None:
     _add_objective(parser)
     add = parser.add_argument
     change = parser.add_mutually_exclusive_group()
-    change.add_argument("--apply", action="store_true", help="write it into the repository's configs")
-    change.add_argument("--undo", action="store_true", help="take the last --apply of this RUN back")
+    change.add_argument(
+        "--apply",
+        action="store_true",
+        help="write it to the repository's deployment.json and render its configs",
+    )
+    change.add_argument("--undo", action="store_true", help="take back what was applied from this RUN")
     add("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="of --apply, --undo")
     add("--json", action="store_true", help="print JSON")
 
@@ -119,12 +123,6 @@ def _recommend(options: argparse.Namespace) -> int:
         paths = apply.undo(options.repository, options.run)
         print(f"restored in {options.repository}: {', '.join(paths)}")
         return 0
-    if apply.is_under_way(options.repository) and not options.apply:
-        print(
-            f"clip-profile: an --apply to {options.repository} was cut off half-way: the next --apply or "
-            "--undo takes it back",
-            file=sys.stderr,
-        )
     found = recommend(RunFolder.load(options.run), _objective(options))
     if found is None:
         print(f"clip-profile: {options.run} has no measurements yet", file=sys.stderr)

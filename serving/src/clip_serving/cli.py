@@ -9,14 +9,16 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import get_args
 
-from clip_preprocess.settings import Quality
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError, ServerError
+from clip_serving.repository.deployment import DEPLOYMENT_FILE
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.flags import add_flags
+from clip_serving.repository.render import outdated_configs
 from clip_serving.repository.stage import InstanceLayout, available_cores
 from clip_serving.server.embedded import ServerOptions, TritonServer
 
@@ -24,9 +26,9 @@ _DESCRIPTION = """\
 Serves a clip-triton model repository with a real tritonserver, on this machine's CPU and on
 loopback only. For a GPU, or for other machines to reach it, use docker-compose.yml.
 
-The repository itself is not touched: instance counts are fitted to this machine in a private copy.
-The server is called ready once it has embedded the model's reference picture rightly. When one of
-its Python processes dies, the server is restarted; clients that retry notice only the wait.
+The server runs on a private copy of the repository, whose instance counts fit this machine. It is ready
+once its embedding of the model's reference picture matches open_clip's. If one of its Python processes
+dies, the server is restarted; clients that retry notice only the wait.
 """
 
 _EPILOG = """\
@@ -35,7 +37,7 @@ examples:
   clip-serve --repository model_repository --preprocess-instances 4 --encoder-instances 1 --encoder-threads 4
   clip-serve --repository model_repository --encoder-precision int8
 
-exit status: 0 after Ctrl-C or SIGTERM, 2 when the server could not start, or ended under --no-supervise.
+exit status: 0 after Ctrl-C or SIGTERM, 2 if the server did not start, or ended under --no-supervise.
 """
 
 
@@ -60,10 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, end)
     try:
         wanted = _server_options(options)
-        if wanted.layout is not None:
-            on_cpu = options.model_config_name == "cpu"
-            for text in wanted.layout.past(available_cores(), encoder_on_cpu=on_cpu):
-                _say(f"warning: {text}")
+        for text in _warnings(options.repository, wanted):
+            _say(f"warning: {text}")
         with TritonServer(options.repository, wanted) as server:
             started.set()
             _announce(server, as_json=options.json)
@@ -77,8 +77,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _warnings(repository: Path, wanted: ServerOptions) -> Iterator[str]:
+    if wanted.layout is not None:
+        on_cpu = wanted.model_config_name == "cpu"
+        yield from wanted.layout.past(available_cores(), encoder_on_cpu=on_cpu)
+    if outdated := outdated_configs(repository):
+        yield (
+            f"{', '.join(outdated)} in {repository}: edited by hand, or rendered by another version. "
+            f"clip-serve serves what {DEPLOYMENT_FILE} says. Move your edits there, then run: "
+            f"clip-render --repository {repository}"
+        )
+
+
 def _wait(stop: threading.Event, server: TritonServer, *, supervised: bool) -> None:
-    """Until `stop`; raises ServerError where the server ends and nobody will start it again."""
+    """Returns when `stop` is set; raises ServerError if the server ends and is not restarted."""
     if supervised:
         stop.wait()
     while not stop.wait(_POLL_S):
@@ -111,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
             type=int,
             default=port,
             metavar="PORT",
-            help="default: %(default)s; 0 takes a free one",
+            help="default: %(default)s; 0 picks a free one",
         )
     chosen = InstanceLayout.for_cores(available_cores())
     for field in dataclasses.fields(InstanceLayout):
@@ -122,17 +134,10 @@ def _parser() -> argparse.ArgumentParser:
             default=getattr(chosen, field.name),
             help="default: %(default)s, from this machine's cores",
         )
-    add(
-        "--quality",
-        choices=get_args(Quality),
-        help="of the pixels, in place of the repository's: exact is open_clip's bit for bit, the others cost "
-        "a third of its CPU",
-    )
-    add(
-        "--encoder-precision",
-        choices=get_args(defaults.EncoderPrecision),
-        help="of a CPU encoder, in place of the repository's: auto is bf16 where the CPU has it and it "
-        "proves right, else fp32; int8 is fastest and further off",
+    add_flags(
+        parser.add_argument_group("settings", "in place of the repository's, for this run"),
+        IMAGE,
+        only=("quality", "encoder_precision"),
     )
     add(
         "--model-config-name",
@@ -151,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         "--log",
         type=Path,
         metavar="FILE",
-        help="add tritonserver's log to this file (default: one in a temporary folder, gone at the end)",
+        help="append tritonserver's log to this file (default: a temporary file, deleted at the end)",
     )
     add("--no-supervise", action="store_true", help="do not restart a server that has died")
     add("--json", action="store_true", help="print the addresses as one line of JSON when ready")
@@ -199,10 +204,10 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
         print(json.dumps(addresses), flush=True)
         return
     layout = server.layout
-    right = "the reference picture was embedded and matches open_clip's embedding"
+    right = "the embedding of the reference picture matches open_clip's"
     print(
         f"""
-ready: {right if server.checked else "but not checked, as it refuses load already"}
+ready: {right if server.checked else "but not checked, because it is already rejecting load"}
   gRPC     {server.grpc_url}
   HTTP     {server.http_url}
   metrics  {server.metrics_url}

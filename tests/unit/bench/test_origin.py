@@ -26,6 +26,7 @@ from clip_profile.answer.compare import Row
 from clip_profile.errors import ProfileError
 from clip_serving import defaults
 from clip_serving.encoder.cpu import Cpu
+from testing.repositories import rendered_repository
 
 ROOT = Path(__file__).parents[3]
 OURS = {
@@ -211,10 +212,8 @@ def test_no_export(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[s
 def test_an_environment_without_the_origins_packages(
     tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    version = tmp_path / defaults.ENCODER / "1"
-    version.mkdir(parents=True)
-    (version / defaults.ONNX_FP32_FILE).touch()
-    (tmp_path / defaults.ENCODER / "config.pbtxt").touch()
+    rendered_repository(tmp_path)
+    (tmp_path / defaults.ENCODER / "1" / defaults.ONNX_FP32_FILE).touch()
     text = refused(capsys, "--photos", photos, "--repository", tmp_path)
     assert f"{sys.executable} has not all that the peers need" in text
     assert "make setup-bench" in text

@@ -1,26 +1,25 @@
-"""A setting goes into the rendered configs whole or not at all, and comes out again."""
+"""A setting goes into deployment.json and the configs that follow from it, and comes out again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import dataclasses
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import text_format
 
-from clip_profile.answer import apply as module
 from clip_profile.answer.apply import apply, undo
 from clip_profile.errors import ProfileError
-from clip_profile.sweep.variant import make_variant
+from clip_profile.sweep.variant import make_variant, require_servable
 from clip_serving.errors import ConfigurationError
-from clip_serving.repository.deployment import DeploymentSettings
-from clip_serving.repository.render import render_all, write_repository
-from clip_serving.repository.rendered import read_rendered
-from clip_serving.repository.spec import ModelSpec
-from clip_serving.repository.stage import read_config
+from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.families.image.settings import ImageSettings
+from clip_serving.repository.render import outdated_configs, render, render_repository
+from testing.repositories import default_spec, read_config, rendered_repository
 from tests.unit.profile.records import setting
-from tools.render_default import SPEC
 
 WANTED = setting(
     encoder_precision="int8",
@@ -30,24 +29,20 @@ WANTED = setting(
     max_batch=16,
     queue_delay_us=500,
 )
-ODD = DeploymentSettings(
-    preprocess_threads=1,
-    encoder_precision="bf16",
-    apply_exif_orientation=False,
-    quality="fast",
-    max_queue_size=99,
-)
+SPEC = dataclasses.replace(default_spec(), min_cosine={"int8": 0.995})
+ODD: dict[str, Any] = {
+    "preprocess_threads": 1,
+    "encoder_precision": "bf16",
+    "apply_exif_orientation": False,
+    "quality": "fast",
+    "max_queue_size": 99,
+    "encoder_version": 1,
+}
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    root = tmp_path / "repository"
-    spec = ModelSpec.load(SPEC)
-    version = root / "clip_image_encoder" / "1"
-    version.mkdir(parents=True)
-    (version / "spec.json").write_text(spec.to_json())
-    write_repository(root, spec, ODD, encoder_version=1)
-    return root
+    return rendered_repository(tmp_path / "repository", SPEC, **ODD)
 
 
 @pytest.fixture
@@ -61,33 +56,28 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_what_was_rendered_is_read_back(repository: Path) -> None:
-    rendered = read_rendered(repository)
-    assert (rendered.deployment, rendered.encoder_version) == (ODD, 1)
+def settings_of(repository: Path) -> ImageSettings:
+    return Deployment.load(repository).settings(IMAGE)
 
 
-def test_the_configs_are_those_that_the_spec_renders(repository: Path, run: Path) -> None:
+def test_the_configs_are_those_that_the_settings_render(repository: Path, run: Path) -> None:
     names = contents(repository).keys()
     changed = apply(WANTED, repository, run)
-    rendered = read_rendered(repository)
-    expected = render_all(rendered.spec, rendered.deployment, 1)
+    expected = render(Deployment.load(repository), {IMAGE.name: SPEC})
     assert {path: (repository / path).read_text() for path in expected} == expected
-    deployment = rendered.deployment
-    assert (deployment.preprocess_instances, deployment.encoder_instances) == (7, 3)
-    assert deployment.encoder_precision == "int8"
-    assert (deployment.encoder_threads, deployment.max_batch_size, deployment.max_queue_delay_us) == (
-        2,
-        16,
-        500,
-    )
-    assert (deployment.quality, deployment.apply_exif_orientation) == ("fast", False), (
-        "not measured, not touched"
-    )
+    settings = settings_of(repository)
+    assert (settings.preprocess_instances, settings.encoder_instances) == (7, 3)
+    assert settings.encoder_precision == "int8"
+    assert (settings.encoder_threads, settings.max_batch_size, settings.max_queue_delay_us) == (2, 16, 500)
+    assert (settings.quality, settings.apply_exif_orientation) == ("fast", False), "not measured, not touched"
+    assert changed[0] == DEPLOYMENT_FILE
     assert "clip_image_preprocess/config.pbtxt" in changed
     assert contents(repository).keys() == names, "no temporary file stays"
 
 
 def test_undo_brings_back_every_byte(repository: Path, run: Path) -> None:
+    path = repository / DEPLOYMENT_FILE
+    path.write_text(path.read_text().replace("  ", " "))  # laid out by hand
     before = contents(repository)
     apply(WANTED, repository, run)
     assert contents(repository) != before
@@ -110,104 +100,53 @@ def test_what_is_so_already_is_left_alone(repository: Path, run: Path) -> None:
     assert apply(WANTED, repository, run) == []
 
 
-class Killed(BaseException):
-    """Ends the process there: nothing is cleaned up."""
-
-
-def breaking_at(at: int, repository: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the write number `at` (from 1) into the repository fail, and only that."""
-    put, count = module._put, 0
-
-    def breaking(path: Path, text: str) -> None:
-        nonlocal count
-        count += repository in path.parents
-        if count == at and repository in path.parents:
-            raise error
-        put(path, text)
-
-    monkeypatch.setattr(module, "_put", breaking)
-
-
-@contextmanager
-def killed_at(at: int, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The block ends with its write number `at`, and with nothing taken back."""
-    with monkeypatch.context() as patch:
-        breaking_at(at, repository, Killed(), patch)
-        patch.setattr(module, "settle", lambda _: False)
-        with pytest.raises(Killed):
-            yield
-
-
-_WRITES = range(1, 9)
-"""The file that says what is under way, and seven configs."""
-
-
-@pytest.mark.parametrize("applied_before", [False, True])
-@pytest.mark.parametrize("fails_at", _WRITES)
-def test_a_failure_half_way_leaves_the_repository_as_it_was(
-    repository: Path, run: Path, fails_at: int, applied_before: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rendered = contents(repository)
-    if applied_before:
-        apply(setting(preprocess_instances=9, max_batch=8), repository, run)
+def test_a_full_disk_changes_nothing(repository: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(repository)
-    full = OSError(28, "No space left on device", "a.pbtxt")
+    write = Path.write_text
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        if "cpu.pbtxt" in path.name:
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, text, **options)
+
     with monkeypatch.context() as patch:
-        breaking_at(fails_at, repository, full, patch)
-        with pytest.raises(ProfileError, match="No space left on device; nothing was changed"):
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(ProfileError, match=r"cpu\.pbtxt.*No space left on device\. Nothing was changed"):
             apply(WANTED, repository, run)
     assert contents(repository) == before
     apply(WANTED, repository, run)
     undo(repository, run)
-    assert contents(repository) == rendered
-
-
-@pytest.mark.parametrize("applied_before", [False, True])
-@pytest.mark.parametrize("write", _WRITES)
-def test_a_change_that_was_killed_is_taken_back_by_any_runs_next_command(
-    repository: Path,
-    run: Path,
-    tmp_path: Path,
-    write: int,
-    applied_before: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if applied_before:
-        apply(setting(preprocess_instances=9, max_batch=8), repository, run)
-    before = contents(repository)
-    with killed_at(write, repository, monkeypatch):
-        apply(WANTED, repository, run)
-    assert module.is_under_way(repository) is (write > 1)
-    other = tmp_path / "other"
-    other.mkdir()
-    apply(setting(preprocess_instances=3), repository, other)
-    undo(repository, other)
-    assert contents(repository) == before
-    undo(repository, run)
-
-
-def test_an_undo_that_was_killed_is_taken_back(
-    repository: Path, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = contents(repository)
-    apply(WANTED, repository, run)
-    with killed_at(4, repository, monkeypatch):
-        undo(repository, run)
-    apply(setting(preprocess_instances=3), repository, run)
-    undo(repository, run)
     assert contents(repository) == before
 
 
-def test_what_was_edited_after_a_kill_is_not_lost(
-    repository: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+class Killed(BaseException):
+    """Ends the process there."""
+
+
+@pytest.mark.parametrize("renames", [1, 2, 5])
+def test_a_change_that_was_killed_is_finished_by_a_render_or_undone(
+    repository: Path, run: Path, renames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with killed_at(8, repository, monkeypatch):
-        apply(WANTED, repository, run)
-    path = repository / "clip_image_preprocess" / "config.pbtxt"
-    path.write_text(path.read_text() + "# mine\n")
-    before = contents(repository)
-    with pytest.raises(ProfileError, match=r"clip_image_preprocess/config\.pbtxt was changed since"):
-        apply(WANTED, repository, run)
+    before, rename, left = contents(repository), os.replace, [renames]
+
+    def killing(source: Path, target: Path) -> None:
+        if repository in target.parents:
+            left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killing)
+        with pytest.raises(Killed):
+            apply(WANTED, repository, run)
+    assert settings_of(repository).preprocess_instances == 7
+    assert outdated_configs(repository)
+    with pytest.raises(ProfileError, match="clip-render --repository"):
+        apply(setting(preprocess_instances=9), repository, run)
+    render_repository(repository)
+    assert outdated_configs(repository) == []
+    undo(repository, run)
     assert contents(repository) == before
 
 
@@ -247,7 +186,6 @@ def test_a_config_without_a_field_that_is_rendered_was_edited_by_hand(
 def test_a_config_edited_by_hand_is_not_lost(repository: Path, run: Path) -> None:
     path = repository / "clip_image_preprocess" / "config.pbtxt"
     path.write_text(path.read_text().replace("count: 4", "count: 5"))
-    path.write_text(path.read_text() + "\n# mine\n")
     before = contents(repository)
     with pytest.raises(ProfileError, match=r"clip_image_preprocess/config.pbtxt .* edited by hand"):
         apply(WANTED, repository, run)
@@ -256,9 +194,9 @@ def test_a_config_edited_by_hand_is_not_lost(repository: Path, run: Path) -> Non
 
 def test_undo_does_not_write_over_later_changes(repository: Path, run: Path) -> None:
     apply(WANTED, repository, run)
-    write_repository(repository, ModelSpec.load(SPEC), DeploymentSettings(encoder_instances=8))
+    render_repository(repository, lambda now: now.replaced(IMAGE, encoder_instances=8))
     before = contents(repository)
-    with pytest.raises(ProfileError, match="was changed since"):
+    with pytest.raises(ProfileError, match=rf"was changed after --apply.*{run}/applied.json"):
         undo(repository, run)
     assert contents(repository) == before
 
@@ -270,7 +208,7 @@ def test_another_repository_is_not_undone(repository: Path, run: Path, tmp_path:
 
 
 def test_what_is_no_repository_is_named(tmp_path: Path, run: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"config\.pbtxt"):
+    with pytest.raises(ConfigurationError, match=r"deployment\.json is missing"):
         apply(WANTED, tmp_path, run)
     assert list(tmp_path.iterdir()) == [run]
 
@@ -291,27 +229,23 @@ def test_a_variant_changes_the_batching_and_nothing_of_the_source(repository: Pa
 
 
 @pytest.mark.parametrize("max_batch", [2, 12, 16, 64])
-def test_a_variant_batches_as_what_is_applied_does(
-    repository: Path, run: Path, tmp_path: Path, max_batch: int
-) -> None:
+def test_a_variant_is_what_is_applied(repository: Path, run: Path, tmp_path: Path, max_batch: int) -> None:
     """Also where a smaller batch was applied before."""
     apply(setting(max_batch=2), repository, run)
     wanted = setting(max_batch=max_batch, queue_delay_us=500)
     make_variant(repository, tmp_path / "variant", wanted)
     apply(wanted, repository, run)
     for path in ("clip_image_preprocess/config.pbtxt", "clip_image_encoder/configs/cpu.pbtxt"):
-        measured, applied = read_config(tmp_path / "variant" / path), read_config(repository / path)
-        assert measured.dynamic_batching == applied.dynamic_batching
-        assert measured.max_batch_size == applied.max_batch_size
+        assert read_config(tmp_path / "variant" / path) == read_config(repository / path)
     sizes = [size for size in (8, 16, 32, 64) if size <= max_batch]
-    assert list(measured.dynamic_batching.preferred_batch_size) == sizes
+    assert list(read_config(repository / path).dynamic_batching.preferred_batch_size) == sizes
 
 
-def test_a_variant_of_an_unknown_format_is_refused(repository: Path, tmp_path: Path) -> None:
+def test_an_unknown_format_is_refused(repository: Path) -> None:
     with pytest.raises(ConfigurationError, match="no encoder configuration 'int7'"):
-        make_variant(repository, tmp_path / "variant", setting(model_config_name="int7"))
+        require_servable(repository, "int7")
 
 
 def test_a_gpu_setting_leaves_the_cpu_encoders_precision(repository: Path, run: Path) -> None:
     apply(setting(model_config_name="tensorrt", encoder_precision="fp32"), repository, run)
-    assert read_rendered(repository).deployment.encoder_precision == "bf16"
+    assert settings_of(repository).encoder_precision == "bf16"

@@ -13,13 +13,11 @@ from clip_profile.cli import main
 from clip_profile.load.perf_analyzer import VERSION, Load, arrival_gaps_us
 from clip_profile.sweep.command import next_commands
 from clip_serving.errors import ServerError
-from clip_serving.repository.render import write_repository
-from clip_serving.repository.spec import ModelSpec
 from clip_serving.server import perf_analyzer
 from testing.pictures import camera_photos
+from testing.repositories import rendered_repository
 from tests.unit.profile.records import about, measurement
 from tests.unit.profile.test_recommend import run_of
-from tools.render_default import SPEC
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +66,16 @@ def test_a_repository_without_an_export(
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("cpu,tensorrt", "tensorrt.pbtxt wants Triton's backend onnxruntime"),
-        ("torchscript", "torchscript.pbtxt wants Triton's backend pytorch"),
-        ("cpu,", "config.pbtxt wants Triton's backend onnxruntime"),
+        ("cpu,tensorrt", "tensorrt.pbtxt needs Triton's backend onnxruntime"),
+        ("torchscript", "torchscript.pbtxt needs Triton's backend pytorch"),
+        ("cpu,", "config.pbtxt needs Triton's backend onnxruntime"),
         ("int7", "has no encoder configuration 'int7'"),
     ],
 )
 def test_a_format_that_the_embedded_server_cannot_have(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
 ) -> None:
-    root = tmp_path / "repository"
-    spec = ModelSpec.load(SPEC)
-    write_repository(root, spec)
-    (root / "clip_image_encoder" / "1").mkdir()
-    (root / "clip_image_encoder" / "1" / "spec.json").write_text(spec.to_json())
+    root = rendered_repository(tmp_path / "repository")
     text = refused(capsys, *sweep(photos, tmp_path, "--repository", root, "--model-config-name", name))
     assert told in text
     assert not (tmp_path / "run").exists()
@@ -152,20 +146,18 @@ def test_a_run_without_measurements_has_no_answer(tmp_path: Path, capsys: pytest
     assert "has no measurements yet" in capsys.readouterr().err
 
 
-def test_a_change_that_was_cut_off_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_apply_and_undo_say_which_files_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(tmp_path, measurement())
-    repository = tmp_path / "repository"
-    repository.mkdir()
+    repository = rendered_repository(tmp_path / "repository", preprocess_instances=9)
     command = ["recommend", str(run.path), "--repository", str(repository)]
-    assert main(command) == 0
-    assert "cut off half-way" not in capsys.readouterr().err
-    (repository / ".clip-profile-apply.json").write_text("{}")
-    assert main(command) == 0
-    assert f"an --apply to {repository} was cut off half-way" in capsys.readouterr().err
     assert main([*command, "--undo"]) == 2
     assert "nothing was applied from" in capsys.readouterr().err
-    assert main(command) == 0
-    assert "cut off half-way" not in capsys.readouterr().err, "--undo has taken it back"
+    assert main([*command, "--apply"]) == 0
+    said = capsys.readouterr().err
+    assert f"applied to {repository}: deployment.json, clip_image" in said
+    assert f"undo: clip-profile recommend {run.path} --undo --repository {repository}" in said
+    assert main([*command, "--undo"]) == 0
+    assert f"restored in {repository}: deployment.json, clip_image" in capsys.readouterr().out
 
 
 def test_the_next_commands_have_the_bound_of_the_sweep() -> None:

@@ -56,7 +56,7 @@ def test_bf16_is_refused_where_nothing_proves_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cosines", "why"),
     [
-        ({"int8": 0.9631}, r"refused it: its cosine to fp32 was 0.9631 on real photos, below 0.99"),
+        ({"int8": 0.9631}, r"rejected int8: its cosine to fp32 was 0.9631 on real photos, below 0.99"),
         ({}, r"made without int8 \(export the model again\)"),
     ],
 )

@@ -1,20 +1,26 @@
-"""The committed configs are the default model's, and what is rendered is what Triton understands."""
+"""The committed configs are the default model's, and rendered configs are what Triton understands."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_preprocess.errors import SettingsError
-from clip_preprocess.settings import DecodeLimits, PreprocessSettings
+from clip_preprocess.settings import PreprocessSettings
 from clip_serving.errors import ConfigurationError
-from clip_serving.repository.deployment import DeploymentSettings, preprocess_settings
-from clip_serving.repository.render import render_all, write_repository
+from clip_serving.repository.deployment import Deployment
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.families.image.settings import ImageSettings, preprocess_settings
+from clip_serving.repository.render import outdated_configs, render, render_repository, write_repository
 from clip_serving.repository.spec import ModelSpec
+from testing.repositories import rendered_repository
 from tools.render_default import REPOSITORY, SPEC
 
 
@@ -23,12 +29,24 @@ def spec() -> ModelSpec:
     return ModelSpec.load(SPEC)
 
 
+def render_image(spec: ModelSpec, **settings: Any) -> dict[str, str]:
+    return render(Deployment.of(IMAGE, ImageSettings(**settings)), {IMAGE.name: spec})
+
+
+def write_image(root: Path, spec: ModelSpec, **settings: Any) -> None:
+    write_repository(root, Deployment.of(IMAGE, ImageSettings(**settings)), {IMAGE.name: spec})
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
 def parsed(text: str) -> pb.ModelConfig:
     return text_format.Parse(text, pb.ModelConfig())
 
 
 def test_committed_configs_are_the_default_models(spec: ModelSpec, tmp_path: Path) -> None:
-    write_repository(tmp_path, spec)
+    write_image(tmp_path, spec)
     rendered = {
         path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*") if path.is_file()
     }
@@ -37,13 +55,13 @@ def test_committed_configs_are_the_default_models(spec: ModelSpec, tmp_path: Pat
 
 
 def test_every_variant_of_the_encoder_has_the_same_inputs(spec: ModelSpec) -> None:
-    encoders = [parsed(text) for path, text in render_all(spec).items() if "encoder" in path]
+    encoders = [parsed(text) for path, text in render_image(spec).items() if "encoder" in path]
     assert len(encoders) == 4
     assert len({str(list(config.input)) for config in encoders}) == 1
 
 
 def test_production_encoder_is_fp16_onnx_on_the_gpu(spec: ModelSpec) -> None:
-    config = parsed(render_all(spec)["clip_image_encoder/config.pbtxt"])
+    config = parsed(render_image(spec)["clip_image_encoder/config.pbtxt"])
     assert config.backend == "onnxruntime"
     assert config.default_model_filename == "model.fp16.onnx"
     assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
@@ -54,7 +72,7 @@ def test_production_encoder_is_fp16_onnx_on_the_gpu(spec: ModelSpec) -> None:
 
 
 def test_tensorrt_variant_has_profiles_and_an_engine_cache(spec: ModelSpec) -> None:
-    config = parsed(render_all(spec)["clip_image_encoder/configs/tensorrt.pbtxt"])
+    config = parsed(render_image(spec)["clip_image_encoder/configs/tensorrt.pbtxt"])
     (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
     assert accelerator.name == "tensorrt"
     assert accelerator.parameters["trt_profile_min_shapes"] == "pixels:1x224x224x3,valid:1x1"
@@ -63,37 +81,35 @@ def test_tensorrt_variant_has_profiles_and_an_engine_cache(spec: ModelSpec) -> N
 
 
 def test_torchscript_output_reaches_the_ensemble(spec: ModelSpec) -> None:
-    texts = render_all(spec)
+    texts = render_image(spec)
     encoder = parsed(texts["clip_image_encoder/configs/torchscript.pbtxt"])
     ensemble = parsed(texts["clip_image/configs/torchscript.pbtxt"])
     assert ensemble.ensemble_scheduling.step[1].output_map[encoder.output[0].name] == "embedding"
 
 
 def test_instances_scale_apart(spec: ModelSpec) -> None:
-    texts = render_all(spec, DeploymentSettings(preprocess_instances=7, encoder_instances=2))
+    texts = render_image(spec, preprocess_instances=7, encoder_instances=2)
     assert parsed(texts["clip_image_preprocess/config.pbtxt"]).instance_group[0].count == 7
     assert parsed(texts["clip_image_encoder/config.pbtxt"]).instance_group[0].count == 2
 
 
 def test_the_precision_is_the_cpu_encoders_and_bounds_the_reference(spec: ModelSpec) -> None:
-    def rendered(deployment: DeploymentSettings) -> tuple[str, float]:
-        texts = render_all(spec, deployment)
+    def rendered(precision: str) -> tuple[str, float]:
+        texts = render_image(spec, encoder_precision=precision)
         encoder = parsed(texts["clip_image_encoder/configs/cpu.pbtxt"])
         ensemble = parsed(texts["clip_image/config.pbtxt"])
         least = float(ensemble.parameters["reference_min_cosine"].string_value)
         return encoder.parameters["precision"].string_value, least
 
-    assert rendered(DeploymentSettings()) == ("auto", 0.999)
-    assert rendered(DeploymentSettings(encoder_precision="bf16")) == ("bf16", 0.999)
-    assert rendered(DeploymentSettings(encoder_precision="int8")) == ("int8", 0.99)
+    assert rendered("auto") == ("auto", 0.999)
+    assert rendered("bf16") == ("bf16", 0.999)
+    assert rendered("int8") == ("int8", 0.99)
 
 
 def test_the_ensemble_tells_what_its_stages_do(spec: ModelSpec) -> None:
-    deployment = DeploymentSettings(
-        quality="exact", apply_exif_orientation=False, encoder_precision="bf16", limits=DecodeLimits(123)
-    )
+    settings: dict[str, Any] = {"quality": "exact", "apply_exif_orientation": False, "max_bytes": 123}
     for path in ("clip_image/config.pbtxt", "clip_image/configs/torchscript.pbtxt"):
-        told = parsed(render_all(spec, deployment)[path]).parameters
+        told = parsed(render_image(spec, encoder_precision="bf16", **settings)[path]).parameters
         assert (told["quality"].string_value, told["encoder_precision"].string_value) == ("exact", "bf16")
         assert (told["max_bytes"].string_value, told["apply_exif_orientation"].string_value) == (
             "123",
@@ -102,46 +118,95 @@ def test_the_ensemble_tells_what_its_stages_do(spec: ModelSpec) -> None:
 
 
 def test_preferred_sizes_never_exceed_the_largest_batch(spec: ModelSpec) -> None:
-    config = parsed(
-        render_all(spec, DeploymentSettings(max_batch_size=16))["clip_image_encoder/config.pbtxt"]
-    )
+    config = parsed(render_image(spec, max_batch_size=16)["clip_image_encoder/config.pbtxt"])
     assert list(config.dynamic_batching.preferred_batch_size) == [8, 16]
     assert max(warmup.batch_size for warmup in config.model_warmup) == 16
 
 
 def test_rollback_pins_a_version(spec: ModelSpec) -> None:
-    config = parsed(render_all(spec, encoder_version=3)["clip_image_encoder/config.pbtxt"])
+    config = parsed(render_image(spec, encoder_version=3)["clip_image_encoder/config.pbtxt"])
     assert list(config.version_policy.specific.versions) == [3]
 
 
 def test_the_encoders_config_is_the_last_to_change(spec: ModelSpec) -> None:
-    assert list(render_all(spec))[-1] == "clip_image_encoder/config.pbtxt"
+    assert list(render_image(spec))[-1] == "clip_image_encoder/config.pbtxt"
+
+
+def test_a_repository_is_rendered_again_from_its_own_file(tmp_path: Path) -> None:
+    root = rendered_repository(tmp_path)
+    path = root / "deployment.json"
+    edited = path.read_text().replace('"instances": 4', '"instances":   9')
+    path.write_text(edited)
+    assert outdated_configs(root) == ["clip_image_preprocess/config.pbtxt"]
+    _, changed = render_repository(root)
+    assert changed == ["clip_image_preprocess/config.pbtxt"]
+    assert parsed((root / changed[0]).read_text()).instance_group[0].count == 9
+    assert outdated_configs(root) == []
+    assert path.read_text() == edited, "the operator's layout of the file stays"
+    assert render_repository(root)[1] == []
+
+
+def test_a_config_that_was_edited_by_hand_is_named(tmp_path: Path) -> None:
+    root = rendered_repository(tmp_path)
+    ensemble, encoder = root / "clip_image" / "config.pbtxt", root / "clip_image_encoder" / "config.pbtxt"
+    ensemble.write_text("# a comment is not a setting\n" + ensemble.read_text())
+    assert outdated_configs(root) == []
+    ensemble.write_text(ensemble.read_text() + "max_bach_size: 4\n")
+    encoder.unlink()
+    assert outdated_configs(root) == ["clip_image/config.pbtxt", "clip_image_encoder/config.pbtxt"]
+
+
+def test_a_render_that_dies_between_two_files_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, wanted = rendered_repository(tmp_path / "a"), rendered_repository(tmp_path / "b", max_batch_size=8)
+    rename, left = os.replace, [3]
+
+    def dying(source: Path, target: Path) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            render_repository(root, lambda now: now.replaced(IMAGE, max_batch_size=8))
+    assert outdated_configs(root)
+    render_repository(root)
+    assert contents(root) == contents(wanted)
+
+
+def test_int8_that_the_export_does_not_have_is_refused(tmp_path: Path) -> None:
+    root = rendered_repository(tmp_path)
+    before = contents(root)
+    with pytest.raises(ConfigurationError, match=r"made without int8.*another --encoder-precision"):
+        render_repository(root, lambda now: now.replaced(IMAGE, encoder_precision="int8"))
+    assert contents(root) == before
 
 
 def test_a_config_that_cannot_be_written_changes_none(spec: ModelSpec, tmp_path: Path) -> None:
-    write_repository(tmp_path, spec)
+    write_image(tmp_path, spec)
     variants = tmp_path / "clip_image_encoder" / "configs"
     shutil.rmtree(variants)
     variants.write_text("in the way")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = contents(tmp_path)
     with pytest.raises(FileExistsError):
-        write_repository(tmp_path, spec, DeploymentSettings(preprocess_instances=9))
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        write_image(tmp_path, spec, preprocess_instances=9)
+    assert contents(tmp_path) == before
 
 
 def test_random_weights_are_said_in_every_config(spec: ModelSpec) -> None:
-    import dataclasses
-
-    texts = render_all(dataclasses.replace(spec, random_weights=True))
+    texts = render_image(dataclasses.replace(spec, random_weights=True))
     assert all("RANDOM WEIGHTS" in text for text in texts.values())
     ensemble = parsed(texts["clip_image/config.pbtxt"])
     assert ensemble.parameters["random_weights"].string_value == "true"
 
 
 def test_preprocess_settings_survive_the_config(spec: ModelSpec) -> None:
-    deployment = DeploymentSettings(apply_exif_orientation=False, quality="fast", allow_truncated=True)
-    settings = preprocess_settings(spec, deployment)
-    config = parsed(render_all(spec, deployment)["clip_image_preprocess/config.pbtxt"])
+    chosen: dict[str, Any] = {"apply_exif_orientation": False, "quality": "fast", "allow_truncated": True}
+    settings = preprocess_settings(spec, ImageSettings(**chosen))
+    config = parsed(render_image(spec, **chosen)["clip_image_preprocess/config.pbtxt"])
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     assert PreprocessSettings.from_parameters(parameters) == settings
 
@@ -155,7 +220,7 @@ def test_preprocess_settings_survive_the_config(spec: ModelSpec) -> None:
     ],
 )
 def test_wrong_parameters_are_named(spec: ModelSpec, change: dict[str, str | None], message: str) -> None:
-    sound = preprocess_settings(spec, DeploymentSettings()).to_parameters()
+    sound = preprocess_settings(spec, ImageSettings()).to_parameters()
     parameters: dict[str, str | None] = {**sound, **change}
     with pytest.raises(SettingsError, match=message):
         PreprocessSettings.from_parameters({k: v for k, v in parameters.items() if v is not None})

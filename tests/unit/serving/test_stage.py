@@ -1,7 +1,8 @@
-"""The private copy: counts fitted, everything else linked, the user's repository untouched."""
+"""The private copy: settings fitted, versions linked, the user's repository untouched."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,20 +11,19 @@ import pytest
 
 from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError
-from clip_serving.repository.render import write_repository
-from clip_serving.repository.spec import ModelSpec
-from clip_serving.repository.stage import Fit, InstanceLayout, read_config, served_version, stage
-from tools.render_default import SPEC
+from clip_serving.repository.deployment import Deployment
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.render import outdated_configs, render_repository
+from clip_serving.repository.stage import Fit, InstanceLayout, refuse_other_backends, stage
+from clip_serving.repository.versions import served_version
+from testing.repositories import read_config, rendered_repository
 
 _LAYOUT = InstanceLayout(preprocess_instances=3, preprocess_threads=2, encoder_instances=5, encoder_threads=4)
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    root = tmp_path / "source"
-    write_repository(root, ModelSpec.load(SPEC))
-    (root / "clip_image_encoder" / "1").mkdir()
-    return root
+    return rendered_repository(tmp_path / "source")
 
 
 def staged(source: Path, folder: Path) -> Path:
@@ -76,11 +76,25 @@ def test_the_ensemble_says_what_its_stages_are_changed_to(source: Path, tmp_path
     assert said(target) == {"quality": "exact", "encoder_precision": "fp32"}
 
 
-def test_a_hand_made_edit_is_kept(source: Path, tmp_path: Path) -> None:
-    path = source / "clip_image_preprocess" / "config.pbtxt"
-    path.write_text(path.read_text().replace("max_batch_size: 64", "max_batch_size: 12"))
+def test_settings_that_the_machine_does_not_decide_are_the_repositorys(source: Path, tmp_path: Path) -> None:
+    render_repository(source, lambda now: now.replaced(IMAGE, max_batch_size=12, max_queue_size=5))
     target = staged(source, tmp_path)
     assert read_config(target / "clip_image_preprocess" / "config.pbtxt").max_batch_size == 12
+    settings = Deployment.load(target).settings(IMAGE)
+    assert (settings.max_batch_size, settings.max_queue_size, settings.preprocess_instances) == (12, 5, 3)
+    assert outdated_configs(target) == []
+
+
+def test_exported_files_are_linked(source: Path, tmp_path: Path) -> None:
+    (source / "clip_image_encoder" / "warmup").mkdir()
+    target = staged(source, tmp_path)
+    for name in (
+        "clip_image/1",
+        "clip_image_preprocess/1",
+        "clip_image_encoder/1",
+        "clip_image_encoder/warmup",
+    ):
+        assert (target / name).resolve() == (source / name).resolve()
 
 
 def test_the_source_stays_as_it_was(source: Path, tmp_path: Path) -> None:
@@ -92,12 +106,12 @@ def test_the_source_stays_as_it_was(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("lacking", ["clip_image", "clip_image_preprocess", "clip_image_encoder"])
 def test_a_missing_model_is_named_with_the_way_out(source: Path, tmp_path: Path, lacking: str) -> None:
     (source / lacking / "config.pbtxt").unlink()
-    with pytest.raises(ConfigurationError, match=rf"{lacking}/config.pbtxt is missing.*clip-export"):
+    with pytest.raises(ConfigurationError, match=rf"{lacking}/config.pbtxt is missing.*clip-render"):
         staged(source, tmp_path)
 
 
 def test_an_encoder_that_was_never_exported_is_named(source: Path, tmp_path: Path) -> None:
-    (source / "clip_image_encoder" / "1").rmdir()
+    shutil.rmtree(source / "clip_image_encoder" / "1")
     with pytest.raises(ConfigurationError, match="no exported encoder"):
         staged(source, tmp_path)
 
@@ -105,18 +119,37 @@ def test_an_encoder_that_was_never_exported_is_named(source: Path, tmp_path: Pat
 def test_the_pinned_version_is_the_served_one(source: Path) -> None:
     (source / "clip_image_encoder" / "2").mkdir()
     assert served_version(source).name == "2"
-    write_repository(source, ModelSpec.load(SPEC), encoder_version=1)
+    render_repository(source, lambda now: now.replaced(IMAGE, encoder_version=1))
     assert served_version(source).name == "1"
-    (source / "clip_image_encoder" / "1").rmdir()
-    with pytest.raises(ConfigurationError, match=r"version 1 of the encoder, which is missing.*--activate"):
+    shutil.rmtree(source / "clip_image_encoder" / "1")
+    with pytest.raises(
+        ConfigurationError, match=r"version 1 of clip_image_encoder, which is missing.*--activate"
+    ):
         served_version(source)
 
 
-def test_a_misspelt_field_names_the_file(source: Path, tmp_path: Path) -> None:
-    path = source / "clip_image" / "config.pbtxt"
-    path.write_text(path.read_text() + "max_bach_size: 4\n")
-    with pytest.raises(ConfigurationError, match=r"clip_image/config.pbtxt.*max_bach_size"):
+def test_what_is_no_repository_is_named_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"not a clip-triton model repository.*clip-export"):
+        staged(tmp_path / "nothing", tmp_path)
+
+
+def test_a_misspelled_setting_names_the_file(source: Path, tmp_path: Path) -> None:
+    path = source / "deployment.json"
+    path.write_text(path.read_text().replace("max_batch_size", "max_bach_size"))
+    with pytest.raises(
+        ConfigurationError, match=rf"{path}: image.max_bach_size is not a setting.*max_batch_size"
+    ):
         staged(source, tmp_path)
+
+
+def test_a_format_is_refused_that_the_encoder_or_the_server_lacks(source: Path) -> None:
+    refuse_other_backends(source, "cpu", ["python"])
+    with pytest.raises(
+        ConfigurationError, match="no encoder configuration 'int7'; it has cpu, tensorrt, torch"
+    ):
+        refuse_other_backends(source, "int7", ["python"])
+    with pytest.raises(ConfigurationError, match=r"torchscript.pbtxt needs Triton's backend pytorch"):
+        refuse_other_backends(source, "torchscript", ["python"])
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 4, 8, 64])
@@ -129,6 +162,18 @@ def test_a_layout_never_takes_more_encoder_threads_than_cores(cores: int) -> Non
 def test_a_layout_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigurationError):
         InstanceLayout(0, 1, 1, 1)
+
+
+def test_clip_serve_warns_that_it_does_not_serve_edits_of_a_config(source: Path) -> None:
+    path = source / "clip_image_preprocess" / "config.pbtxt"
+    path.write_text(path.read_text().replace("max_batch_size: 64", "max_batch_size: 12"))
+    arguments = ["--repository", str(source), "--model-config-name", "int7"]
+    done = subprocess.run(
+        [sys.executable, "-m", "clip_serving.cli", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "warning: clip_image_preprocess/config.pbtxt in" in done.stderr
+    assert "clip-render --repository" in done.stderr
 
 
 def test_clip_serve_warns_against_instances_past_the_cores(tmp_path: Path) -> None:

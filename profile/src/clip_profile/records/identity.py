@@ -1,4 +1,4 @@
-"""Which model is served, and with which configs: figures of another one do not belong into the same run."""
+"""Which model is served, and with which configs: a run folder holds the figures of one of them only."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from tritonclient.utils import InferenceServerException
 
 from clip_serving import defaults
 from clip_serving.errors import ServerError
+from clip_serving.repository.deployment import Deployment
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.render import render
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
-from clip_serving.repository.stage import served_version
+from clip_serving.repository.versions import served_version
 
 _MODELS = (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """`configs` is a digest of all configs, whatever else of them a sweep changes in its own copy."""
+    """`configs` is a digest of the repository's rendered configs, before a sweep changes its own copy."""
 
     model: str
     configs: str
@@ -36,10 +39,8 @@ def of_repository(repository: Path) -> Identity:
     """Of the encoder version that the embedded server serves. Raises ConfigurationError."""
     version = served_version(repository)
     spec = ModelSpec.load(version / SPEC_FILE)
-    paths = sorted(path for model in _MODELS for path in (repository / model).rglob("*.pbtxt"))
-    configs = _digest(
-        part for path in paths for part in (str(path.relative_to(repository)).encode(), path.read_bytes())
-    )
+    rendered = render(Deployment.load(repository), {IMAGE.name: spec})
+    configs = _digest(part.encode() for item in sorted(rendered.items()) for part in item)
     return Identity(_name(spec.model, spec.pretrained), configs, spec.weights_sha256, version.name)
 
 

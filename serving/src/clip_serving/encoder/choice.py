@@ -65,7 +65,7 @@ def servable(version: Path, cpu: Cpu | None = None) -> tuple[Precision, ...]:
     except ConfigurationError:
         pass
     try:
-        require_int8(version)
+        ModelSpec.load(version / SPEC_FILE).require_int8()
         found.append("int8")
     except ConfigurationError:
         pass
@@ -88,7 +88,7 @@ def _bf16(version: Path, threads: int, why: str, cpu: Cpu) -> Chosen:
 
 def _int8(version: Path, threads: int) -> Chosen:
     try:
-        require_int8(version)
+        ModelSpec.load(version / SPEC_FILE).require_int8()
         encoder = OnnxEncoder(version / defaults.ONNX_INT8_FILE, threads)
         cosine = _proved(encoder, version, "int8")
     except ConfigurationError as error:
@@ -104,18 +104,6 @@ def _require_bf16(version: Path, cpu: Cpu) -> None:
     if not (version / defaults.PROOF_FILE).is_file():
         raise ConfigurationError(
             f"this export holds no {defaults.PROOF_FILE} to prove it by (export the model again)"
-        )
-
-
-def require_int8(version: Path) -> None:
-    """Raises ConfigurationError where the export of a version directory does not offer int8."""
-    cosine = ModelSpec.load(version / SPEC_FILE).min_cosine.get("int8")
-    bound = defaults.MIN_COSINE["int8"]
-    if cosine is None:
-        raise ConfigurationError("this export was made without int8 (export the model again)")
-    if cosine < bound:
-        raise ConfigurationError(
-            f"the export refused it: its cosine to fp32 was {cosine:.4f} on real photos, below {bound}"
         )
 
 

@@ -1,44 +1,133 @@
-"""Settings of a deployment, apart from what is true of the model: they are rendered beside the spec."""
+"""deployment.json: the one home of what the operator chooses, beside what is true of the model (spec.json).
+
+It is at the root of the model repository, with one section per model family. Edit it and run `clip-render`,
+or give the same settings as flags to clip-export or clip-render.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
-from clip_preprocess.settings import DecodeLimits, PreprocessSettings, Quality
-from clip_serving import defaults
-from clip_serving.defaults import EncoderPrecision
-from clip_serving.repository.spec import ModelSpec
+from clip_serving.errors import ConfigurationError
+from clip_serving.files import write_atomically
+from clip_serving.repository import migrate_0_1
+from clip_serving.repository.families import FAMILIES
+from clip_serving.repository.families.base import ModelFamily
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.settings import FamilySettings, read_section, unknown_name
+
+DEPLOYMENT_FILE = "deployment.json"
+DEPLOYMENT_VERSION = 1
+
+_logger = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=FamilySettings)
 
 
 @dataclass(frozen=True)
-class DeploymentSettings:
-    """How many instances of what, and how they batch. Counts are per model, times in microseconds."""
+class Deployment:
+    """The settings of each family that the repository serves, by the family's name."""
 
-    preprocess_instances: int = defaults.PREPROCESS_INSTANCES
-    preprocess_threads: int = defaults.PREPROCESS_THREADS
-    encoder_instances: int = defaults.ENCODER_INSTANCES
-    encoder_threads: int = defaults.ENCODER_THREADS
-    encoder_precision: EncoderPrecision = defaults.ENCODER_PRECISION
-    """A CPU encoder's."""
-    max_batch_size: int = defaults.MAX_BATCH_SIZE
-    preferred_batch_sizes: tuple[int, ...] = defaults.PREFERRED_BATCH_SIZES
-    max_queue_delay_us: int = defaults.MAX_QUEUE_DELAY_US
-    apply_exif_orientation: bool = True
-    quality: Quality = defaults.QUALITY
-    allow_truncated: bool = False
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
-    max_queue_size: int = defaults.MAX_QUEUE_SIZE
+    sections: Mapping[str, FamilySettings]
+    text: str | None = field(default=None, compare=False, repr=False)
+    """The file that the settings were read from: unchanged settings keep the operator's layout."""
+
+    @classmethod
+    def of(cls, family: ModelFamily[Any, S], settings: S | None = None) -> Deployment:
+        """One family, with the default settings if none are given."""
+        return cls({family.name: settings or family.settings()})
+
+    def settings(self, family: ModelFamily[Any, S]) -> S:
+        """Raises ConfigurationError if the repository does not serve `family`."""
+        found = self.sections.get(family.name)
+        if not isinstance(found, family.settings):
+            raise ConfigurationError(f"{DEPLOYMENT_FILE} has no section {family.name!r}")
+        return found
+
+    def replaced(self, family: ModelFamily[Any, S], **changes: Any) -> Deployment:
+        """A copy with these settings of `family` changed; a family that is not served yet is added.
+
+        Raises ConfigurationError for a value that is not allowed.
+        """
+        now = self.sections.get(family.name) or family.settings()
+        changed: FamilySettings = dataclasses.replace(now, **changes)  # type: ignore[type-var]
+        return Deployment({**self.sections, family.name: changed})
+
+    def to_json(self) -> str:
+        if self.text is not None:
+            return self.text
+        sections = {name: settings.to_section() for name, settings in self.sections.items()}
+        return json.dumps({"version": DEPLOYMENT_VERSION, **sections}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Deployment:
+        """Raises ConfigurationError that names the key, its value and the allowed values."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigurationError(f"not JSON: {error}") from error
+        if not isinstance(values, dict) or values.pop("version", None) != DEPLOYMENT_VERSION:
+            raise ConfigurationError(
+                f'the key "version" is not {DEPLOYMENT_VERSION}, the only one that this release reads'
+            )
+        for name in values:
+            if name not in FAMILIES:
+                raise ConfigurationError(unknown_name(name, name, list(FAMILIES)))
+        sections = {
+            name: read_section(FAMILIES[name].settings, section, name) for name, section in values.items()
+        }
+        return cls(sections, text)
+
+    @classmethod
+    def load(cls, repository: Path) -> Deployment:
+        """The repository's settings; one that clip-export 0.1 made is migrated, with a message.
+
+        Raises ConfigurationError that names the file.
+        """
+        path = repository / DEPLOYMENT_FILE
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            if not migrate_0_1.applies_to(repository):
+                raise ConfigurationError(
+                    f"{repository} is not a clip-triton model repository: {DEPLOYMENT_FILE} is missing. "
+                    f"Make one with: clip-export --repository {repository}"
+                ) from None
+        except OSError as error:
+            raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}: {error}") from error
+        return _migrated(repository)
 
 
-def preprocess_settings(spec: ModelSpec, deployment: DeploymentSettings) -> PreprocessSettings:
-    """The settings of clip_image_preprocess: the model's pixels within the deployment's limits."""
-    return PreprocessSettings(
-        image_size=spec.image_size,
-        interpolation=spec.interpolation,
-        resize_mode=spec.resize_mode,
-        fill_color=spec.fill_color,
-        apply_exif_orientation=deployment.apply_exif_orientation,
-        quality=deployment.quality,
-        allow_truncated=deployment.allow_truncated,
-        limits=deployment.limits,
-    )
+def load_or_default(repository: Path) -> Deployment:
+    """As Deployment.load; empty for a folder that holds no repository yet."""
+    if (repository / DEPLOYMENT_FILE).exists() or migrate_0_1.applies_to(repository):
+        return Deployment.load(repository)
+    return Deployment({})
+
+
+def _migrated(repository: Path) -> Deployment:
+    deployment = Deployment.of(IMAGE, migrate_0_1.read_settings(repository))
+    path = repository / DEPLOYMENT_FILE
+    try:
+        write_atomically(path, deployment.to_json())
+    except OSError as error:
+        _logger.warning(
+            "%s was exported by clip-export 0.1. Its settings were read from its config.pbtxt files and "
+            "could not be saved to %s (%s)",
+            *(repository, path, error.strerror),
+        )
+    else:
+        _logger.warning(
+            "%s was exported by clip-export 0.1. Its settings were moved from its config.pbtxt files to %s: "
+            "from now on edit that file, and run: clip-render --repository %s",
+            *(repository, path, repository),
+        )
+    return deployment

@@ -1,7 +1,7 @@
-"""ModelSpec: the one home of everything that is true of an exported model.
+"""Model specs: the one home of everything that is true of an exported model.
 
-Made by clip-export from open_clip's own configuration, stored as `spec.json` beside the model's
-files, and the source of every rendered config.pbtxt.
+clip-export writes a spec as `spec.json` into each version directory, from open_clip's own configuration.
+Together with deployment.json it is the only input of the rendered config.pbtxt files.
 """
 
 from __future__ import annotations
@@ -10,65 +10,49 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from clip_preprocess.settings import Interpolation, ResizeMode
+from clip_serving import defaults
 from clip_serving.errors import ConfigurationError
 
 SPEC_VERSION = 1
 SPEC_FILE = "spec.json"
 
+T = TypeVar("T", bound="TowerSpec")
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """An image tower and the pixels that it wants.
 
-    `image_size` is (height, width) in pixels. `mean` and `std` are per RGB channel, of pixels in
-    0..1. `resize_mode` is open_clip's: `shortest` resizes the short side and crops the centre,
-    `squash` ignores the aspect ratio, `longest` fits the whole picture and pads with `fill_color`.
-    `weights_sha256` is the digest of the weights as loaded (see clip_export.load); empty in the
+@dataclass(frozen=True, kw_only=True)
+class TowerSpec:
+    """What is true of every exported tower, whatever it embeds.
+
+    `weights_sha256` is the digest of the weights as loaded (see clip_export.load); it is empty in the
     spec of a model that has not been exported yet.
     """
 
     model: str
     pretrained: str
-    image_size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: Interpolation
-    resize_mode: ResizeMode
-    fill_color: int
     embedding_dim: int
     random_weights: bool = False
     weights_sha256: str = ""
     tool_versions: dict[str, str] = field(default_factory=dict)
-    reference_image: str = ""
-    """base64 of a small JPEG that every server of this model can be asked to embed."""
-    reference_embedding: str = ""
-    """base64 of its embedding by open_clip itself: little-endian float32 [embedding_dim]."""
     min_cosine: dict[str, float] = field(default_factory=dict)
-    """By precision, the least cosine to open_clip's embeddings that the export saw on its pictures.
+    """Least cosine to open_clip's embeddings, by precision, that the export measured on its pictures.
 
-    It is there for an int8 graph that was refused, too. Empty in specs of before there was any.
+    It includes an int8 graph that was measured and not published. Specs of early exports have none.
     """
     spec_version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:
-        if self.interpolation not in get_args(Interpolation):
-            raise ConfigurationError(
-                f"interpolation {self.interpolation!r} is not one of {get_args(Interpolation)}"
-            )
-        if self.resize_mode not in get_args(ResizeMode):
-            raise ConfigurationError(f"resize mode {self.resize_mode!r} is not one of {get_args(ResizeMode)}")
-        if min(self.image_size) < 1 or self.embedding_dim < 1:
-            raise ConfigurationError("image_size and embedding_dim must be positive")
+        if self.embedding_dim < 1:
+            raise ConfigurationError("embedding_dim must be positive")
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> ModelSpec:
-        """Raises ConfigurationError for a spec of another version or with unknown or missing keys."""
+    def from_json(cls: type[T], text: str) -> T:
+        """Raises ConfigurationError for another spec version, and for unknown or missing keys."""
         try:
             values: dict[str, Any] = json.loads(text)
         except json.JSONDecodeError as error:
@@ -77,15 +61,14 @@ class ModelSpec:
             raise ConfigurationError(
                 f"the model spec is not of version {SPEC_VERSION}: export the model again"
             )
-        for name in ("image_size", "mean", "std"):
-            values[name] = tuple(values.get(name, ()))
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         try:
             return cls(**values)
         except TypeError as error:
             raise ConfigurationError(f"the model spec does not fit: {error}") from error
 
     @classmethod
-    def load(cls, path: Path) -> ModelSpec:
+    def load(cls: type[T], path: Path) -> T:
         """Reads `path`; raises ConfigurationError that names the file."""
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
@@ -93,3 +76,45 @@ class ModelSpec:
             raise ConfigurationError(f"cannot read the model spec {path}: {error.strerror}") from error
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}") from error
+
+    def require_int8(self) -> None:
+        """Raises ConfigurationError if the export published no int8 graph; the text says why."""
+        cosine, bound = self.min_cosine.get("int8"), defaults.MIN_COSINE["int8"]
+        if cosine is None:
+            raise ConfigurationError("this export was made without int8 (export the model again)")
+        if cosine < bound:
+            raise ConfigurationError(
+                f"the export rejected int8: its cosine to fp32 was {cosine:.4f} on real photos, below {bound}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(TowerSpec):
+    """An image tower and the pixels that it expects.
+
+    `image_size` is (height, width) in pixels. `mean` and `std` are per RGB channel, for pixels in 0..1.
+    `resize_mode` is open_clip's: `shortest` resizes the short side and crops the center, `squash` ignores
+    the aspect ratio, `longest` fits the whole picture and pads with `fill_color`.
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Interpolation
+    resize_mode: ResizeMode
+    fill_color: int
+    reference_image: str = ""
+    """base64 of a small JPEG that every server of this model can be asked to embed."""
+    reference_embedding: str = ""
+    """base64 of its embedding by open_clip itself: little-endian float32 [embedding_dim]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.interpolation not in get_args(Interpolation):
+            raise ConfigurationError(
+                f"interpolation {self.interpolation!r} is not one of {get_args(Interpolation)}"
+            )
+        if self.resize_mode not in get_args(ResizeMode):
+            raise ConfigurationError(f"resize mode {self.resize_mode!r} is not one of {get_args(ResizeMode)}")
+        if min(self.image_size) < 1:
+            raise ConfigurationError("image_size must be positive")

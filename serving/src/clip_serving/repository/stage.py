@@ -1,6 +1,6 @@
-"""A private copy of a model repository, fitted to this machine: the user's own stays untouched.
+"""A private copy of a model repository, with settings that fit this machine: the user's stays untouched.
 
-Configs are copied with the instance counts and threads replaced; everything else is linked.
+The copy's deployment.json and configs are rendered; the version directories are links.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as pb
-
 from clip_preprocess.settings import Quality
 from clip_serving import defaults
 from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ConfigurationError
-from clip_serving.repository.render import reference_min_cosine
+from clip_serving.files import write_all_atomically
+from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
+from clip_serving.repository.families import FAMILIES
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.render import configs, render
+from clip_serving.repository.versions import load_specs
 
 
 @dataclass(frozen=True)
 class InstanceLayout:
-    """How many processes of each stage run on the CPU, and with how many threads each."""
+    """How many processes each stage runs on the CPU, and how many threads each of them has."""
 
     preprocess_instances: int
     preprocess_threads: int
@@ -35,7 +37,7 @@ class InstanceLayout:
 
     @classmethod
     def for_cores(cls, cores: int) -> InstanceLayout:
-        """One thread an instance costs least; the encoder's copies of the weights are capped."""
+        """One thread an instance costs least CPU; the number of copies of the encoder's weights is capped."""
         encoders = min(cores, defaults.MAX_CPU_ENCODER_INSTANCES)
         return cls(
             preprocess_instances=cores,
@@ -45,20 +47,20 @@ class InstanceLayout:
         )
 
     def past(self, cores: int, *, encoder_on_cpu: bool) -> list[str]:
-        """A sentence for each stage whose processes and threads are more than the cores."""
+        """A warning for each stage with more processes x threads than cores."""
         stages = {"preprocess": (self.preprocess_instances, self.preprocess_threads)}
         if encoder_on_cpu:
             stages["encoder"] = (self.encoder_instances, self.encoder_threads)
         return [
-            f"{instances} {name} instances x {threads} threads are more than the {cores} cores: they only "
-            "fight for them, and each takes memory"
+            f"{instances} {name} instances x {threads} threads are more than the {cores} cores: they compete "
+            "for the cores, and each instance takes memory"
             for name, (instances, threads) in stages.items()
             if instances * threads > cores
         ]
 
 
 def available_cores() -> int:
-    """Cores that this process may use: its affinity, and a container's CPU quota rounded up."""
+    """Cores that this process may use: its affinity, or a container's CPU quota, rounded up."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -69,149 +71,69 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class Fit:
-    """What is changed in the copy; `quality` and `encoder_precision` None leave the repository's."""
+    """The settings that fit the image family to this machine; None keeps the repository's."""
 
     layout: InstanceLayout
     quality: Quality | None = None
     encoder_precision: EncoderPrecision | None = None
 
-
-def stage(source: Path, target: Path, fit: Fit) -> None:
-    """Fills the empty folder `target` from the repository `source`.
-
-    Raises ConfigurationError that names what `source` lacks.
-    """
-    copy_repository(source, target, lambda config: _change(config, fit))
-    served_version(source)
+    def __call__(self, deployment: Deployment) -> Deployment:
+        chosen = {"quality": self.quality, "encoder_precision": self.encoder_precision}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return deployment.replaced(IMAGE, **vars(self.layout), **given)
 
 
-def served_version(repository: Path) -> Path:
-    """The encoder's version directory that a server takes: the pinned one, or the newest.
-
-    Raises ConfigurationError where it is not there.
-    """
-    newest, pinned = newest_version(repository), pinned_version(repository)
-    if pinned is None:
-        return newest
-    folder = repository / defaults.ENCODER / str(pinned)
-    if not folder.is_dir():
-        raise ConfigurationError(
-            f"{repository} serves version {pinned} of the encoder, which is missing. Choose another: "
-            f"clip-export --activate VERSION --repository {repository}"
-        )
-    return folder
-
-
-def pinned_version(repository: Path) -> int | None:
-    """The encoder's version that the configs name; None where they take the newest."""
-    policy = read_config(repository / defaults.ENCODER / "config.pbtxt").version_policy
-    return max(policy.specific.versions, default=None)
-
-
-def newest_version(repository: Path) -> Path:
-    """The encoder's newest version directory; raises ConfigurationError where nothing was exported."""
-    exported = versions(repository)
-    if not exported:
-        raise ConfigurationError(
-            f"{repository} holds no exported encoder. Run: clip-export --repository {repository}"
-        )
-    return repository / defaults.ENCODER / str(exported[-1])
-
-
-def versions(repository: Path) -> list[int]:
-    """The encoder's exported versions, oldest first."""
-    folder = repository / defaults.ENCODER
-    return sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdigit())
-
-
-def copy_repository(source: Path, target: Path, change: Callable[[pb.ModelConfig], None]) -> None:
-    """Fills the folder `target` with links to the files of `source`, and its configs after `change`.
+def stage(source: Path, target: Path, change: Callable[[Deployment], Deployment]) -> None:
+    """Fills the folder `target` with the repository `source`, rendered with its settings after `change`.
 
     Raises ConfigurationError that names what `source` lacks.
     """
-    for model in (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER):
-        if not (source / model / "config.pbtxt").is_file():
-            raise ConfigurationError(
-                f"{source} is not a clip-triton model repository: {model}/config.pbtxt is missing. "
-                f"Make one with: clip-export --repository {source}"
-            )
-        _copy_model(source / model, target / model, change)
+    deployment = change(Deployment.load(source))
+    specs = load_specs(source, deployment)
+    for name in specs:
+        for model in FAMILIES[name].models:
+            _link_versions(source / model, target / model)
+    texts = {DEPLOYMENT_FILE: deployment.to_json(), **render(deployment, specs)}
+    write_all_atomically({target / path: text for path, text in texts.items()})
 
 
-def _copy_model(source: Path, target: Path, change: Callable[[pb.ModelConfig], None]) -> None:
+def _link_versions(source: Path, target: Path) -> None:
+    if not (source / "config.pbtxt").is_file():
+        raise ConfigurationError(
+            f"{source.parent} is not complete: {source.name}/config.pbtxt is missing. "
+            f"Render it with: clip-render --repository {source.parent}"
+        )
     target.mkdir(parents=True)
     for entry in source.iterdir():
         if entry.name.isdigit() or entry.name == "warmup":
             (target / entry.name).symlink_to(entry.resolve())
-    for path in [source / "config.pbtxt", *sorted((source / "configs").glob("*.pbtxt"))]:
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(exist_ok=True)
-        config = read_config(path)
-        change(config)
-        copy.write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")
-
-
-def _change(config: pb.ModelConfig, fit: Fit) -> None:
-    if config.name == defaults.ENSEMBLE:
-        _tell(config, fit)
-        return
-    encoder, layout = config.name == defaults.ENCODER, fit.layout
-    if not config.instance_group:
-        config.instance_group.add()
-    config.instance_group[0].count = layout.encoder_instances if encoder else layout.preprocess_instances
-    if config.backend != "python":  # its own parameters are all that another one knows
-        return
-    threads = layout.encoder_threads if encoder else layout.preprocess_threads
-    config.parameters["threads"].string_value = str(threads)
-    if encoder and fit.encoder_precision is not None:
-        config.parameters["precision"].string_value = fit.encoder_precision
-    if not encoder and fit.quality is not None:
-        config.parameters["quality"].string_value = fit.quality
-
-
-def _tell(ensemble: pb.ModelConfig, fit: Fit) -> None:
-    """Keeps true what the ensemble says of its stages."""
-    parameters = ensemble.parameters
-    if fit.quality is not None:
-        parameters["quality"].string_value = fit.quality
-    if fit.encoder_precision is not None:
-        parameters["encoder_precision"].string_value = fit.encoder_precision
-        parameters["reference_min_cosine"].string_value = str(reference_min_cosine(fit.encoder_precision))
-
-
-def encoder_config(repository: Path, model_config_name: str) -> Path:
-    """The file of a format; empty is the model's config.pbtxt. Raises ConfigurationError where it is not."""
-    folder = repository / defaults.ENCODER
-    if not model_config_name:
-        return folder / "config.pbtxt"
-    path = folder / "configs" / f"{model_config_name}.pbtxt"
-    if not path.is_file():
-        known = ", ".join(sorted(each.stem for each in path.parent.glob("*.pbtxt"))) or "none"
-        raise ConfigurationError(
-            f"{repository} has no encoder configuration {model_config_name!r}; it has {known}"
-        )
-    return path
 
 
 def refuse_other_backends(repository: Path, model_config_name: str, backends: Collection[str]) -> None:
-    """Raises ConfigurationError where a config of that name wants a backend that is not among `backends`."""
-    encoder_config(repository, model_config_name)
-    for model in (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER):
-        path = repository / model / "configs" / f"{model_config_name}.pbtxt"
-        if not path.is_file():
-            path = repository / model / "config.pbtxt"
-        wanted = read_config(path).backend
-        if wanted and wanted not in backends:
-            raise ConfigurationError(
-                f"{path} wants Triton's backend {wanted}, and the embedded server has only "
-                f"{', '.join(sorted(backends))}. The image of docker-compose.yml has it; here, "
-                "--model-config-name cpu can be served"
-            )
+    """Raises ConfigurationError for a `--model-config-name` that the encoder does not have.
+
+    Also for one that needs a backend that is not among `backends`.
+    """
+    deployment = Deployment.load(repository)
+    rendered = configs(deployment, load_specs(repository, deployment))
+    _require_format(repository, model_config_name, rendered)
+    for name in deployment.sections:
+        for model in FAMILIES[name].models:
+            path = f"{model}/configs/{model_config_name}.pbtxt"
+            path = path if path in rendered else f"{model}/config.pbtxt"
+            wanted = rendered[path].backend
+            if wanted and wanted not in backends:
+                raise ConfigurationError(
+                    f"{repository / path} needs Triton's backend {wanted}, and the embedded server has only "
+                    f"{', '.join(sorted(backends))}. Serve it with the image of docker-compose.yml, or use "
+                    "--model-config-name cpu"
+                )
 
 
-def read_config(path: Path) -> pb.ModelConfig:
-    """Parses a config.pbtxt; raises ConfigurationError that names the file, line and field."""
-    try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
-    except (text_format.ParseError, OSError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+def _require_format(repository: Path, model_config_name: str, rendered: Collection[str]) -> None:
+    folder = f"{defaults.ENCODER}/configs/"
+    known = sorted(Path(path).stem for path in rendered if path.startswith(folder))
+    if model_config_name and model_config_name not in known:
+        raise ConfigurationError(
+            f"{repository} has no encoder configuration {model_config_name!r}; it has {', '.join(known)}"
+        )

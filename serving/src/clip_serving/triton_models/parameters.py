@@ -14,7 +14,7 @@ class Parameters(dict[str, str]):
     def __missing__(self, name: str) -> str:
         raise ConfigurationError(
             f"the model's config lacks the parameter {name!r}: another release rendered it. "
-            "`clip-export --activate VERSION --repository DIR` renders it again"
+            "Render it again with: clip-render --repository DIR"
         )
 
 

@@ -1,0 +1,68 @@
+"""The config of `clip_image`, the ensemble that clients call."""
+
+from __future__ import annotations
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from clip_serving import defaults
+from clip_serving.defaults import EncoderPrecision
+from clip_serving.repository.families.configs import model_config, parameters
+from clip_serving.repository.families.image import tensors
+from clip_serving.repository.families.image.settings import ImageSettings
+from clip_serving.repository.spec import ModelSpec
+
+
+def config(spec: ModelSpec, settings: ImageSettings, encoder_output: str = "embedding") -> pb.ModelConfig:
+    return model_config(
+        {
+            "name": defaults.ENSEMBLE,
+            "platform": "ensemble",
+            "max_batch_size": settings.max_batch_size,
+            "input": [tensors.IMAGE],
+            "output": [tensors.embedding(spec), tensors.ERROR, tensors.STAGE_SECONDS],
+            "ensemble_scheduling": {
+                "step": [
+                    {
+                        "model_name": defaults.PREPROCESS,
+                        "model_version": -1,
+                        "input_map": {"image": "image"},
+                        "output_map": {name: name for name in ("pixels", "valid", "error", "stage_seconds")},
+                    },
+                    {
+                        "model_name": defaults.ENCODER,
+                        "model_version": -1,
+                        "input_map": {"pixels": "pixels", "valid": "valid"},
+                        "output_map": {encoder_output: "embedding"},
+                    },
+                ]
+            },
+            "parameters": parameters(_for_clients(spec, settings)),
+        }
+    )
+
+
+def reference_min_cosine(precision: EncoderPrecision) -> float:
+    """The least cosine of a server's reference embedding; lower for int8, which is checked on photos too."""
+    return defaults.MIN_COSINE["int8"] if precision == "int8" else defaults.REFERENCE_MIN_COSINE
+
+
+def _for_clients(spec: ModelSpec, settings: ImageSettings) -> dict[str, object]:
+    """What a client, which sees only the ensemble's metadata, may want to know."""
+    height, width = spec.image_size
+    version = settings.encoder_version
+    return {
+        "model": spec.model,
+        "pretrained": spec.pretrained,
+        "weights_sha256": spec.weights_sha256,
+        "random_weights": spec.random_weights,
+        "embedding_dim": spec.embedding_dim,
+        "image_size": f"{height}x{width}",
+        "encoder_version": "latest" if version is None else version,
+        "reference_image": spec.reference_image,
+        "reference_embedding": spec.reference_embedding,
+        "reference_min_cosine": reference_min_cosine(settings.encoder_precision),
+        "max_bytes": settings.max_bytes,
+        "quality": settings.quality,
+        "apply_exif_orientation": settings.apply_exif_orientation,
+        "encoder_precision": settings.encoder_precision,
+    }

@@ -1,0 +1,63 @@
+"""Command-line flags for the settings of deployment.json, generated from the tables of the families."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Collection
+from typing import Any
+
+from clip_serving.repository.families.base import ModelFamily
+from clip_serving.repository.settings import Choice, Setting, Switch, table
+
+Family = ModelFamily[Any, Any]
+
+
+def add_flags(group: argparse._ActionsContainer, family: Family, only: Collection[str] | None = None) -> None:
+    """A flag for each setting of `family`, or for those named in `only`; one that is not given is None."""
+    for line in table(family.settings):
+        if line.flag and (only is None or line.name in only):
+            _add(group, family.flag_prefix, line)
+
+
+def given(options: argparse.Namespace, family: Family) -> dict[str, Any]:
+    """The settings whose flags were given, by name."""
+    found = {
+        line.name: getattr(options, _destination(family.flag_prefix, line), None)
+        for line in table(family.settings)
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _add(group: argparse._ActionsContainer, prefix: str, line: Setting) -> None:
+    destination, flag = _destination(prefix, line), f"--{prefix}{line.flag}"
+    text = f"{line.help} (default: {_shown(line.default)})".replace("%", "%%")
+    match line.values:
+        case Switch(off=off):
+            group.add_argument(flag, dest=destination, action="store_true", default=None, help=text)
+            group.add_argument(
+                f"--{prefix}{off}", dest=destination, action="store_false", default=None, help="the opposite"
+            )
+        case Choice(names=names):
+            group.add_argument(flag, dest=destination, choices=names, help=text)
+        case _:
+            group.add_argument(flag, dest=destination, type=_reader(line), metavar="VALUE", help=text)
+
+
+def _destination(prefix: str, line: Setting) -> str:
+    return f"{prefix}{line.name}".replace("-", "_")
+
+
+def _reader(line: Setting) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return line.values.accept(line.values.parse(text))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}. Allowed: {line.values.allowed}") from None
+
+    return read
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

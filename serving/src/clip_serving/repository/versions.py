@@ -1,0 +1,59 @@
+"""The encoder's exported versions in a repository: which there are, and which one is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clip_serving import defaults
+from clip_serving.errors import ConfigurationError
+from clip_serving.repository.deployment import Deployment
+from clip_serving.repository.families import FAMILIES
+from clip_serving.repository.families.base import ModelFamily
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.spec import SPEC_FILE, TowerSpec
+
+
+def versions(repository: Path, encoder: str = defaults.ENCODER) -> list[int]:
+    """The exported versions of an encoder, oldest first."""
+    return sorted(int(entry.name) for entry in (repository / encoder).glob("*") if entry.name.isdigit())
+
+
+def served_version(repository: Path, family: ModelFamily[Any, Any] = IMAGE) -> Path:
+    """The encoder's version directory that a server loads: the pinned one, or the newest.
+
+    Raises ConfigurationError if it does not exist.
+    """
+    if not versions(repository, family.encoder):
+        raise _not_exported(repository)
+    return _served(repository, family, Deployment.load(repository))
+
+
+def load_specs(repository: Path, deployment: Deployment) -> dict[str, TowerSpec]:
+    """By family, the spec of the version that `deployment` serves. Raises ConfigurationError."""
+    families = [FAMILIES[name] for name in deployment.sections]
+    return {
+        family.name: family.spec.load(_served(repository, family, deployment) / SPEC_FILE)
+        for family in families
+    }
+
+
+def _served(repository: Path, family: ModelFamily[Any, Any], deployment: Deployment) -> Path:
+    exported = versions(repository, family.encoder)
+    if not exported:
+        raise _not_exported(repository)
+    pinned = deployment.settings(family).encoder_version
+    folder = repository / family.encoder / str(pinned or exported[-1])
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"{repository} serves version {pinned} of {family.encoder}, which is missing; it has "
+            f"{', '.join(map(str, exported))}. Choose one with: "
+            f"clip-render --activate VERSION --repository {repository}"
+        )
+    return folder
+
+
+def _not_exported(repository: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"{repository} holds no exported encoder. Run: clip-export --repository {repository}"
+    )

@@ -1,0 +1,1 @@
+from clip_serving.triton_models.preprocess import TritonPythonModel as TritonPythonModel
