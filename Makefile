@@ -19,18 +19,21 @@ help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.ready ## The environment of server, client and tests (no torch)
-setup-export: $(EXPORT_VENV)/.ready ## The environment of the export (torch, open_clip: some GB)
+setup-export: $(EXPORT_VENV)/.ready ## The environment of the export (torch, open_clip)
 
-$(VENV)/.ready: client/pyproject.toml preprocess/pyproject.toml serving/pyproject.toml profile/pyproject.toml constraints.txt tools/environment.py tools/old_numpy.py tools/requirements-dev.txt
+$(VENV)/.ready: tools/environment.py tools/old_numpy.py tools/requirements-serve.txt constraints.txt $(wildcard */pyproject.toml)
 	$(PYTHON) tools/environment.py $(VENV) serve
+	touch $@
 
-$(EXPORT_VENV)/.ready: client/pyproject.toml preprocess/pyproject.toml serving/pyproject.toml export/pyproject.toml constraints.txt tools/environment.py tools/requirements-golden.txt
+$(EXPORT_VENV)/.ready: tools/environment.py tools/requirements-export.txt constraints.txt $(wildcard */pyproject.toml) | $(VENV)/.ready
 	$(PYTHON) tools/environment.py $(EXPORT_VENV) export
+	touch $@
 
-setup-bench: $(BENCH_VENV)/.ready ## The environment of those that we are compared with (some GB)
+setup-bench: $(BENCH_VENV)/.ready ## The environment of the services we compare with (torch)
 
-$(BENCH_VENV)/.ready: benchmarks/origin/requirements.txt benchmarks/litserve/requirements.txt constraints.txt tools/environment.py
+$(BENCH_VENV)/.ready: tools/environment.py tools/requirements-bench.txt constraints.txt $(wildcard benchmarks/*/requirements.txt) | $(VENV)/.ready
 	$(PYTHON) tools/environment.py $(BENCH_VENV) bench
+	touch $@
 
 demo: setup setup-export ## Bucket to embeddings on a real server, with a page to look at (PHOTOS=dir for yours)
 	$(RUN) -m tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)")

@@ -130,7 +130,7 @@ def measure(options: argparse.Namespace, chosen: list[Contender]) -> Results:
     """Everything from the photos to the last pass; also with Ctrl-C after the first measurement."""
     peers = peers_python()
     if not peers.exists():
-        raise BenchmarkError(f"{peers} is missing: `python3 tools/environment.py .venv-bench bench` makes it")
+        raise BenchmarkError(f"{peers} is missing. Run: make setup-bench")
     folder = options.photos or own_photos(ROOT / "build" / "bench" / "photos", _making)
     names = photo_names(folder)
     if len(names) < 8:

@@ -1,91 +1,96 @@
-"""Makes one of the project's environments: `python3 tools/environment.py DIR serve|export|bench`.
+"""Creates one of the project's environments: `python3 tools/environment.py DIR serve|export|bench`.
 
-Runs with the system's Python and nothing else. The stamp `.ready` is written last, so a broken
-set-up is begun again.
+Needs only Python with venv. pip installs uv into `.venv`, and uv installs `requirements-KIND.txt` into
+DIR. Run it again after a failure or a change of the requirements: it installs what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {
-    "serve": [
-        *("-e", "preprocess[heic]"),
-        *("-e", "client[parquet]"),
-        *("-e", "serving[local]"),
-        *("-e", "profile"),
-        "-r",
-        "tools/requirements-dev.txt",
-    ],
-    "export": [
-        *("-e", "preprocess[heic]"),
-        *("-e", "client"),
-        *("-e", "serving[render]"),
-        *("-e", "export"),
-        "-r",
-        "tools/requirements-golden.txt",
-    ],
-    # What we are compared with, apart from our own environment: none of ours is in it.
-    "bench": ["-r", "benchmarks/origin/requirements.txt", "-r", "benchmarks/litserve/requirements.txt"],
-}
+UV = "uv==0.13.9"
 SUPPORTED = ((3, 10), (3, 13))
-NO_OLD_NUMPY = (3, 13)  # from here on PyPI has no wheel of numpy 1
+FIRST_WITHOUT_NUMPY_1 = (3, 13)
+"""The first Python for which PyPI has no wheel of numpy 1."""
+TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.org/whl/cpu")
+"""Where torch comes from: by default the CPU build (0.8 GB). Empty for PyPI's CUDA build (5 GB)."""
+LIKE_PIP = ("index-url", "extra-index-url", "find-links", "constraint")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("kind", choices=PACKAGES)
+    parser.add_argument("kind", choices=["serve", "export", "bench"])
     options = parser.parse_args()
     if not SUPPORTED[0] <= sys.version_info[:2] <= SUPPORTED[1]:
-        wanted = " to ".join(".".join(map(str, version)) for version in SUPPORTED)
-        sys.exit(f"Python {sys.version.split()[0]} does not fit: use PYTHON=python3.x of {wanted}")
-    folder = (ROOT / options.folder).resolve()
-    stamp = folder / ".ready"
-    stamp.unlink(missing_ok=True)
+        first, last = (".".join(map(str, version)) for version in SUPPORTED)
+        version = sys.version.split()[0]
+        sys.exit(
+            f"Python {version} is not supported. Choose one from {first} to {last}: make PYTHON=python3.x"
+        )
     try:
-        _make(folder, options.kind)
+        _create(ROOT / options.folder, options.kind)
     except subprocess.CalledProcessError as error:
-        print(f"set-up failed: {' '.join(error.cmd)}", file=sys.stderr)
+        print(f"set-up failed: {' '.join(map(str, error.cmd))}", file=sys.stderr)
         return error.returncode
-    stamp.touch()
     return 0
 
 
-def _make(folder: Path, kind: str) -> None:
+def _create(folder: Path, kind: str) -> None:
+    print(f"set-up: creating {folder.name} ...", flush=True)
+    uv = _install_uv()
     python = folder / "bin" / "python"
     if not python.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        print(f"set-up: making {folder.name}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    packages = list(PACKAGES[kind])
-    if kind == "serve" and sys.version_info >= NO_OLD_NUMPY:
-        packages.append(_old_numpy(python))
-    note = ", torch among it: some GB, once" if kind in ("export", "bench") else ""
-    print(f"set-up: installing the packages of {folder.name}{note} ...", flush=True)
-    _pip_install(python, "-c", "constraints.txt", *packages)
+        _run(uv, "venv", "-q", "--clear", "-p", sys.executable, folder)
+    install: list[str | Path] = [uv, "pip", "install", "-q", "-p", python]
+    if kind != "serve" and TORCH_INDEX_URL:
+        _install_cpu_torch(install)
+    install += _settings_of_pip()
+    if kind == "serve" and sys.version_info >= FIRST_WITHOUT_NUMPY_1:
+        paths = os.pathsep.join(["serving/src", "preprocess/src"])
+        _run(python, "-m", "tools.old_numpy", *install, PYTHONPATH=paths)
+    _run(*install, "-c", "constraints.txt", "-r", f"tools/requirements-{kind}.txt")
     if kind == "serve":
-        subprocess.run(
-            [str(python), "-c", "from clip_serving.server import perf_analyzer; perf_analyzer.prepare()"],
-            check=True,
-        )
+        _run(python, "-c", "from clip_serving.server import perf_analyzer; perf_analyzer.prepare()")
 
 
-def _old_numpy(python: Path) -> str:
-    """The wheel of a numpy that the embedded server can use, built if need be."""
-    _pip_install(python, "--no-deps", "-e", "preprocess", "-e", "serving")
-    command = [str(python), "-m", "tools.old_numpy", "build/wheels"]
-    return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.strip()
+def _install_uv() -> Path:
+    """The path of uv in `.venv`, which also keeps pip: perf_analyzer is downloaded with it."""
+    python = ROOT / ".venv/bin/python"
+    if not python.exists():
+        _run(sys.executable, "-m", "venv", "--clear", ROOT / ".venv")
+    _run(python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", UV)
+    return ROOT / ".venv/bin/uv"
 
 
-def _pip_install(python: Path, *arguments: str) -> None:
-    command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments]
-    subprocess.run(command, check=True, cwd=ROOT)
+def _settings_of_pip() -> list[str]:
+    """pip's indexes, constraint and certificates as options of uv, which reads no pip.conf."""
+    command = [str(ROOT / ".venv/bin/python"), "-m", "pip", "config", "list"]
+    settings: dict[str, str] = {}
+    for line in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines():
+        name, _, value = line.partition("=")
+        settings[name.rpartition(".")[2]] = ast.literal_eval(value)
+    if "cert" in settings:
+        os.environ.setdefault("SSL_CERT_FILE", settings["cert"])
+    options = [f"--{name}={value}" for name in LIKE_PIP for value in settings.get(name, "").split()]
+    return ["--index-strategy=unsafe-best-match", *options] if "extra-index-url" in settings else options
+
+
+def _install_cpu_torch(install: list[str | Path]) -> None:
+    command = [*install, "--index-url", TORCH_INDEX_URL, "torch", "torchvision"]
+    done = subprocess.run(command, cwd=ROOT, check=False, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        print(f"set-up: no torch from {TORCH_INDEX_URL}: installing PyPI's, 5 GB with CUDA", flush=True)
+
+
+def _run(*command: str | Path, **environment: str) -> None:
+    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, **environment})
 
 
 if __name__ == "__main__":
