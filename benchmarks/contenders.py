@@ -17,7 +17,7 @@ from typing import Any
 
 from tritonclient.grpc import InferenceServerClient
 
-from clip_profile.observe.metrics import PhotoSeconds, parse_metrics
+from clip_profile.observe.metrics import parse_metrics, photo_seconds
 from clip_serving import defaults
 from clip_serving.defaults import Precision
 from clip_serving.encoder.cpu import Cpu
@@ -167,11 +167,8 @@ def triton_totals(server: TritonServer) -> Totals:
 
 def histogram_totals(metrics: str) -> Totals:
     """Sums and counts of the photo histograms in Prometheus' text, over all instances."""
-    told = PhotoSeconds.of(parse_metrics(metrics))
-    return {
-        "decode": (told.decode_s, int(told.decoded)),
-        "preprocess": (told.preprocess_s, int(told.preprocessed)),
-    }
+    page = parse_metrics(metrics)
+    return {stage: photo_seconds(page, stage) for stage in ("decode", "preprocess")}
 
 
 @contextmanager

@@ -1,38 +1,50 @@
-"""What a sweep says while it works: a line a run, and below it what is going on and the time left."""
+"""Lines for people: what is going on, which the next line replaces, and what was done, which stays."""
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TextIO
 
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_WIDTH = 150
 
-class Console:
-    """Writes to `stream` (standard error, where nothing else is given)."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._pending = False
+def printable(text: str) -> str:
+    """Text in which nothing moves a cursor, changes a colour or turns the reading direction.
 
-    def line(self, text: str) -> None:
-        self.clear()
-        print(text, file=self._stream, flush=True)
-
-    def doing(self, text: str) -> None:
-        """Replaced by whatever comes next; only on a terminal."""
-        if self._stream.isatty():
-            self.clear()
-            self._stream.write(text[:150])
-            self._stream.flush()
-            self._pending = True
-
-    def clear(self) -> None:
-        """Takes away what `doing` shows."""
-        if self._pending:
-            self._stream.write("\r\033[K")
-            self._pending = False
+    File names and other programs' messages may hold anything, and lone surrogates cannot be written at all.
+    """
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def duration(seconds: float) -> str:
     """`3 min 05 s`, or `42 s`."""
     whole = max(0, round(seconds))
     return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
+
+
+class Console:
+    """Writes to `stream`, by default to standard error."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._pending = False
+
+    def line(self, text: str = "") -> None:
+        self.clear()
+        print(printable(text), file=self._stream, flush=True)
+
+    def doing(self, text: str) -> None:
+        """Replaced by whatever comes next; only on a terminal."""
+        if self._stream.isatty():
+            self.clear()
+            self._stream.write(printable(text)[:_WIDTH])
+            self._stream.flush()
+            self._pending = True
+
+    def clear(self) -> None:
+        """Removes what `doing` shows."""
+        if self._pending:
+            self._stream.write("\r\033[K")
+            self._pending = False

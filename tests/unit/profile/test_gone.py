@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from clip_profile.load.perf_analyzer import Load
-from clip_profile.observe.processes import living_pids
+from clip_profile.observe.processes import pids_by_role
 from clip_profile.records.measurement import Trial
 from clip_profile.sweep.measure import measure
 from clip_profile.sweep.target import Served
@@ -32,8 +32,8 @@ def ended(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_a_stub_that_ends_as_its_server_is_warm(ended: int) -> None:
-    with pytest.raises(ServerError, match=f"ended during warm-up: .*{ended}"):
-        living_pids(os.getpid(), [ended])
+    with pytest.raises(ServerError, match=f"ended during start-up: .*{ended}"):
+        pids_by_role(os.getpid(), [ended])
 
 
 def test_a_process_that_ends_before_it_is_watched() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_profile.answer.metrics import open_loop
+from clip_profile.console import printable
 from clip_profile.errors import ProfileError
 from clip_profile.records.measurement import Failure, Measurement, Round, Sample
 from clip_profile.records.objective import Objective
@@ -97,7 +98,11 @@ def test_every_setting_is_a_dot_and_a_row_and_the_best_is_marked(run: RunFolder)
     dots = [a["class"] for tag, a in document.tags if tag == "circle"]
     assert sorted(filter(None, dots)) == sorted(2 * ["dot best", "dot single"]), "one wide and one narrow"
     assert [a.get("class") for tag, a in document.tags if tag == "tr"].count("best") == 1
-    assert document.text.count(BASE.label) >= 3
+    # In words, and without what all settings have in common.
+    assert document.text.count("8 requests in flight") >= 3
+    assert document.text.count("1 request in flight") >= 3
+    assert "All have in common: cpu fp32, 2 preprocess x 1 thread, 1 encoder x 2 threads" in document.text
+    assert document.text.count(BASE.label) == 1, "what `compare` takes"
 
 
 def test_without_a_gpu_nothing_is_said_of_one(run: RunFolder) -> None:
@@ -126,11 +131,31 @@ def test_the_clients_gpu_is_not_the_servers(tmp_path: Path) -> None:
     assert "of the GPU" not in text
 
 
-def test_names_are_escaped(tmp_path: Path) -> None:
-    run = write(tmp_path / "odd", measurement(), model="<script>alert(1)</script>")
-    text = page(run, Objective())
-    assert "<script" not in text
-    assert "&lt;script&gt;" in text
+_HOSTILE = "<script>alert('1')</script> \" onload=\"x\x00\x1b[2J\x9b\u202e"
+
+
+def test_names_with_markup_quotes_and_control_characters_are_harmless(tmp_path: Path) -> None:
+    failed = Failure(setting(model_config_name=_HOSTILE), Round(1, 1), "poisson", 1.7e9, _HOSTILE)
+    text = page(
+        write(
+            tmp_path / "odd",
+            measurement(setting(model_config_name=_HOSTILE)),
+            measurement(setting(model_config_name="cpu")),
+            failed,
+            model="<b>" + _HOSTILE,
+            command=("clip-profile", "sweep", "--photos", "<i>"),
+        ),
+        Objective(),
+    )
+    document = Document(text)
+    assert "script" not in {tag for tag, _ in document.tags}
+    assert "<i>" not in text
+    assert not [name for _, attributes in document.tags for name in attributes if name.startswith("on")]
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    assert "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt; &#34; onload=&#34;x\ufffd\ufffd[2J" in text
+    assert "&lt;b&gt;" in text
+    assert "&lt;script" in "".join(re.findall(r"<circle.*?</circle>", text)), "in charts, too"
+    assert printable("a\udcff\t\n") == "a\ufffd\t\n", "a file name that is not UTF-8"
 
 
 def test_a_long_sweep_stays_below_2_mb(tmp_path: Path) -> None:
@@ -162,7 +187,7 @@ def test_a_server_elsewhere_is_not_said_to_be_on_this_machine(tmp_path: Path) ->
     text = Document(page(run, Objective())).text
     assert "the server at 10.0.0.1:8001 · " in text
     assert "the client on 2 cores of A CPU" in text
-    assert "Versions on the client's machine: python 3.11. The server's: Triton 2.75.0." in text
+    assert "Versions on the client's machine: python 3.11. On the server: Triton 2.75.0." in text
 
 
 @given(st.floats(0, 1e6), st.floats(1e-3, 1e6), st.integers(2, 12))
@@ -189,6 +214,14 @@ def test_everything_is_drawn_inside_of_the_frame(values: list[tuple[float, float
     assert svg.count("<circle") == len(points)
     assert len(across) == len(down) > 4 * len(points)
     assert "a &lt; b" in svg
+
+
+def test_a_long_name_takes_several_lines_on_a_phone() -> None:
+    row = chart.Bar(
+        "2 preprocess x 1 thread, 1 encoder x 2 threads, batch 64, delay 2 ms", [("queue", 1.0, "")]
+    )
+    names = [chart.bars([row], width=width, unit="ms").count('class="name"') for width in (800, 330)]
+    assert names == [1, 2]
 
 
 def test_bars_are_as_long_as_their_values() -> None:
@@ -251,7 +284,7 @@ def test_tails_are_of_all_requests_of_all_runs(tmp_path: Path) -> None:
 def test_a_run_that_failed_is_named_with_its_round_and_arrival(tmp_path: Path) -> None:
     failed = Failure(BASE, Round(1, 2), "poisson", 1.7e9, "it died")
     text = Document(page(write(tmp_path / "run", measurement(round=1), failed), Objective())).text
-    assert f"{BASE.label}, round 2, Poisson arrivals: it died" in text
+    assert f"{BASE.describe()}, round 2, Poisson arrivals: it died" in text
 
 
 def test_the_setting_is_served_as_the_report_says(tmp_path: Path) -> None:

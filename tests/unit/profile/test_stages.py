@@ -16,10 +16,9 @@ from clip_client import ItemError, ObjectInfo
 from clip_client.timings import STAGES, ServerTimes
 from clip_profile.cli import main
 from clip_profile.errors import ProfileError
-from clip_profile.observe.metrics import MetricsPage
+from clip_profile.observe.observer import Observer
 from clip_profile.observe.server_stats import Counts
 from clip_profile.observe.usage import GpuUsage, MachineUsage, Resources, Usage
-from clip_profile.observe.watch import Watch
 from clip_profile.records.measurement import Sample
 from clip_profile.stages.breakdown import make_report
 from clip_profile.stages.measure import Measured, Plan
@@ -178,9 +177,9 @@ def sample(gpu: float | None = None, memory: float | None = None) -> Sample:
 
 
 def nvml_usage(*samples: Sample) -> GpuUsage | None:
-    watch = Watch({})
-    watch.every_sample = list(samples)
-    return watch.gpu()
+    observer = Observer(None, {})
+    observer.every_sample = list(samples)
+    return observer.gpu()
 
 
 def with_gpu(gpu: GpuUsage | None, report: Report) -> Report:
@@ -228,26 +227,28 @@ def page(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", [_PAGE], indirect=True)
 def test_a_gpu_server_elsewhere_is_read_from_its_metrics(page: str) -> None:
-    with MetricsPage(page) as metrics:
+    with Observer(None, {}, page) as observer:
         pass
-    found = metrics.gpu()
+    used = observer.resources(1, 1.0, local=False)
+    found = used.gpu
     assert found is not None
     assert (found.source, found.memory_mb_peak) == ("metrics", 4.0)
     assert found.percent_mean == pytest.approx(70.0), "the busiest's"
     assert found.memory_percent_mean == pytest.approx(25.0)
-    assert metrics.machine() == MachineUsage(25.0, 25.0, 40.0, 40.0)
+    assert used.server_machine == MachineUsage(25.0, 25.0, 40.0, 40.0)
 
 
 @pytest.mark.parametrize("page", ["nv_cpu_utilization 1\n"], indirect=True)
 def test_a_page_without_a_gpu(page: str) -> None:
-    with MetricsPage(page) as metrics:
+    with Observer(None, {}, page) as observer:
         pass
-    assert metrics.gpu() is None
-    assert metrics.machine() == MachineUsage(100.0, 100.0, None, None)
-    with MetricsPage("http://127.0.0.1:1/metrics") as missing:
+    used = observer.resources(1, 1.0, local=False)
+    assert used.gpu is None
+    assert used.server_machine == MachineUsage(100.0, 100.0, None, None)
+    with Observer(None, {}, "http://127.0.0.1:1/metrics") as missing:
         pass
-    assert missing.gpu() is None
-    assert missing.machine() is None
+    assert missing.resources(1, 1.0, local=False).gpu is None
+    assert missing.resources(1, 1.0, local=False).server_machine is None
 
 
 # --- files ---------------------------------------------------------------------------------------

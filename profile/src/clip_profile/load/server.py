@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 from clip_client import ConnectionOptions
 from clip_profile.load.connection import connect
 from clip_profile.observe.processes import pids_by_role
+from clip_serving.errors import ServerError
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 
@@ -67,7 +68,7 @@ def _processes(owner: psutil.Process | None) -> dict[str, list[int]]:
     try:
         if owner is not None and owner.name() == _TRITON:
             return pids_by_role(owner.pid, [child.pid for child in owner.children(recursive=True)])
-    except psutil.Error:  # another user's
+    except (psutil.Error, ServerError):  # another user's
         pass
     return {}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import psutil
 
-def mean(values: Sequence[float]) -> float | None:
+
+def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
@@ -21,7 +23,23 @@ class Usage:
     cpu_percent: float | None = None
     rss_mb_mean: float | None = None
     rss_mb_peak: float | None = None
-    cpu_ms_per_photo_by_role: dict[str, float] = field(default_factory=dict)
+    cpu_ms_per_photo_by_role: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        cpu_s: float,
+        rss_mb: Sequence[float],
+        photos: int,
+        seconds: float,
+        by_role: Mapping[str, float] | None = None,
+    ) -> Usage:
+        """Of `seconds` in which `photos` were embedded."""
+        return cls(
+            1000 * cpu_s / photos if photos else None,
+            100 * cpu_s / seconds / (psutil.cpu_count() or 1) if seconds > 0 else None,
+            _mean(rss_mb), max(rss_mb, default=None), by_role or {},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +56,7 @@ class MachineUsage:
         """From percentages, one for every look; None without any."""
         if not cpu:
             return None
-        return cls(sum(cpu) / len(cpu), max(cpu), mean(memory), max(memory, default=None))
+        return cls(sum(cpu) / len(cpu), max(cpu), _mean(memory), max(memory, default=None))
 
 
 @dataclass(frozen=True)
@@ -63,10 +81,8 @@ class GpuUsage:
         if not use and not memory_mb:
             return None
         percent = [100 * value for value in use]
-        return cls(
-            source, mean(percent), max(percent, default=None), mean(memory_mb), max(memory_mb, default=None),
-            total_mb,
-        )  # fmt: skip
+        most, most_mb = max(percent, default=None), max(memory_mb, default=None)
+        return cls(source, _mean(percent), most, _mean(memory_mb), most_mb, total_mb)
 
     @property
     def memory_percent_mean(self) -> float | None:

@@ -1,28 +1,32 @@
-"""Charts as inline SVG: plain strings whose colours are the page's CSS variables.
-
-Every chart is drawn for a width in pixels; the page holds one for a desk and one for a phone.
-"""
+"""Charts as SVG, with CSS classes for their colours: see templates/chart.css."""
 
 from __future__ import annotations
 
-import html
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-_Scale = Callable[[float], float]
+from markupsafe import Markup
+
+from clip_profile.console import printable
+
+WIDE, NARROW = 940, 330
+"""Pixels of a chart on a desk and on a phone."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 28, 40
+_CHARACTER = 6.2
+"""Mean width of a character of a chart's text, in pixels."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A dot at (x, y); `kind` is a CSS class, `label` what a pointer over it is told."""
+    """A dot at (x, y); `kind` is a CSS class, `label` is shown under a pointer. `y_half` is half of the 95 %
+    interval of y."""
 
     x: float
     y: float
     kind: str
     label: str
-    x_half: float | None = None
     y_half: float | None = None
 
 
@@ -37,23 +41,87 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of stacked (CSS class, value, label) parts."""
+    """A bar of stacked (CSS class, value, label) parts; `half` is half of the 95 % interval of the whole."""
 
     name: str
     parts: Sequence[tuple[str, float, str]]
     half: float | None = None
-    """Of the 95 % interval of the whole, where repeats tell it."""
     marked: bool = False
+
+
+def figure(draw: Callable[[int], Markup], *, legend: Sequence[tuple[str, str]] = ()) -> Markup:
+    """A chart for a desk and one for a phone; `draw` is given the width, `legend` has (CSS class, text)."""
+    items = [_tag("span", _tag("i", "", class_=kind) + printable(text)) for kind, text in legend]
+    return (
+        (_tag("div", Markup("").join(items), class_="legend") if items else Markup(""))
+        + _tag("figure", draw(WIDE), class_="wide")
+        + _tag("figure", draw(NARROW), class_="narrow")
+    )
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
     """Round numbers from at most `low` to at least `high`: steps of 1, 2 or 5 times a power of ten."""
-    span = max(high - low, 1e-9)
-    raw = span / max(1, most)
+    raw = max(high - low, 1e-9) / max(1, most)
     power = 10 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [number * step for number in range(first, last + 1)]
+
+
+class _Frame:
+    """A drawing of `width` x `height` pixels with axes that begin at 0 and reach up to the largest values."""
+
+    def __init__(self, width: int, height: int, x_most: float, y_most: float, y_ticks: int = 5) -> None:
+        self.width, self.height = width, height
+        self.right, self.bottom = width - _RIGHT, height - _BOTTOM
+        self.x_ticks = ticks(0, x_most or 1.0, max(3, width // 75))
+        self.y_ticks = ticks(0, y_most or 1.0, y_ticks)
+        self.parts: list[Markup] = []
+
+    def x(self, value: float) -> float:
+        return _LEFT + (self.right - _LEFT) * value / self.x_ticks[-1]
+
+    def y(self, value: float) -> float:
+        return self.bottom - (self.bottom - _TOP) * value / self.y_ticks[-1]
+
+    def axes(self, x_title: str, y_title: str, *, x_numbers: bool = True) -> None:
+        for value in self.y_ticks:
+            y = self.y(value)
+            self.parts.append(_tag("line", class_="grid", x1=_LEFT, x2=self.right, y1=y, y2=y))
+            self.parts.append(_text(f"{value:g}", _LEFT - 6, y + 4, "tick", "end"))
+        for value in self.x_ticks if x_numbers else ():
+            if value == self.x_ticks[-1]:  # centred, it would stick out of the picture
+                self.parts.append(_text(f"{value:g}", self.width - 2, self.bottom + 16, "tick", "end"))
+            else:
+                self.parts.append(_text(f"{value:g}", self.x(value), self.bottom + 16, "tick", "middle"))
+        self.parts.append(_text(x_title, self.right, self.bottom + 33, "axis", "end"))
+        self.parts.append(_text(y_title, 4, 14, "axis", "start"))
+
+    def mark(self, value: float, text: str) -> None:
+        """A vertical line with a text."""
+        x = self.x(value)
+        self.parts.append(_tag("line", class_="mark", x1=x, x2=x, y1=_TOP, y2=self.bottom))
+        side, anchor = (-5, "end") if x > self.width / 2 else (5, "start")
+        self.parts.append(_text(text, x + side, _TOP + 10, "mark-text", anchor))
+
+    def line(self, line: Line) -> None:
+        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in line.points)
+        title = _tag("title", line.label)
+        self.parts.append(_tag("polyline", title, class_=f"line {line.kind}", points=path))
+
+    def interval(self, point: Point) -> None:
+        if point.y_half:
+            top, foot = self.y(point.y + point.y_half), self.y(max(0.0, point.y - point.y_half))
+            x = self.x(point.x)
+            self.parts.append(_tag("line", class_="error", x1=x, x2=x, y1=top, y2=foot))
+
+    def dot(self, point: Point) -> None:
+        radius = {"best": 7.0, "repeated": 5.0}.get(point.kind, 3.5)
+        at = {"cx": self.x(point.x), "cy": self.y(point.y), "r": radius}
+        self.parts.append(_tag("circle", _tag("title", point.label), class_=f"dot {point.kind}", **at))
+
+    def svg(self, label: str) -> Markup:
+        return _svg(self.width, self.height, label, self.parts)
 
 
 def xy(
@@ -65,132 +133,84 @@ def xy(
     x_title: str,
     y_title: str,
     x_mark: tuple[float, str] | None = None,
-) -> str:
+) -> Markup:
     """Dots and lines over two axes that begin at 0; `x_mark` is a vertical line with a text."""
-    xs = (
-        [p.x for p in points]
-        + [x for line in lines for x, _ in line.points]
-        + ([x_mark[0]] if x_mark else [])
-    )
-    ys = [p.y + (p.y_half or 0) for p in points] + [y for line in lines for _, y in line.points]
-    x_ticks = ticks(0, max(xs, default=1.0) or 1.0, max(3, width // 75))
-    y_ticks = ticks(0, max(ys, default=1.0) or 1.0, 5)
-    right, bottom = width - _RIGHT, height - _BOTTOM
-
-    def sx(value: float) -> float:
-        return _LEFT + (right - _LEFT) * value / x_ticks[-1]
-
-    def sy(value: float) -> float:
-        return bottom - (bottom - _TOP) * value / y_ticks[-1]
-
-    parts = [_axes(x_ticks, y_ticks, sx, sy, right, bottom, x_title, y_title)]
+    corners = [(p.x, p.y + (p.y_half or 0)) for p in points] + [at for line in lines for at in line.points]
     if x_mark:
-        x = sx(x_mark[0])
-        anchor = "end" if x > width / 2 else "start"
-        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>')
-        shift = -5 if anchor == "end" else 5
-        parts.append(_text(x + shift, _TOP + 10, x_mark[1], "mark-text", anchor))
+        corners.append((x_mark[0], 0.0))
+    x_most, y_most = (max(values) for values in zip(*corners or [(1.0, 1.0)], strict=True))
+    frame = _Frame(width, height, x_most, y_most)
+    frame.axes(x_title, y_title)
+    if x_mark:
+        frame.mark(*x_mark)
     for line in lines:
-        path = " ".join(f"{sx(x):.1f},{sy(y):.1f}" for x, y in line.points)
-        parts.append(f'<polyline class="line {line.kind}" points="{path}">{_title(line.label)}</polyline>')
-    for p in points:
-        if p.y_half:
-            top, foot = sy(p.y + p.y_half), sy(max(0.0, p.y - p.y_half))
-            parts.append(
-                f'<line class="error" x1="{sx(p.x):.1f}" x2="{sx(p.x):.1f}" y1="{top:.1f}" y2="{foot:.1f}"/>'
-            )
-    radius = {"best": 7.0, "repeated": 5.0}
-    for p in points:
-        parts.append(
-            f'<circle class="dot {p.kind}" cx="{sx(p.x):.1f}" cy="{sy(p.y):.1f}" '
-            f'r="{radius.get(p.kind, 3.5)}">{_title(p.label)}</circle>'
-        )
-    return _svg(width, height, f"{y_title} against {x_title}", parts)
+        frame.line(line)
+    for point in points:
+        frame.interval(point)
+    for point in points:
+        frame.dot(point)
+    return frame.svg(f"{y_title} against {x_title}")
 
 
-def _axes(
-    x_ticks: Sequence[float],
-    y_ticks: Sequence[float],
-    sx: _Scale,
-    sy: _Scale,
-    right: float,
-    bottom: float,
-    x_title: str,
-    y_title: str,
-) -> str:
-    parts = []
-    for value in y_ticks:
-        parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{sy(value):.1f}" y2="{sy(value):.1f}"/>'
-        )
-        parts.append(_text(_LEFT - 6, sy(value) + 4, f"{value:g}", "tick", "end"))
-    for value in x_ticks:
-        # The last one would stick out of the picture.
-        anchor = "end" if value == x_ticks[-1] else "middle"
-        shift = _RIGHT - 2 if anchor == "end" else 0
-        parts.append(_text(sx(value) + shift, bottom + 16, f"{value:g}", "tick", anchor))
-    parts.append(_text(right, bottom + 33, x_title, "axis", "end"))
-    parts.append(_text(4, 14, y_title, "axis", "start"))
-    return "".join(parts)
-
-
-def bars(rows: Sequence[Bar], *, width: int, unit: str) -> str:
-    """Horizontal stacked bars, each with its name above it, so that a long name has room on a phone."""
-    row_height, bar_height = 40, 16
-    height = row_height * len(rows) + 8
+def bars(rows: Sequence[Bar], *, width: int, unit: str) -> Markup:
+    """Horizontal stacked bars, each with its name above it, so that long names fit on a phone."""
     most = max((sum(value for _, value, _ in row.parts) for row in rows), default=1.0) or 1.0
-    room = width - 4 - 100
-    parts = []
-    for number, row in enumerate(rows):
-        y = number * row_height + 14
-        parts.append(_text(2, y, row.name, "name marked" if row.marked else "name", "start"))
+    parts: list[Markup] = []
+    top = 14
+    for row in rows:
+        for line in textwrap.wrap(row.name, int(width / _CHARACTER)):
+            parts.append(_text(line, 2, top, "name marked" if row.marked else "name", "start"))
+            top += 15
         x = 2.0
         for kind, value, label in row.parts:
-            length = room * value / most
-            parts.append(
-                f'<rect class="bar {kind}" x="{x:.1f}" y="{y + 5}" width="{length:.1f}" '
-                f'height="{bar_height}">{_title(label)}</rect>'
-            )
+            length = (width - 104) * value / most
+            at = {"x": x, "y": top - 10, "width": length, "height": 16}
+            parts.append(_tag("rect", _tag("title", label), class_=f"bar {kind}", **at))
             x += length
-        total = sum(value for _, value, _ in row.parts)
         half = "" if row.half is None else f" ± {row.half:.0f}"
-        parts.append(_text(x + 6, y + 17, f"{total:.0f}{half} {unit}", "tick", "start"))
-    return _svg(width, height, "stage breakdown", parts)
+        total = sum(value for _, value, _ in row.parts)
+        parts.append(_text(f"{total:.0f}{half} {unit}", x + 6, top + 2, "tick", "start"))
+        top += 25
+    return _svg(width, top - 6, "stage breakdown", parts)
 
 
-def columns(shares: Sequence[tuple[int, float]], *, width: int, height: int, kind: str, x_title: str) -> str:
+def columns(
+    shares: Sequence[tuple[int, float]], *, width: int, height: int, kind: str, x_title: str
+) -> Markup:
     """Vertical bars of shares (0..1) by a whole number."""
-    bottom, right = height - _BOTTOM, width - _RIGHT
-    y_ticks = ticks(0, 100 * max((share for _, share in shares), default=1.0), 4)
-
-    def sy(value: float) -> float:
-        return bottom - (bottom - _TOP) * value / y_ticks[-1]
-
-    slot = (right - _LEFT) / max(1, len(shares))
-    parts = [_axes([], y_ticks, sy, sy, right, bottom, x_title, "% of executions")]
+    frame = _Frame(width, height, 1.0, 100 * max((share for _, share in shares), default=1.0), y_ticks=4)
+    frame.axes(x_title, "% of executions", x_numbers=False)
+    slot = (frame.right - _LEFT) / max(1, len(shares))
     for number, (size, share) in enumerate(shares):
-        x = _LEFT + number * slot
-        top = sy(100 * share)
-        parts.append(
-            f'<rect class="bar {kind}" x="{x + slot * 0.14:.1f}" y="{top:.1f}" width="{slot * 0.72:.1f}" '
-            f'height="{bottom - top:.1f}">{_title(f"batches of {size}: {share:.1%}")}</rect>'
-        )
-        # Where they are many, some numbers are enough.
-        if number % max(1, round(22 / slot)) == 0:
-            parts.append(_text(x + slot / 2, bottom + 16, str(size), "tick", "middle"))
-    return _svg(width, height, x_title, parts)
+        x, top = _LEFT + number * slot, frame.y(100 * share)
+        at = {"x": x + slot * 0.14, "y": top, "width": slot * 0.72, "height": frame.bottom - top}
+        title = _tag("title", f"batches of {size}: {share:.1%}")
+        frame.parts.append(_tag("rect", title, class_=f"bar {kind}", **at))
+        if number % max(1, round(22 / slot)) == 0:  # of many, some numbers are enough
+            frame.parts.append(_text(str(size), x + slot / 2, frame.bottom + 16, "tick", "middle"))
+    return frame.svg(x_title)
 
 
-def _svg(width: int, height: int, label: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
+def _svg(width: int, height: int, label: str, parts: Sequence[Markup]) -> Markup:
+    size = {"viewBox": f"0 0 {width} {height}", "width": width, "height": height}
+    return _tag("svg", Markup("").join(parts), **size, role="img", aria_label=label)
+
+
+def _text(text: str, x: float, y: float, kind: str, anchor: str) -> Markup:
+    return _tag("text", text, class_=kind, x=x, y=y, text_anchor=anchor)
+
+
+def _tag(name: str, content: str | None = None, **attributes: object) -> Markup:
+    """One element, with everything escaped that is not Markup; `_` in an attribute's name stands for `-`."""
+    written = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value))
+        for key, value in attributes.items()
     )
+    if content is None:
+        return Markup("<{}{}/>").format(name, written)
+    inner = content if isinstance(content, Markup) else printable(content)
+    return Markup("<{}{}>{}</{}>").format(name, written, inner, name)
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
-
-
-def _title(text: str) -> str:
-    return f"<title>{html.escape(text)}</title>"
+def _value(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else printable(str(value))

@@ -17,8 +17,7 @@ from clip_client.errors import ClipClientError
 from clip_profile.console import Console, duration
 from clip_profile.errors import ProfileError
 from clip_profile.load.server import Server
-from clip_profile.observe.observer import Observer
-from clip_profile.observe.periodic import Periodic
+from clip_profile.observe.observer import Observer, every
 from clip_profile.observe.server_stats import Statistics
 from clip_profile.observe.usage import Resources, Usage
 from clip_profile.stages.requests import Answered, Requests, Rotation
@@ -89,7 +88,7 @@ class Measuring:
         with Traces(self._server.triton, self.info.name, local=self._server.local) as traces:
             try:
                 self._loop.start()
-                with Periodic(_HEALTH_CHECK_S, self._check_health):
+                with every(_HEALTH_CHECK_S, self._check_health):
                     self._loop.warm_up(self._plan.warm_up_s, self._reporter("warming up"))
                     if not self._loop.error:
                         observer = self._observer()
@@ -112,7 +111,7 @@ class Measuring:
         # A process that has just died must not keep the others' figures from being taken.
         pids = {role: list(filter(psutil.pid_exists, pids)) for role, pids in self._server.pids.items()}
         observer = Observer(self._server.triton, pids, self._server.metrics_url)
-        observer.watch.client(os.getpid())
+        observer.client(os.getpid())
         return observer
 
     def _press(self, observer: Observer) -> tuple[float, float, str]:

@@ -13,7 +13,6 @@ from clip_profile.errors import ProfileError, WindowTooShort
 from clip_profile.load.perf_analyzer import Load, Outcome, PerfAnalyzer
 from clip_profile.observe.observer import Observer
 from clip_profile.observe.server_stats import photos_served
-from clip_profile.observe.watch import Watch
 from clip_profile.records.measurement import EMBED, PREPROCESS, Measurement, Resources, Stage, Trial
 from clip_profile.records.statistics import percentile
 from clip_profile.sweep.target import Served
@@ -42,7 +41,7 @@ def _measure(analyzer: PerfAnalyzer, served: Served, trial: Trial, load: Load) -
             tempfile.TemporaryDirectory(prefix="clip-profile-") as folder,
             Observer(served.client, served.pids, served.metrics_url) as observer,
         ):
-            outcome = analyzer.run(served.url, load, Path(folder), observer.watch.client)
+            outcome = analyzer.run(served.url, load, Path(folder), observer.client)
     except psutil.Error as error:
         raise ServerError(f"a process of the server, or perf_analyzer, is gone: {error}") from error
     if not photos_served(observer.statistics) or not outcome.report.photos_per_s:
@@ -52,7 +51,7 @@ def _measure(analyzer: PerfAnalyzer, served: Served, trial: Trial, load: Load) -
 
 def _put_together(trial: Trial, load: Load, at: float, outcome: Outcome, observer: Observer) -> Measurement:
     report, requests = outcome.report, outcome.requests
-    counts, cpu_s = observer.statistics, observer.watch.cpu_s
+    counts, cpu_s = observer.statistics, observer.cpu_s
     photos = photos_served(counts)
     # perf_analyzer also starts, ends and is idle in between: how long it pressed follows from its rate.
     pressed_s = photos / report.photos_per_s
@@ -85,10 +84,10 @@ def _put_together(trial: Trial, load: Load, at: float, outcome: Outcome, observe
         p99_ms=percentile(latencies, 99) if latencies else report.p99_ms,
         transport_ms=report.transport_ms,
         stages=stages,
-        resources=resources_of(observer.watch, photos, pressed_s, report.gpu, report.gpu_memory_mb),
+        resources=resources_of(observer, photos, pressed_s, report.gpu, report.gpu_memory_mb),
         command=outcome.command,
-        decode_ms=observer.photo_ms[0] if observer.photo_ms else None,
-        preprocess_ms=observer.photo_ms[1] if observer.photo_ms else None,
+        decode_ms=observer.photo_ms.get("decode"),
+        preprocess_ms=observer.photo_ms.get("preprocess"),
         latencies_ms=tuple(round_ms(value) for value in latencies),
     )
 
@@ -99,22 +98,21 @@ def round_ms(value: float) -> float:
 
 
 def resources_of(
-    watch: Watch, photos: int, pressed_s: float, gpu: float | None, gpu_memory_mb: float | None
+    observer: Observer, photos: int, pressed_s: float, gpu: float | None, gpu_memory_mb: float | None
 ) -> Resources:
     """`gpu` and `gpu_memory_mb` are perf_analyzer's, from the server's metrics, if it had any."""
-    samples, cores = watch.samples(), available_cores()
-    server = watch.server_usage(photos, pressed_s)
+    samples, cores, server_s = observer.samples, available_cores(), sum(observer.cpu_s.values())
+    used = observer.resources(photos, pressed_s, local=bool(observer.cpu_s))
     # Between its first and its last quarter second the load is on.
     inner = [sample.machine_cpu for sample in samples[1:-1]] or [sample.machine_cpu for sample in samples]
-    local = watch.gpu() if server and gpu is None and gpu_memory_mb is None else None
-    if local is not None:
-        gpu = None if local.percent_mean is None else local.percent_mean / 100
-        gpu_memory_mb = local.memory_mb_peak
+    if used.gpu is not None and gpu is None and gpu_memory_mb is None:
+        gpu = None if used.gpu.percent_mean is None else used.gpu.percent_mean / 100
+        gpu_memory_mb = used.gpu.memory_mb_peak
     return Resources(
-        cpu_ms_per_photo=server.cpu_ms_per_photo if server else None,
-        rss_mb=server.rss_mb_peak if server else None,
-        server_busy=min(1.0, sum(watch.cpu_s.values()) / pressed_s / cores) if server else None,
-        client_busy=min(1.0, watch.client_cpu_s / pressed_s / cores),
+        cpu_ms_per_photo=used.server.cpu_ms_per_photo if used.server else None,
+        rss_mb=used.server.rss_mb_peak if used.server else None,
+        server_busy=min(1.0, server_s / pressed_s / cores) if used.server else None,
+        client_busy=min(1.0, observer.client_cpu_s / pressed_s / cores),
         machine_busy=min(1.0, sum(inner) / len(inner) / (psutil.cpu_count() or 1)) if inner else 0.0,
         gpu=gpu,
         gpu_memory_mb=gpu_memory_mb,

@@ -18,7 +18,7 @@ from clip_client.errors import ClipClientError, ItemError
 from clip_preprocess.settings import one_of
 from clip_profile.errors import ProfileError
 from clip_profile.load.connection import connect
-from clip_profile.observe.processes import living_pids
+from clip_profile.observe.processes import pids_by_role
 from clip_profile.observe.server_stats import read_setting, read_version
 from clip_profile.records import identity
 from clip_profile.records.identity import Identity
@@ -136,7 +136,7 @@ class EmbeddedTarget:
         client = self._stack.enter_context(InferenceServerClient(url))
         busiest = max(setting.preprocess_instances, setting.encoder_instances)
         rate = warm_up(url, self._photos, busiest)
-        pids = living_pids(self._server.pid, self._server.stub_pids)
+        pids = pids_by_role(self._server.pid, self._server.stub_pids)
         return Served(url, client, rate, pids, self._server.metrics_url)
 
     def _end(self) -> None:

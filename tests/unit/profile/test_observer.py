@@ -13,9 +13,9 @@ import pytest
 
 from clip_client.timings import ServerTimes
 from clip_profile.observe import gpu
-from clip_profile.observe.metrics import PhotoSeconds, read_metrics
+from clip_profile.observe.metrics import photo_seconds, read_metrics
+from clip_profile.observe.observer import MOST_SAMPLES, PERIOD_S, Observer
 from clip_profile.observe.server_stats import Counts, statistics_since
-from clip_profile.observe.watch import MOST_SAMPLES, PERIOD_S, Watch
 from clip_profile.records.measurement import Sample
 from clip_profile.sweep.measure import resources_of
 from tests.unit.profile.pages import metrics_page
@@ -28,14 +28,14 @@ def burn(seconds: float) -> None:
 
 
 def test_cpu_of_a_role_is_counted_and_its_memory_seen() -> None:
-    with Watch({"me": [os.getpid()]}) as watch:
-        watch.client(os.getpid())
+    with Observer(None, {"me": [os.getpid()]}) as observer:
+        observer.client(os.getpid())
         burn(0.3)
         time.sleep(3 * PERIOD_S)
     # /proc counts in hundredths of a second.
-    assert watch.cpu_s["me"] >= 0.28
-    assert watch.client_cpu_s >= 0.28
-    samples = watch.samples()
+    assert observer.cpu_s["me"] >= 0.28
+    assert observer.client_cpu_s >= 0.28
+    samples = observer.samples
     assert samples
     assert all(sample.server_rss_mb is not None and sample.server_rss_mb > 1 for sample in samples)
     assert [sample.at_s for sample in samples] == sorted(sample.at_s for sample in samples)
@@ -43,23 +43,23 @@ def test_cpu_of_a_role_is_counted_and_its_memory_seen() -> None:
 
 def test_a_client_that_is_older_than_its_load_counts_from_then_on() -> None:
     burn(0.5)
-    watch = Watch({})
-    watch.client(os.getpid())
-    with watch:
+    observer = Observer(None, {})
+    observer.client(os.getpid())
+    with observer:
         burn(0.1)
         time.sleep(2 * PERIOD_S)
-    assert 0.08 <= watch.client_cpu_s < 0.4
-    samples = watch.samples()
+    assert 0.08 <= observer.client_cpu_s < 0.4
+    samples = observer.samples
     assert all(sample.client_rss_mb is not None and sample.client_rss_mb > 1 for sample in samples)
     assert all(sample.machine_memory is not None and 0 < sample.machine_memory < 1 for sample in samples)
     assert all(sample.client_cpu < 1.5 for sample in samples)
 
 
 def test_a_server_elsewhere_has_no_figures_of_its_own() -> None:
-    with Watch({}) as watch:
+    with Observer(None, {}) as observer:
         time.sleep(2 * PERIOD_S)
-    assert watch.cpu_s == {}
-    assert all(sample.server_cpu is None and sample.server_rss_mb is None for sample in watch.samples())
+    assert observer.cpu_s == {}
+    assert all(sample.server_cpu is None and sample.server_rss_mb is None for sample in observer.samples)
 
 
 def test_a_process_that_ends_meanwhile_ends_nothing() -> None:
@@ -68,18 +68,18 @@ def test_a_process_that_ends_meanwhile_ends_nothing() -> None:
         burn(0.3)
         time.sleep(3 * PERIOD_S)
         os._exit(0)
-    with Watch({"child": [child]}) as watch:
+    with Observer(None, {"child": [child]}) as observer:
         os.waitpid(child, 0)
         time.sleep(2 * PERIOD_S)
-    assert watch.cpu_s["child"] >= 0.25, "what it was last seen with"
+    assert observer.cpu_s["child"] >= 0.25, "what it was last seen with"
 
 
 def test_a_long_run_is_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clip_profile.observe.watch.PERIOD_S", 0.001)
-    with Watch({}) as watch:
-        while len(watch.every_sample) <= 2 * MOST_SAMPLES:
+    monkeypatch.setattr("clip_profile.observe.observer.PERIOD_S", 0.001)
+    with Observer(None, {}) as observer:
+        while len(observer.every_sample) <= 2 * MOST_SAMPLES:
             time.sleep(0.01)
-    assert 0 < len(watch.samples()) <= MOST_SAMPLES
+    assert 0 < len(observer.samples) <= MOST_SAMPLES
 
 
 def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,13 +116,13 @@ def test_the_busiest_gpu_is_one_and_the_same_over_the_run() -> None:
 
 
 def test_a_peak_between_the_samples_that_are_kept_is_told() -> None:
-    with Watch({"me": [os.getpid()]}) as watch:
+    with Observer(None, {"me": [os.getpid()]}) as observer:
         pass
     low = Sample(0.0, 1.0, 0.1, 1.5, 900.0, (0.5, 0.1), 100.0)
-    watch.every_sample = [low] * 200
-    watch.every_sample[1] = dataclasses.replace(low, server_rss_mb=1300.0, gpu_memory_mb=700.0)
-    used = resources_of(watch, photos=10, pressed_s=1.0, gpu=None, gpu_memory_mb=None)
-    assert watch.every_sample[1] not in used.samples
+    observer.every_sample = [low] * 200
+    observer.every_sample[1] = dataclasses.replace(low, server_rss_mb=1300.0, gpu_memory_mb=700.0)
+    used = resources_of(observer, photos=10, pressed_s=1.0, gpu=None, gpu_memory_mb=None)
+    assert observer.every_sample[1] not in used.samples
     assert (used.rss_mb, used.gpu, used.gpu_memory_mb) == (1300.0, 0.5, 700.0)
 
 
@@ -158,12 +158,23 @@ def metrics_url() -> Iterator[str]:
 
 
 def test_decode_and_preprocess_are_read_from_the_metrics(metrics_url: str) -> None:
-    read = PhotoSeconds.of(read_metrics(metrics_url))
-    assert read == PhotoSeconds(0.5, 10, 0.16, 8)
-    assert read.mean_ms_since(PhotoSeconds(0.1, 2, 0.0, 0)) == pytest.approx((50.0, 20.0))
-    assert read.mean_ms_since(read) is None, "nothing was decoded in between"
+    page = read_metrics(metrics_url)
+    assert photo_seconds(page, "decode") == (0.5, 10)
+    assert photo_seconds(page, "preprocess") == (0.16, 8)
 
 
-def test_where_nobody_tells_nothing_depends_on_it() -> None:
-    assert PhotoSeconds.of(read_metrics(None)) == PhotoSeconds()
-    assert PhotoSeconds.of(read_metrics("http://127.0.0.1:1/metrics")) == PhotoSeconds()
+def test_photos_between_two_looks_have_their_mean_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [
+        {"clip_decode_seconds_sum": [0.1], "clip_decode_seconds_count": [2.0]},
+        {"clip_decode_seconds_sum": [0.3, 0.2], "clip_decode_seconds_count": [6.0, 4.0]},
+    ]
+    monkeypatch.setattr("clip_profile.observe.observer.read_metrics", lambda _: pages.pop(0))
+    with Observer(None, {}) as observer:
+        pass
+    assert observer.photo_ms == {"decode": pytest.approx(50.0)}, "no photo was preprocessed in between"
+
+
+def test_without_a_page_nothing_is_made_up() -> None:
+    assert read_metrics(None) == {}
+    assert read_metrics("http://127.0.0.1:1/metrics") == {}
+    assert photo_seconds({}, "decode") == (0.0, 0)
