@@ -13,7 +13,7 @@ export CLIP_SERVE := $(CURDIR)/$(VENV)/bin/clip-serve
 export CLIP_TEST_REPOSITORY := $(CURDIR)/$(TEST_REPOSITORY)
 
 .DEFAULT_GOAL := help
-.PHONY: help compare-origin setup setup-export setup-bench demo test test-fast lint format configs fuzz soak bench bench-preprocess bench-server bench-client clean
+.PHONY: help compare-origin setup setup-export setup-bench demo test test-fast lint docs format configs fuzz soak bench bench-preprocess bench-server bench-client clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -21,7 +21,7 @@ help: ## What there is to make
 setup: $(VENV)/.ready ## The environment of server, client and tests (no torch)
 setup-export: $(EXPORT_VENV)/.ready ## The environment of the export (torch, open_clip)
 
-$(VENV)/.ready: tools/environment.py tools/old_numpy.py tools/requirements-serve.txt constraints.txt $(wildcard */pyproject.toml)
+$(VENV)/.ready: tools/environment.py tools/old_numpy.py tools/requirements-serve.txt tools/requirements-docs.txt constraints.txt $(wildcard */pyproject.toml)
 	$(PYTHON) tools/environment.py $(VENV) serve
 	touch $@
 
@@ -51,10 +51,14 @@ $(TEST_REPOSITORY)/.ready: $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard expor
 	$(CLIP_EXPORT) --model ViT-B-32 --pretrained none --seed 0 --repository $(TEST_REPOSITORY)
 	touch $@
 
-lint: setup ## ruff and mypy --strict
+lint: setup docs ## ruff, mypy --strict and the documentation's build
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy client/src preprocess/src serving/src profile/src export/src testing tools deploy benchmarks tests
+
+docs: setup ## Build the documentation site into build/site, strictly
+	$(RUN) -m tools.reference build/docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 format: setup ## Let ruff lay out the code
 	$(VENV)/bin/ruff format .

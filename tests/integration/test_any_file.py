@@ -84,7 +84,7 @@ def test_a_full_queue_refuses_at_the_first_step_and_the_client_comes_again(
 
 
 def test_a_refusal_is_one_and_giving_up_is_none(strict: TritonServer, slow: bytes) -> None:
-    """The counts that benchmarks.overload and the chart of refusals in docs/operations.md read."""
+    """The counts that benchmarks.overload and the chart of refusals in docs/how-to/monitor.md read."""
 
     def ask(number: int) -> str:
         image = InferInput("image", [1, 1], "BYTES")

@@ -1,0 +1,103 @@
+"""The code blocks of README and docs run as they stand, but for the server's addresses.
+
+The blocks of one page run in their order in one folder, which holds two photos, `a.jpg` and `b.jpg`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clip_client import ClipClient
+from clip_serving.server.embedded import TritonServer
+from testing.fake_gcs import FakeGcs
+from testing.markdown import ROOT, Block, blocks, pages
+from testing.pictures import camera_photos
+
+_TIMEOUT_S = 300
+_RUNNING = {page: [block for block in blocks(page) if block.test == "run"] for page in pages()}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for name, photo in zip(("a.jpg", "b.jpg"), camera_photos(2, seed=12), strict=True):
+        (folder / name).write_bytes(photo)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedded(server: TritonServer, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What clip-embed writes for the photos and a file that is none."""
+    source = tmp_path_factory.mktemp("source")
+    shutil.copytree(photos, source, dirs_exist_ok=True)
+    (source / "notes.txt").write_text("not a photo")
+    out = tmp_path_factory.mktemp("embedded") / "embeddings.parquet"
+    command = [sys.executable, "-m", "clip_client.cli", str(source), "--out", str(out), "--quiet"]
+    done = subprocess.run([*command, "--url", server.grpc_url], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr  # one failed: notes.txt
+    return out
+
+
+@pytest.fixture(scope="module")
+def bucket(fake_gcs: FakeGcs, photos: Path) -> Iterator[None]:
+    """gs://my-album/2024/ with the photos."""
+    for photo in photos.iterdir():
+        fake_gcs.upload("my-album", f"2024/{photo.name}", photo.read_bytes())
+    yield
+    for photo in photos.iterdir():
+        fake_gcs.delete("my-album", f"2024/{photo.name}")
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize(
+    "page", [page for page, found in _RUNNING.items() if found], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_blocks_run(page: Path, server: TritonServer, photos: Path, embedded: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    with ClipClient(server.grpc_url) as client:
+        dimension = client.info.dimension
+    for block in _RUNNING[page]:
+        if block.needs and not (tmp_path / block.needs).exists():
+            shutil.copy(embedded, tmp_path / block.needs)
+        printed = _run(block, _here(block.code, server, dimension), tmp_path)
+        for expected in block.prints:
+            assert _here(expected, server, dimension) in printed, block.where
+
+
+def _here(text: str, server: TritonServer, dimension: int) -> str:
+    """The text with the addresses of the test's server and the dimension of its model."""
+    for documented, actual in (
+        ("127.0.0.1:8000", server.http_url.removeprefix("http://")),
+        ("127.0.0.1:8001", server.grpc_url),
+        ("127.0.0.1:8002", re.sub(r"^http://|/metrics$", "", server.metrics_url)),
+        ("2048", str(4 * dimension)),
+        ("512", str(dimension)),
+    ):
+        text = text.replace(documented, actual)
+    return text
+
+
+def _run(block: Block, code: str, folder: Path) -> str:
+    """What the block printed."""
+    interpreter = [sys.executable] if block.language == "python" else ["bash", "-euo", "pipefail"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [*interpreter, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

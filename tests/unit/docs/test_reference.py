@@ -1,0 +1,53 @@
+"""The reference pages list what the code has: no more and no less."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import clip_client
+from clip_preprocess.errors import ErrorCode
+from testing.markdown import ROOT
+from tools.reference import COMMANDS, command_page, parser_of, subcommands_of
+
+_REFERENCE = ROOT / "docs" / "reference"
+
+
+def _first_column(page: Path) -> list[str]:
+    """Every code in the first cell of a table's row."""
+    rows = re.findall(r"^\| (`.*?`) \|", page.read_text(encoding="utf-8"), re.M)
+    return [code for row in rows for code in re.findall(r"`([^`]+)`", row)]
+
+
+def test_error_codes() -> None:
+    documented = _first_column(_REFERENCE / "errors.md")
+    docstring = (inspect.getdoc(clip_client.ItemError) or "").partition("\n\n`embedding`")[0]
+    assert set(documented) == set(re.findall(r"`(\w+)`", docstring)) - {"code"}
+    assert {code.value for code in ErrorCode} < set(documented)
+    assert len(documented) == len(set(documented))
+
+
+def test_metrics() -> None:
+    source = (ROOT / "serving/src/clip_serving/triton_models/metrics.py").read_text(encoding="utf-8")
+    assert set(_first_column(_REFERENCE / "metrics.md")) == set(re.findall(r'"(clip_\w+)"', source))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_complete(command: str) -> None:
+    page = command_page(command)
+    parsers = [parser_of(command), *subcommands_of(parser_of(command)).values()]
+    for parser in parsers:
+        assert f"# {parser.prog}\n" in page
+        for flag in parser._option_string_actions:
+            assert flag in ("-h", "--help") or f"`{flag}" in page
+
+
+def test_every_command_has_a_page() -> None:
+    projects = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("*/pyproject.toml"))
+    scripts = re.findall(r'^(clip-[\w-]+) = "', projects, re.M)
+    cli = (_REFERENCE / "cli.md").read_text(encoding="utf-8")
+    assert [script for script in scripts if f"`{script}`" not in cli] == []
+    assert [name for name in COMMANDS if f'"{name}.md"' not in cli] == []
