@@ -102,7 +102,7 @@ class Sweep:
         self._console.line(f"done: {counts}; {rest}")
         return True
 
-    # --- the phases, in the order of docs/explanation/profiling.md; each returns whether there was time for all of it ----
+    # --- the phases, in the order of docs/explanation/profiling.md; each returns whether it had time ----
 
     def _retry_failures(self) -> bool:
         """Whether there were any."""
