@@ -1,6 +1,7 @@
 """Writes the generated parts of the documentation: `python -m tools.reference DIR`.
 
-Pages in docs/ include them: one file per command, from its argparse parser, and the list of decision records.
+Pages in docs/ include them: one file per command from its argparse parser, the settings of deployment.json,
+and the list of decision records.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import json
 import os
 import re
 import sys
@@ -15,9 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+from clip_serving.repository.families import FAMILIES
+from clip_serving.repository.settings import Setting, Switch, table
+
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {
     "clip-export": "clip_export.cli",
+    "clip-render": "clip_serving.repository.cli",
     "clip-serve": "clip_serving.cli",
     "clip-embed": "clip_client.cli",
     "clip-profile": "clip_profile.cli",
@@ -34,8 +40,30 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for command in COMMANDS:
         (folder / f"{command}.md").write_text(command_page(command), encoding="utf-8")
+    (folder / "settings.md").write_text(settings(), encoding="utf-8")
     (folder / "decisions.md").write_text(decisions(), encoding="utf-8")
     return 0
+
+
+def settings() -> str:
+    """A table of all settings per model family, from the tables that deployment.json and the flags share."""
+    parts = []
+    for family in FAMILIES.values():
+        parts += [f"Keys in the section `{family.name}`:\n", "| Key | Flag | Default | Allowed | Meaning |"]
+        parts += [
+            "| --- | --- | --- | --- | --- |",
+            *(_setting(family.flag_prefix, row) for row in table(family.settings)),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def _setting(prefix: str, row: Setting) -> str:
+    flags = [f"`--{prefix}{row.flag}`"] if row.flag else []
+    if isinstance(row.values, Switch):
+        flags.append(f"`--{prefix}{row.values.off}`")
+    cells = [f"`{row.key}`", " or ".join(flags), f"`{json.dumps(row.default)}`"]
+    return f"| {' | '.join([*cells, _cell(row.values.allowed), _cell(row.help)])} |"
 
 
 def decisions() -> str:
