@@ -23,17 +23,14 @@ setup-export: $(EXPORT_VENV)/.ready ## The environment of the export (torch, ope
 
 $(VENV)/.ready: tools/environment.py tools/old_numpy.py tools/requirements-serve.txt tools/requirements-docs.txt constraints.txt $(wildcard */pyproject.toml)
 	$(PYTHON) tools/environment.py $(VENV) serve
-	touch $@
 
 $(EXPORT_VENV)/.ready: tools/environment.py tools/requirements-export.txt constraints.txt $(wildcard */pyproject.toml) | $(VENV)/.ready
 	$(PYTHON) tools/environment.py $(EXPORT_VENV) export
-	touch $@
 
 setup-bench: $(BENCH_VENV)/.ready ## The environment of the services we compare with (torch)
 
 $(BENCH_VENV)/.ready: tools/environment.py tools/requirements-bench.txt constraints.txt $(wildcard benchmarks/*/requirements.txt) | $(VENV)/.ready
 	$(PYTHON) tools/environment.py $(BENCH_VENV) bench
-	touch $@
 
 demo: setup setup-export ## Bucket to embeddings on a real server, with a page to look at (PHOTOS=dir for yours)
 	$(RUN) -m tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)")

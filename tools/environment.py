@@ -1,7 +1,8 @@
 """Creates one of the project's environments: `python3 tools/environment.py DIR serve|export|bench`.
 
 Needs only Python with venv. pip installs uv into `.venv`, and uv installs `requirements-KIND.txt` into
-DIR. Run it again after a failure or a change of the requirements: it installs what is missing.
+DIR. Run it again after a failure or a change of the requirements: it installs what is missing. The stamp
+DIR/.ready is written last.
 """
 
 from __future__ import annotations
@@ -34,11 +35,15 @@ def main() -> int:
         sys.exit(
             f"Python {version} is not supported. Choose one from {first} to {last}: make PYTHON=python3.x"
         )
+    folder = ROOT / options.folder
+    stamp = folder / ".ready"
+    stamp.unlink(missing_ok=True)
     try:
-        _create(ROOT / options.folder, options.kind)
+        _create(folder, options.kind)
     except subprocess.CalledProcessError as error:
         print(f"set-up failed: {' '.join(map(str, error.cmd))}", file=sys.stderr)
         return error.returncode
+    stamp.touch()
     return 0
 
 
