@@ -49,9 +49,9 @@ def settings() -> str:
     """A table of all settings per model family, from the tables that deployment.json and the flags share."""
     parts = []
     for family in FAMILIES.values():
-        parts += [f"Keys in the section `{family.name}`:\n", "| Key | Flag | Default | Allowed | Meaning |"]
+        parts += [f"Keys in the section `{family.name}`:\n", "| Key and flag | Default | Meaning |"]
         parts += [
-            "| --- | --- | --- | --- | --- |",
+            "| --- | --- | --- |",
             *(_setting(family.flag_prefix, row) for row in table(family.settings)),
             "",
         ]
@@ -62,8 +62,9 @@ def _setting(prefix: str, row: Setting) -> str:
     flags = [f"`--{prefix}{row.flag}`"] if row.flag else []
     if isinstance(row.values, Switch):
         flags.append(f"`--{prefix}{row.values.off}`")
-    cells = [f"`{row.key}`", " or ".join(flags), f"`{json.dumps(row.default)}`"]
-    return f"| {' | '.join([*cells, _cell(row.values.allowed), _cell(row.help)])} |"
+    cells = ["<br>".join([f"`{row.key}`", *flags]), f"`{json.dumps(row.default)}`"]
+    meaning = row.help if isinstance(row.values, Switch) else f"{row.help}. Allowed: {row.values.allowed}"
+    return f"| {' | '.join([*cells, _cell(meaning)])} |"
 
 
 def decisions() -> str:
