@@ -5,15 +5,17 @@ EXPORT_VENV := .venv-export
 BENCH_VENV := .venv-bench
 RUN := $(VENV)/bin/python
 TEST_REPOSITORY := build/test/model_repository
-# Files side by side, as most tests wait for a server more than they compute; a file's tests share one server.
-BY_FILE := -n 2 --dist loadfile --durations 10
+SMALL_REPOSITORY := build/test/small_repository
+# Test files run side by side, as most tests wait for a server; the tests of one file share its server.
+PYTEST := -m pytest -n 2 --dist loadfile --durations 10
 
 export CLIP_EXPORT := $(CURDIR)/$(EXPORT_VENV)/bin/clip-export
 export CLIP_SERVE := $(CURDIR)/$(VENV)/bin/clip-serve
 export CLIP_TEST_REPOSITORY := $(CURDIR)/$(TEST_REPOSITORY)
+export CLIP_SMALL_REPOSITORY := $(CURDIR)/$(SMALL_REPOSITORY)
 
 .DEFAULT_GOAL := help
-.PHONY: help compare-origin setup setup-export setup-bench demo test test-fast lint docs format configs fuzz soak bench bench-preprocess bench-server bench-client clean
+.PHONY: help compare-origin setup setup-export setup-bench demo test test-fast test-slow lint docs format configs fuzz soak bench bench-preprocess bench-server bench-client clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -35,17 +37,30 @@ $(BENCH_VENV)/.ready: tools/environment.py tools/requirements-bench.txt constrai
 demo: setup setup-export ## Bucket to embeddings on a real server, with a page to look at (PHOTOS=dir for yours)
 	$(RUN) -m tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-test: lint $(TEST_REPOSITORY)/.ready ## Everything: lint, unit, golden and integration tests
-	$(RUN) -m pytest -n 2 tests/unit
-	$(RUN) -m pytest $(BY_FILE) tests/integration
-	$(EXPORT_VENV)/bin/python -m pytest $(BY_FILE) tests/golden
+test: lint $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## Lint, unit, integration and golden tests
+	$(RUN) $(PYTEST) tests/unit tests/integration
+	$(EXPORT_VENV)/bin/python $(PYTEST) tests/golden
 
 test-fast: setup ## The unit tests alone
 	$(RUN) -m pytest -n 2 tests/unit
 
-$(TEST_REPOSITORY)/.ready: $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py serving/src/clip_serving/repository/spec.py serving/src/clip_serving/repository/render.py serving/src/clip_serving/encoder/proof.py)
-	rm -rf $(TEST_REPOSITORY)
-	$(CLIP_EXPORT) --model ViT-B-32 --pretrained none --seed 0 --repository $(TEST_REPOSITORY)
+test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## What `make test` leaves out: sweeps, large towers, ...
+	$(RUN) $(PYTEST) -m slow tests/unit tests/integration
+	$(EXPORT_VENV)/bin/python $(PYTEST) -m slow tests/golden
+
+# The exports are made again when what writes or checks them changes.
+EXPORT_SOURCES := $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py \
+    serving/src/clip_serving/repository/spec.py serving/src/clip_serving/repository/render.py \
+    serving/src/clip_serving/encoder/proof.py)
+
+$(TEST_REPOSITORY)/.ready: $(EXPORT_SOURCES)
+	rm -rf $(@D)
+	$(CLIP_EXPORT) --model ViT-B-32 --pretrained none --seed 0 --repository $(@D)
+	touch $@
+
+$(SMALL_REPOSITORY)/.ready: $(EXPORT_SOURCES) $(wildcard testing/export_small.py testing/towers/*.json)
+	rm -rf $(@D)
+	$(EXPORT_VENV)/bin/python -m testing.export_small --model ViT-tiny-32 --pretrained none --seed 0 --repository $(@D)
 	touch $@
 
 lint: setup docs ## ruff, mypy --strict and the documentation's build

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+# Several workers share the cores, so a BLAS or OpenMP pool of one thread per core in each of them only makes
+# them wait for each other. Set before NumPy and torch are imported.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
 # A shell that starts `make test` in the background has Ctrl-C ignored, and every child inherits that:
 # the tests that send a Ctrl-C to a program would then wait for nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
