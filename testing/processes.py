@@ -70,6 +70,12 @@ def family(roots: Sequence[int]) -> list[psutil.Process]:
     return list(members.values())
 
 
+def all_gone(processes: list[psutil.Process], timeout: float) -> bool:
+    """Whether all have ended within `timeout` seconds; a zombie has."""
+    _, alive = psutil.wait_procs(processes, timeout=timeout)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
 def cpu_seconds(roots: Sequence[int]) -> float:
     """CPU time of the family so far, user and system."""
     total = 0.0

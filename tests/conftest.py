@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Settings and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -20,8 +20,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """An exported ViT-B-32 with seeded random weights; `make test` puts it there."""
-    path = Path(os.environ.get("CLIP_TEST_REPOSITORY", "build/test/model_repository"))
+    """An exported ViT-B-32 with seeded random weights, for tests of the embeddings themselves."""
+    return _exported("CLIP_TEST_REPOSITORY", "build/test/model_repository")
+
+
+@pytest.fixture(scope="session")
+def small_repository() -> Path:
+    """An exported ViT-tiny-32 (see testing/export_small.py), for all other tests."""
+    return _exported("CLIP_SMALL_REPOSITORY", "build/test/small_repository")
+
+
+def _exported(variable: str, default: str) -> Path:
+    path = Path(os.environ.get(variable, default))
     if not (path / "clip_image" / "config.pbtxt").exists():
-        pytest.fail(f"{path} is missing: `make build/test/model_repository/.ready` exports it")
+        pytest.fail(f"{path} is missing. Export it with: make {default}/.ready")
     return path

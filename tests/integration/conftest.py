@@ -1,4 +1,4 @@
-"""Real servers for the tests: one tritonserver and one fake-gcs-server a session."""
+"""Real servers for the tests: at most one tritonserver and one fake-gcs-server per session."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from testing.fake_gcs import FakeGcs
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[TritonServer]:
+def server(small_repository: Path) -> Iterator[TritonServer]:
+    """A tritonserver that serves the small tower. A test must leave it as it found it."""
     # In fp32 whatever the CPU has: rows are compared to five digits.
-    with TritonServer(repository, ServerOptions(encoder_precision="fp32", supervise=False)) as running:
+    with TritonServer(small_repository, ServerOptions(encoder_precision="fp32", supervise=False)) as running:
         yield running
 
 

@@ -30,10 +30,10 @@ _CODES |= {"too_complex", "decode_timeout"}
 
 
 @pytest.fixture
-def strict(repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
+def strict(small_repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
     """A server in a hurry, with one process for photos and room for two requests."""
     folder = linked_repository(
-        repository, tmp_path / "repository", decode_timeout_s=0.4, quality="exact", max_queue_size=2
+        small_repository, tmp_path / "repository", decode_timeout_s=0.4, quality="exact", max_queue_size=2
     )
     layout = InstanceLayout(
         preprocess_instances=1, preprocess_threads=1, encoder_instances=1, encoder_threads=1

@@ -50,7 +50,7 @@ def written(path: Path, *blobs: trustme.Blob) -> Path:
 
 
 @pytest.fixture(scope="module")
-def guarded(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA()
     root = written(folder / "root.pem", authority.cert_pem)
@@ -77,7 +77,7 @@ def guarded(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         check_reference=False,
         extra_arguments=arguments,
     )
-    with TritonServer(repository, options) as running:
+    with TritonServer(small_repository, options) as running:
         yield Guarded(running.grpc_url, ours, written(folder / "other.pem", trustme.CA().cert_pem))
 
 
@@ -169,6 +169,7 @@ def test_the_commands_switches(guarded: Guarded, photo: bytes, tmp_path: Path) -
     assert "--header" in keyless.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_passes_them_and_keeps_no_secret(guarded: Guarded, photo: bytes, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(photo)

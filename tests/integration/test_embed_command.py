@@ -54,7 +54,7 @@ def test_a_bucket_becomes_a_file(server: TritonServer, bucket: str, tmp_path: Pa
     assert all(abs(np.linalg.norm(row["embedding"]) - 1) < 1e-3 for row in good)
     assert all(row["generation"] and row["crc32c"] and row["size"] is not None for row in rows.values())
     metadata = json.loads(pq.read_schema(out).metadata[b"clip_triton"])
-    assert metadata["model"] == "ViT-B-32"
+    assert metadata["model"] == "ViT-tiny-32"
     assert len(metadata["weights_sha256"]) == 64
     with ClipClient(server.grpc_url) as client:
         told = client.info.parameters

@@ -137,7 +137,7 @@ def test_a_full_disk_keeps_what_was_finished(server: TritonServer, tmp_path: Pat
 
 
 def test_a_server_gone_in_the_middle_keeps_what_was_finished(
-    repository: Path, fake_gcs: FakeGcs, tmp_path: Path
+    small_repository: Path, fake_gcs: FakeGcs, tmp_path: Path
 ) -> None:
     name = f"gone-{uuid.uuid4().hex[:8]}"
     photos = camera_photos(4, seed=8)
@@ -146,7 +146,7 @@ def test_a_server_gone_in_the_middle_keeps_what_was_finished(
     out = tmp_path / "o.parquet"
     layout = InstanceLayout(1, 1, 1, 1)
     with (
-        TritonServer(repository, ServerOptions(layout=layout, supervise=False)) as server,
+        TritonServer(small_repository, ServerOptions(layout=layout, supervise=False)) as server,
         ClipClient(server.grpc_url, deadline_s=3) as client,
     ):
         counted = threading.Event()
@@ -170,7 +170,7 @@ def test_a_server_gone_in_the_middle_keeps_what_was_finished(
     assert {row["error_text"] for row in rows} == {None}, "a server that stops is not the photos' fault"
     kept = len(rows)
     assert 0 < kept < 60
-    with TritonServer(repository, ServerOptions(layout=layout, supervise=False)) as server:
+    with TritonServer(small_repository, ServerOptions(layout=layout, supervise=False)) as server:
         done = clip_embed(f"gs://{name}", "--out", str(out), "--url", server.grpc_url, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["skipped"] == kept

@@ -28,16 +28,16 @@ _SMALL = InstanceLayout(preprocess_instances=1, preprocess_threads=1, encoder_in
 
 
 @pytest.fixture(scope="module")
-def version(repository: Path) -> Path:
-    return served_version(repository)
+def version(small_repository: Path) -> Path:
+    return served_version(small_repository)
 
 
 def options(precision: defaults.EncoderPrecision) -> ServerOptions:
     return ServerOptions(layout=_SMALL, encoder_precision=precision, supervise=False)
 
 
-def test_auto_serves_what_this_cpu_has_and_says_so(repository: Path) -> None:
-    with TritonServer(repository, options("auto")) as server:
+def test_auto_serves_what_this_cpu_has_and_says_so(small_repository: Path) -> None:
+    with TritonServer(small_repository, options("auto")) as server:
         said = server.encoder or ""
         assert check(server.grpc_url).ok
     if _HERE.has_bf16:
@@ -63,8 +63,11 @@ def test_int8_is_served_and_near_fp32(repository: Path) -> None:
 
 
 @pytest.mark.skipif(_HERE.has_bf16, reason="this CPU has BF16")
-def test_a_bf16_that_cannot_be_is_said_before_the_server_starts(repository: Path) -> None:
-    with pytest.raises(ServerError, match="no BF16 instructions"), TritonServer(repository, options("bf16")):
+def test_a_bf16_that_cannot_be_is_said_before_the_server_starts(small_repository: Path) -> None:
+    with (
+        pytest.raises(ServerError, match="no BF16 instructions"),
+        TritonServer(small_repository, options("bf16")),
+    ):
         pass
 
 

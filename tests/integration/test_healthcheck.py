@@ -15,8 +15,8 @@ from clip_serving.server.embedded import ServerOptions, TritonServer
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "deploy" / "healthcheck.py"
 
 
-def test_server_whose_stub_died_is_ended(repository: Path, tmp_path: Path) -> None:
-    with TritonServer(repository, ServerOptions(supervise=False)) as server:
+def test_server_whose_stub_died_is_ended(small_repository: Path, tmp_path: Path) -> None:
+    with TritonServer(small_repository, ServerOptions(supervise=False)) as server:
 
         def check() -> tuple[int, str]:
             command = f"{sys.executable} -m clip_client.cli --check {server.grpc_url} --wait 2"
@@ -46,12 +46,12 @@ def test_server_whose_stub_died_is_ended(repository: Path, tmp_path: Path) -> No
         assert ended.wait(20) is not None
 
 
-def test_server_with_one_dead_process_among_several_is_not_healthy(repository: Path) -> None:
+def test_server_with_one_dead_process_among_several_is_not_healthy(small_repository: Path) -> None:
     """It embeds, in the processes that are left; whoever meets the dead one is not served."""
     layout = InstanceLayout(
         preprocess_instances=2, preprocess_threads=1, encoder_instances=1, encoder_threads=1
     )
-    with TritonServer(repository, ServerOptions(layout=layout, supervise=False)) as server:
+    with TritonServer(small_repository, ServerOptions(layout=layout, supervise=False)) as server:
         assert check(server.grpc_url).ok
         preprocess = next(pid for pid in server.stub_pids if "preprocess" in command_of(pid))
         os.kill(preprocess, signal.SIGKILL)

@@ -28,6 +28,7 @@ from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos, encoded
+from testing.processes import all_gone
 from testing.repositories import linked_repository, make_repository
 
 _SMALL = InstanceLayout(preprocess_instances=1, preprocess_threads=1, encoder_instances=1, encoder_threads=1)
@@ -49,14 +50,9 @@ def clip_serve(repository: Path, *options: str) -> Iterator[tuple[subprocess.Pop
         process.communicate()
 
 
-def all_gone(processes: list[psutil.Process], timeout: float) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=timeout)
-    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_command_leaves_no_process_behind(repository: Path, number: signal.Signals) -> None:
-    with clip_serve(repository) as (process, _):
+def test_the_command_leaves_no_process_behind(small_repository: Path, number: signal.Signals) -> None:
+    with clip_serve(small_repository) as (process, _):
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 3, "tritonserver and a stub for each model"
         process.send_signal(number)
@@ -64,10 +60,10 @@ def test_the_command_leaves_no_process_behind(repository: Path, number: signal.S
         assert all_gone(family, timeout=20)
 
 
-def test_a_killed_stub_costs_time_and_nothing_else(repository: Path) -> None:
+def test_a_killed_stub_costs_time_and_nothing_else(small_repository: Path) -> None:
     photos = camera_photos(4, seed=2)
     outcomes: list[Embedding | ItemError] = []
-    with TritonServer(repository, ServerOptions(layout=_SMALL)) as server:
+    with TritonServer(small_repository, ServerOptions(layout=_SMALL)) as server:
         with ClipClient(server.grpc_url) as client:
             wanted = client.embed(photos)
 
@@ -104,9 +100,9 @@ class TritonPythonModel(Preprocess):
 """
 
 
-def test_a_photo_that_processes_die_of_costs_no_other_photo(repository: Path, tmp_path: Path) -> None:
+def test_a_photo_that_processes_die_of_costs_no_other_photo(small_repository: Path, tmp_path: Path) -> None:
     """Photos share its batches, its process and its server; all of them are embedded in the end."""
-    make_repository(tmp_path / "fragile", repository / "clip_image_encoder" / "1", "null")
+    make_repository(tmp_path / "fragile", small_repository / "clip_image_encoder" / "1", "null")
     (tmp_path / "fragile" / "clip_image_preprocess" / "1" / "model.py").write_text(_FRAGILE)
     photos = camera_photos(4, seed=6) * 4
     photos[5] = b"poison"
@@ -119,9 +115,9 @@ def test_a_photo_that_processes_die_of_costs_no_other_photo(repository: Path, tm
     assert rows[5].code == "request_failed"
 
 
-def test_a_killed_server_is_started_again_and_its_log_goes_on(repository: Path, tmp_path: Path) -> None:
+def test_a_killed_server_is_started_again_and_its_log_goes_on(small_repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
-    with TritonServer(repository, ServerOptions(layout=_SMALL, log=log)) as server:
+    with TritonServer(small_repository, ServerOptions(layout=_SMALL, log=log)) as server:
         first = server.pid
         before = log.read_text()
         os.kill(first, signal.SIGKILL)
@@ -133,8 +129,8 @@ def test_a_killed_server_is_started_again_and_its_log_goes_on(repository: Path, 
     assert after.count("clip-serve starts tritonserver") == 2
 
 
-def test_a_server_that_nobody_restarts_ends_the_command(repository: Path) -> None:
-    with clip_serve(repository, "--no-supervise") as (process, told):
+def test_a_server_that_nobody_restarts_ends_the_command(small_repository: Path) -> None:
+    with clip_serve(small_repository, "--no-supervise") as (process, told):
         assert Path(str(told["log"])).is_file()
         (server,) = [one for one in psutil.Process(process.pid).children() if one.pid == told["pid"]]
         server.kill()
@@ -143,17 +139,17 @@ def test_a_server_that_nobody_restarts_ends_the_command(repository: Path) -> Non
         assert "tritonserver ended (signal SIGKILL), and --no-supervise was given" in process.stderr.read()
 
 
-def test_a_format_that_the_embedded_server_cannot_run_is_refused_at_once(repository: Path) -> None:
+def test_a_format_that_the_embedded_server_cannot_run_is_refused_at_once(small_repository: Path) -> None:
     options = ServerOptions(model_config_name="torchscript")
     with (
         pytest.raises(ConfigurationError, match=r"torchscript.pbtxt needs Triton's backend pytorch.* python"),
-        TritonServer(repository, options),
+        TritonServer(small_repository, options),
     ):
         pass
 
 
-def test_a_models_load_error_is_a_sentence(repository: Path, tmp_path: Path) -> None:
-    root = linked_repository(repository, tmp_path)
+def test_a_models_load_error_is_a_sentence(small_repository: Path, tmp_path: Path) -> None:
+    root = linked_repository(small_repository, tmp_path)
     for graph in (root / "clip_image_encoder" / "1").glob("*.onnx"):
         graph.unlink()
     with (
@@ -165,10 +161,10 @@ def test_a_models_load_error_is_a_sentence(repository: Path, tmp_path: Path) -> 
         pass
 
 
-def test_a_server_that_embeds_wrongly_is_not_ready(repository: Path, tmp_path: Path) -> None:
-    spec = ModelSpec.load(repository / "clip_image_encoder" / "1" / SPEC_FILE)
+def test_a_server_that_embeds_wrongly_is_not_ready(small_repository: Path, tmp_path: Path) -> None:
+    spec = ModelSpec.load(small_repository / "clip_image_encoder" / "1" / SPEC_FILE)
     wrong = dataclasses.replace(spec, resize_mode="squash")
-    root = linked_repository(repository, tmp_path, wrong)
+    root = linked_repository(small_repository, tmp_path, wrong)
     with pytest.raises(ServerError, match="answers, but wrongly: cosine"), TritonServer(root):
         pass
 
@@ -202,9 +198,9 @@ class Load:
 
 
 @pytest.fixture(scope="module")
-def small_queue(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def small_queue(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A server that is right, and lets two requests wait."""
-    root = linked_repository(repository, tmp_path_factory.mktemp("small") / "queue", max_queue_size=2)
+    root = linked_repository(small_repository, tmp_path_factory.mktemp("small") / "queue", max_queue_size=2)
     with TritonServer(root, ServerOptions(layout=_SMALL, supervise=False)) as server:
         yield server
 
@@ -233,12 +229,12 @@ def test_a_server_behind_its_load_is_given_time(
     assert unchecked.checked
 
 
-def test_old_connections_are_renewed_and_no_request_notices(repository: Path) -> None:
+def test_old_connections_are_renewed_and_no_request_notices(small_repository: Path) -> None:
     arguments = ("--grpc-max-connection-age=300", "--grpc-max-connection-age-grace=5000")
     options = ServerOptions(layout=_SMALL, supervise=False, extra_arguments=arguments)
     photo, over = camera_photos(1, seed=5), threading.Event()
     used: set[int] = set()
-    with TritonServer(repository, options) as server, ClipClient(server.grpc_url) as client:
+    with TritonServer(small_repository, options) as server, ClipClient(server.grpc_url) as client:
         port = int(server.grpc_url.rpartition(":")[2])
 
         def look() -> None:
@@ -256,10 +252,10 @@ def test_old_connections_are_renewed_and_no_request_notices(repository: Path) ->
     assert len(used) > 2
 
 
-def test_a_taken_port_is_named(server: TritonServer, repository: Path) -> None:
+def test_a_taken_port_is_named(server: TritonServer, small_repository: Path) -> None:
     port = int(server.grpc_url.rsplit(":", 1)[1])
     with (
         pytest.raises(ServerError, match=f"port {port} .* cannot be used"),
-        TritonServer(repository, ServerOptions(grpc_port=port)),
+        TritonServer(small_repository, ServerOptions(grpc_port=port)),
     ):
         pass

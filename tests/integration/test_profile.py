@@ -21,7 +21,7 @@ from clip_profile.sweep.target import EmbeddedTarget
 from clip_serving.repository.spec import ModelSpec
 from clip_serving.server.embedded import TritonServer
 from testing.pictures import camera_photos
-from tests.integration.test_launcher import all_gone
+from testing.processes import all_gone
 
 _SMALL = [
     "--preprocess-instances", "1", "--encoder-instances", "1", "--encoder-threads", "1", "--max-batch", "8",
@@ -39,12 +39,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
-    photos: Path, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, small_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    command = ["sweep", "--photos", str(photos), "--repository", str(repository), "--out", str(run), *_SMALL]
-    before = {path: path.read_bytes() for path in repository.rglob("*.pbtxt")}
+    command = ["sweep", "--photos", str(photos), "--repository", str(small_repository)]
+    command += ["--out", str(run), *_SMALL]
+    before = {path: path.read_bytes() for path in small_repository.rglob("*.pbtxt")}
     with subprocess.Popen(
         [sys.executable, "-m", "clip_profile.cli", *command], stderr=subprocess.PIPE, text=True
     ) as process:
@@ -83,7 +85,7 @@ def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
         assert one.decode_ms is not None
         assert one.decode_ms > 0
         assert one.resources.gpu is None or os.path.exists("/dev/nvidia0")
-    assert {path: path.read_bytes() for path in repository.rglob("*.pbtxt")} == before
+    assert {path: path.read_bytes() for path in small_repository.rglob("*.pbtxt")} == before
 
     capsys.readouterr()
     assert main(["recommend", str(run), "--json"]) == 0
@@ -94,10 +96,10 @@ def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
     assert "<svg" in (tmp_path / "report.html").read_text()
 
 
-def test_a_server_that_died_unseen_is_started_again(repository: Path) -> None:
+def test_a_server_that_died_unseen_is_started_again(small_repository: Path) -> None:
     """After its last run nobody asked: the next setting is innocent of it."""
     wanted = Setting("cpu", "int8", 1, 1, 1, 8, 0, 1, 1)
-    with EmbeddedTarget(repository, camera_photos(1, seed=21)) as target:
+    with EmbeddedTarget(small_repository, camera_photos(1, seed=21)) as target:
         first = target.serve(wanted)
         assert target.serve(wanted) is first
         stub = psutil.Process(first.pids[EMBED][0])
@@ -108,9 +110,10 @@ def test_a_server_that_died_unseen_is_started_again(repository: Path) -> None:
         assert set(second.pids[EMBED]).isdisjoint(first.pids[EMBED])
 
 
+@pytest.mark.slow
 def test_a_running_server_is_measured_as_it_is(
     photos: Path,
-    repository: Path,
+    small_repository: Path,
     server: TritonServer,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -136,7 +139,7 @@ def test_a_running_server_is_measured_as_it_is(
     assert main([*command, "--out", str(run), *longer]) == 0
     assert main([*command, "--out", str(run), *longer, "--seconds", "2"]) == 2
     assert "different seconds (1.5 there, 2.0 now): old and new" in capsys.readouterr().err
-    spec = ModelSpec.load(repository / "clip_image_encoder" / "1" / "spec.json")
+    spec = ModelSpec.load(small_repository / "clip_image_encoder" / "1" / "spec.json")
     measured = RunFolder.load(run)
     assert measured.about.served["weights_sha256"] == spec.weights_sha256
     assert measured.about.model == f"{spec.model} ({spec.pretrained})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from tritonclient.grpc import InferenceServerClient
 
 from clip_client import AsyncClipClient, ClipClient, ItemError, check
 from clip_client.requests.wire import Embedding
-from clip_serving.server.embedded import TritonServer
+from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos, corrupt_pictures
+from testing.repositories import linked_repository
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +99,19 @@ def test_vectors_are_normalised(wanted: Embedding) -> None:
     assert np.linalg.norm(wanted, axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_concurrent_requests_share_the_encoders_batches(server: TritonServer, photos: list[bytes]) -> None:
-    before = _executions(server)
-    with ClipClient(server.grpc_url, concurrency=64) as client, ThreadPoolExecutor(64) as pool:
+def test_concurrent_requests_share_the_encoders_batches(
+    small_repository: Path, photos: list[bytes], tmp_path: Path
+) -> None:
+    # The small tower is never busy for long, so its requests meet in the queue only if it waits for more.
+    root = linked_repository(small_repository, tmp_path, max_queue_delay_us=200_000)
+    with (
+        TritonServer(root, ServerOptions(supervise=False)) as server,
+        ClipClient(server.grpc_url, concurrency=64) as client,
+        ThreadPoolExecutor(64) as pool,
+    ):
+        before = _executions(server)
         list(pool.map(lambda i: client.request([photos[i % len(photos)]]), range(64)))
-    count, executions = np.subtract(_executions(server), before)
+        count, executions = np.subtract(_executions(server), before)
     assert count == 64
     assert count / executions > 1.5
 

@@ -49,10 +49,10 @@ def bucket(fake_gcs: FakeGcs) -> str:
 
 
 @pytest.fixture(scope="module")
-def mortal(repository: Path) -> Iterator[TritonServer]:
+def mortal(small_repository: Path) -> Iterator[TritonServer]:
     """A server that nobody starts again, to be killed by the last of the tests that use it."""
     layout = InstanceLayout(1, 1, 1, 1)
-    with TritonServer(repository, ServerOptions(layout=layout, supervise=False)) as running:
+    with TritonServer(small_repository, ServerOptions(layout=layout, supervise=False)) as running:
         yield running
 
 
@@ -173,11 +173,11 @@ def test_traces_of_somebody_else_are_left_alone(
 
 
 def test_the_embedded_server_and_its_table(
-    repository: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    small_repository: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = ["--preprocess-instances", "1", "--encoder-instances", "1"]
-    load = ["--concurrency", "2", "--count", "4", "--warm-up", "0"]
-    command = ["stages", "--photos", str(folder), "--repository", str(repository), *layout, *load]
+    load = ["--concurrency", "2", "--seconds", "1.5", "--warm-up", "0"]
+    command = ["stages", "--photos", str(folder), "--repository", str(small_repository), *layout, *load]
     assert main(command) == 0, capsys.readouterr().err
     table = capsys.readouterr().out
     lines = {line.split()[0]: line.split() for line in table.splitlines() if line}
