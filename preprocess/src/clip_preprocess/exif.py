@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image
 
-TRANSPOSITIONS = {
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -18,7 +16,7 @@ TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""From the picture as stored to the picture as seen."""
+"""From the picture as stored to the picture as seen. Orientation 1 is as stored; 5 to 8 swap the sides."""
 
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(="|>)([0-9])')
 
@@ -35,7 +33,7 @@ def of_metadata(exif: bytes, xmp: bytes) -> int:
     if orientation is None and xmp:
         found = _XMP_ORIENTATION.search(xmp)
         orientation = int(found[2]) if found else None
-    return orientation if orientation in TRANSPOSITIONS else 1
+    return orientation if orientation in _TRANSPOSITIONS else 1
 
 
 def _from_exif(exif: bytes) -> int | None:
@@ -56,42 +54,27 @@ def of_picture(picture: Image.Image) -> int:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # as above
         return 1
-    return orientation if orientation in TRANSPOSITIONS else 1
+    return orientation if orientation in _TRANSPOSITIONS else 1
 
 
 def turned(picture: Image.Image, orientation: int) -> Image.Image:
     """The picture as seen; the same object if there is nothing to do."""
-    return picture if orientation == 1 else picture.transpose(TRANSPOSITIONS[orientation])
-
-
-def swaps_sides(orientation: int) -> bool:
-    return orientation >= 5
+    return picture if orientation == 1 else picture.transpose(_TRANSPOSITIONS[orientation])
 
 
 def seen_size(size: tuple[Side, Side], orientation: int) -> tuple[Side, Side]:
     """(width, height) as seen, for a picture stored as `size`. Its own inverse."""
-    return size[::-1] if swaps_sides(orientation) else size
+    return size[::-1] if orientation >= 5 else size
 
 
 def stored_box(box: Box, stored: tuple[float, float], orientation: int) -> Box:
     """A box (left, top, right, bottom) of the picture as seen, in coordinates of the picture as stored."""
     left, top, right, bottom = box
     width, height = stored
-    if swaps_sides(orientation):
+    if orientation >= 5:
         left, top, right, bottom = top, left, bottom, right
     if orientation in (2, 3, 7, 8):
         left, right = width - right, width - left
     if orientation in (3, 4, 6, 7):
         top, bottom = height - bottom, height - top
     return left, top, right, bottom
-
-
-def as_seen(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """`pixels` [H,W,...] as stored, as a view [H,W,...] or [W,H,...] of the picture as seen."""
-    if swaps_sides(orientation):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels

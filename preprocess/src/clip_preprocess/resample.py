@@ -36,17 +36,9 @@ def _resize_crop_alone(decoded: Decoded, plan: geometry.Plan, fill: int) -> Pixe
     orientation = decoded.orientation
     fine = (decoded.size[0] / decoded.scale, decoded.size[1] / decoded.scale)
     box = exif.stored_box(plan.source_box(exif.seen_size(fine, orientation)), fine, orientation)
-    width, height = plan.resized if plan.pads else plan.target
-    picture = fast_resize(
-        decoded.picture, exif.seen_size((width, height), orientation), box, plan.interpolation
-    )
-    pixels = exif.as_seen(_as_rgb(picture), orientation)
-    if not plan.pads:
-        return pixels
-    left, top, _, _ = plan.padding
-    padded = np.full((plan.target[1], plan.target[0], 3), fill, np.uint8)
-    padded[top : top + height, left : left + width] = pixels
-    return padded
+    size = exif.seen_size(plan.resized if plan.pads else plan.target, orientation)
+    picture = exif.turned(fast_resize(decoded.picture, size, box, plan.interpolation), orientation)
+    return _as_rgb(_pad(picture, plan.padding, fill) if plan.pads else picture)
 
 
 def _resize_and_crop(picture: Image.Image, plan: geometry.Plan, fill: int) -> Pixels:

@@ -66,18 +66,9 @@ class PreprocessSettings:
     def to_parameters(self) -> dict[str, str]:
         """A flat mapping of strings, as a Triton config's `parameters`. Inverse: from_parameters()."""
         height, width = self.image_size
+        flat = {"image_height": height, "image_width": width, **vars(self), **vars(self.limits)}
         return {
-            "image_height": str(height),
-            "image_width": str(width),
-            "interpolation": self.interpolation,
-            "resize_mode": self.resize_mode,
-            "fill_color": str(self.fill_color),
-            "apply_exif_orientation": str(self.apply_exif_orientation).lower(),
-            "max_bytes": str(self.limits.max_bytes),
-            "max_pixels": str(self.limits.max_pixels),
-            "decode_timeout_s": str(self.limits.decode_timeout_s),
-            "quality": self.quality,
-            "allow_truncated": str(self.allow_truncated).lower(),
+            name: str(value).lower() for name, value in flat.items() if name not in ("image_size", "limits")
         }
 
     @classmethod
@@ -91,17 +82,15 @@ class PreprocessSettings:
                 fill_color=int(values["fill_color"]),
                 apply_exif_orientation=values["apply_exif_orientation"] == "true",
                 limits=DecodeLimits(
-                    max_bytes=int(values["max_bytes"]),
-                    max_pixels=int(values["max_pixels"]),
-                    decode_timeout_s=float(values["decode_timeout_s"]),
+                    int(values["max_bytes"]), int(values["max_pixels"]), float(values["decode_timeout_s"])
                 ),
                 quality=one_of(Quality, values["quality"]),
                 allow_truncated=values["allow_truncated"] == "true",
             )
         except KeyError as error:
-            raise SettingsError(f"missing parameter {error}") from error
+            raise SettingsError(f"parameter {error} is missing") from error
         except ValueError as error:
-            raise SettingsError(f"invalid parameter: {error}") from error
+            raise SettingsError(f"a parameter is invalid: {error}") from error
 
 
 def one_of(choices: Any, value: str) -> Any:

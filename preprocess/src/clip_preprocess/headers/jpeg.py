@@ -1,4 +1,4 @@
-"""JPEG headers: sides, coding and metadata, and whether the data can hold what they declare."""
+"""JPEG: sides, coding and metadata, and whether the data can hold what the header declares."""
 
 from __future__ import annotations
 
@@ -7,49 +7,46 @@ import re
 import struct
 from dataclasses import dataclass
 
-from clip_preprocess.errors import ErrorCode, ItemError
-from clip_preprocess.headers.base import Data, Header, damaged
+from clip_preprocess.errors import ErrorCode
+from clip_preprocess.headers.base import Data, Header, damaged, header_cut
 
 MAX_SCANS = 64
-"""Cameras write 1, encoders for the web 3 to 12. Each scan costs a pass over the whole picture, so
-hundreds of empty ones in a small file cost minutes."""
+"""Cameras write 1 scan, web encoders 3 to 12. Each costs a pass over the whole picture, so hundreds of empty
+scans in a small file would take minutes."""
 MAX_SCANNED_PIXELS = 2_000_000_000
-"""Scans times pixels: some seconds of work (100 megapixels in 20 scans)."""
+"""Scans times pixels: a few seconds of work (100 megapixels in 20 scans)."""
 
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
-"""TEM and RST0-7: markers with no segment behind them."""
+"""TEM and RST0-7: markers without a segment."""
 _BASELINE = {0xC0, 0xC1}
 _PROGRESSIVE = {0xC2}
 _ARITHMETIC = {0xC9, 0xCA}
 _UNDECODABLE = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
-"""Lossless and hierarchical frames: no photo, and nothing that libjpeg decodes."""
+"""Lossless and hierarchical frames, which libjpeg does not decode."""
 _FRAMES = _BASELINE | _PROGRESSIVE | _ARITHMETIC | _UNDECODABLE
 _MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""What ends entropy-coded data; FF 00 is a stuffed byte, FF D0-D7 a restart."""
+"""The end of entropy-coded data; FF 00 is a stuffed byte, FF D0-D7 a restart."""
 _SCAN_HEADER = 6
-"""Bytes of the shortest: its length, the number of components, and three of the coding."""
+"""Shortest length in bytes: the length itself, the number of components, and three of the coding."""
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _TAIL = 65536
 
 
 @dataclass(frozen=True)
 class JpegHeader(Header):
-    """What is known of a JPEG before its first scan is decoded.
-
-    `exif` starts with "Exif\\0\\0" where there is any; `xmp` is the packet's text.
-    """
+    """A JPEG's header. `exif` starts with "Exif\\0\\0" if there is any; `xmp` is the packet's text."""
 
     components: int
     single_scan: bool
-    """All components in one scan: decoded in one pass, with memory for a few rows."""
+    """All components are in one scan: it is decoded in one pass, with memory for a few rows."""
     exif: bytes
     xmp: bytes
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The start-of-frame segment, and the fewest bits that its blocks can take."""
+    """The start-of-frame segment, and the fewest bits that its blocks need."""
 
     size: tuple[int, int]
     components: int
@@ -58,13 +55,12 @@ class _Frame:
 
 
 def read_header(data: Data, allow_truncated: bool = False) -> JpegHeader:
-    """Walks the segments up to the first scan, and through all scans where there may be several.
+    """Walks the segments up to the first scan, and through all scans if there may be several.
 
-    Raises ItemError: `truncated` where the file ends before its first scan, where no end marker
-    follows, or where the data is too short for the blocks that its frame declares (these two only
-    without `allow_truncated`); `corrupt` for a file that is no sequence of segments;
-    `unsupported_format` for 12-bit, lossless and hierarchical frames; `too_complex` for more scans
-    than MAX_SCANS and MAX_SCANNED_PIXELS allow.
+    Raises ItemError: `truncated` if the file ends before its first scan or, unless `allow_truncated`, has no
+    end marker or too little data for the blocks of its frame; `corrupt` if it is not a sequence of segments;
+    `unsupported_format` for 12-bit, lossless and hierarchical frames; `too_complex` for more scans than
+    MAX_SCANS and MAX_SCANNED_PIXELS allow.
     """
     at = 2
     frame: _Frame | None = None
@@ -75,10 +71,10 @@ def read_header(data: Data, allow_truncated: bool = False) -> JpegHeader:
             continue
         size = frame.size if frame else None
         if marker == _EOI:
-            raise damaged(ErrorCode.CORRUPT, "JPEG", size, "it ends before any picture data")
+            raise damaged(ErrorCode.CORRUPT, "JPEG", size, "no picture data before its end marker")
         end = at + max(int.from_bytes(data[at : at + 2], "big"), 2)
         if end > len(data):
-            raise _short(frame)
+            raise header_cut("JPEG", size)
         if marker in _FRAMES:
             frame = _read_frame(data, at, end - at, marker)
         elif marker == _APP1:
@@ -91,32 +87,27 @@ def read_header(data: Data, allow_truncated: bool = False) -> JpegHeader:
             break
         at = end
     if frame is None:
-        raise damaged(ErrorCode.CORRUPT, "JPEG", None, "a scan starts before any frame header")
+        raise damaged(ErrorCode.CORRUPT, "JPEG", None, "a scan comes before the frame header")
     if end - at < _SCAN_HEADER:
         raise damaged(ErrorCode.CORRUPT, "JPEG", frame.size, "its scan header is too short")
     single_scan = not frame.progressive and data[at + 2] == frame.components
     if not single_scan:
-        _refuse_many_scans(data, end, frame)
+        _check_scans(data, end, frame)
     if not allow_truncated:
-        _refuse_short_data(data, at, frame)
+        _check_length(data, at, frame)
     return JpegHeader("JPEG", *frame.size, frame.components, single_scan, exif, xmp)
 
 
 def _next_marker(data: Data, at: int, frame: _Frame | None) -> tuple[int, int]:
-    """The marker at or after `at`, and where its segment starts. Fill bytes and junk are skipped."""
+    """The marker at or after `at`, and the start of its segment. Fill bytes and junk are skipped."""
     end = len(data)
     while at < end and data[at] != 0xFF:
         at += 1
     while at < end and data[at] == 0xFF:
         at += 1
     if at >= end:
-        raise _short(frame)
+        raise header_cut("JPEG", frame.size if frame else None)
     return data[at], at + 1
-
-
-def _short(frame: _Frame | None) -> ItemError:
-    size = frame.size if frame else None
-    return damaged(ErrorCode.TRUNCATED, "JPEG", size, "the file ends within its header")
 
 
 def _read_frame(data: Data, at: int, length: int, marker: int) -> _Frame:
@@ -128,9 +119,11 @@ def _read_frame(data: Data, at: int, length: int, marker: int) -> _Frame:
         kind = "lossless or hierarchical coding" if marker in _UNDECODABLE else f"{bits}-bit samples"
         raise damaged(ErrorCode.UNSUPPORTED_FORMAT, "JPEG", size, f"{kind} cannot be decoded")
     if count not in (1, 3, 4):
-        raise damaged(ErrorCode.UNSUPPORTED_FORMAT, "JPEG", size, f"{count} components are no colour")
+        raise damaged(ErrorCode.UNSUPPORTED_FORMAT, "JPEG", size, f"{count} components cannot be decoded")
     if length < 8 + 3 * count:
-        raise damaged(ErrorCode.CORRUPT, "JPEG", size, f"its frame header does not fit {count} components")
+        raise damaged(
+            ErrorCode.CORRUPT, "JPEG", size, f"its frame header is too short for {count} components"
+        )
     sampling = [divmod(data[at + 9 + 3 * index], 16) for index in range(count)]
     if not all(1 <= side <= 4 for pair in sampling for side in pair):
         raise damaged(ErrorCode.CORRUPT, "JPEG", size, "its sampling factors are out of range")
@@ -138,9 +131,9 @@ def _read_frame(data: Data, at: int, length: int, marker: int) -> _Frame:
 
 
 def _fewest_bits(size: tuple[int, int], sampling: list[tuple[int, int]], marker: int) -> int:
-    """A lower bound of the entropy-coded bits: a code for the DC of each 8x8 block, one for its end.
+    """A lower bound of the entropy-coded bits: one code for the DC of each 8x8 block, one for its end.
 
-    A progressive file may leave out all but one DC scan; arithmetic coding has no bound of use.
+    A progressive file may have a single DC scan; arithmetic coding has no useful bound.
     """
     if marker in _ARITHMETIC:
         return 0
@@ -152,8 +145,8 @@ def _fewest_bits(size: tuple[int, int], sampling: list[tuple[int, int]], marker:
     )
 
 
-def _refuse_many_scans(data: Data, at: int, frame: _Frame) -> None:
-    """Counts scans from the entropy-coded data at `at` to the end marker (or the end of the file)."""
+def _check_scans(data: Data, at: int, frame: _Frame) -> None:
+    """Counts scans from the entropy-coded data at `at` to the end marker; raises `too_complex`."""
     scans = 1
     pixels = max(frame.size[0] * frame.size[1], 1)
     most = max(min(MAX_SCANS, MAX_SCANNED_PIXELS // pixels), 1)
@@ -163,16 +156,16 @@ def _refuse_many_scans(data: Data, at: int, frame: _Frame) -> None:
             return
         scans += marker == _SOS
         if scans > most:
-            cause = f"it has more than {most} scans, which no camera writes"
+            cause = f"it has more than {most} scans, too many for its size"
             raise damaged(ErrorCode.TOO_COMPLEX, "JPEG", frame.size, cause)
         at += int.from_bytes(data[at : at + 2], "big")
 
 
-def _refuse_short_data(data: Data, scan: int, frame: _Frame) -> None:
-    """Raises `truncated` before a decoder allocates the pixels of a picture that is not there."""
+def _check_length(data: Data, scan: int, frame: _Frame) -> None:
+    """Raises `truncated` before a decoder allocates pixels that the file cannot hold."""
     if (len(data) - scan) * 8 < frame.fewest_bits:
         cause = f"{len(data):,} bytes cannot hold the picture that its header declares"
         raise damaged(ErrorCode.TRUNCATED, "JPEG", frame.size, cause)
-    # Most files end with the marker; some cameras append a preview or padding.
+    # Most files end with the end marker; some cameras append a preview or padding.
     if bytes(data[-_TAIL:]).rfind(b"\xff\xd9") < 0 and bytes(data[scan:]).rfind(b"\xff\xd9") < 0:
         raise damaged(ErrorCode.TRUNCATED, "JPEG", frame.size, "the end of the picture data is missing")

@@ -1,4 +1,4 @@
-"""PNG chunks: the sides, whether the chunks are whole, and whether the data can hold the picture."""
+"""PNG: the sides, whether the chunks are complete, and whether the data can hold the picture."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import struct
 import zlib
 
 from clip_preprocess.errors import ErrorCode
-from clip_preprocess.headers.base import Data, Header, damaged
+from clip_preprocess.headers.base import Data, Header, damaged, header_cut
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Samples a pixel, by colour type."""
+"""Samples per pixel, by color type."""
 _DEFLATE_MOST = 1032
-"""Deflate never packs more than this many bytes into one."""
+"""Deflate's highest compression ratio."""
 _CHECKED = {b"PLTE", b"tRNS", b"IDAT"}
-"""Chunks that make pixels: their checksums are verified, which the decoder itself leaves out."""
+"""Chunks that hold pixels: their checksums are verified here, because the decoder does not."""
 
 
 def read_header(data: Data, allow_truncated: bool = False) -> Header:
-    """Walks all chunks; costs a checksum of the file, some percent of decoding it.
+    """Walks all chunks; costs a checksum of the file, a few percent of decoding it.
 
-    Raises ItemError: `truncated` (unless allowed) where a chunk or the end chunk is missing, or where
-    the compressed data is too short for the rows that the header declares; `corrupt` for a wrong
-    checksum or header.
+    Raises ItemError: `truncated` (unless allowed) if a chunk or the end chunk is missing, or if the
+    compressed data is too short for the declared rows; `corrupt` for a wrong checksum or header.
     """
     width, height, row_bytes = _read_ihdr(data)
     size = (width, height)
@@ -54,18 +53,18 @@ def read_header(data: Data, allow_truncated: bool = False) -> Header:
 
 
 def _read_ihdr(data: Data) -> tuple[int, int, int]:
-    """Width, height, and the bytes of one row before compression (filter byte left out)."""
+    """Width, height, and the bytes of one row before compression (without the filter byte)."""
     if len(data) < 33:
-        raise damaged(ErrorCode.TRUNCATED, "PNG", None, "the file ends within its header")
-    length, kind, width, height, bits, colour = struct.unpack_from(">I4sIIBB", data, 8)
+        raise header_cut("PNG")
+    length, kind, width, height, bits, color = struct.unpack_from(">I4sIIBB", data, 8)
     if kind != b"IHDR" or length != 13:
-        raise damaged(ErrorCode.CORRUPT, "PNG", None, "its first chunk is no header")
+        raise damaged(ErrorCode.CORRUPT, "PNG", None, "its first chunk is not the header")
     if zlib.crc32(data[12:29]) != int.from_bytes(data[29:33], "big"):
         raise damaged(ErrorCode.CORRUPT, "PNG", (width, height), "the checksum of its header is wrong")
-    if colour not in _CHANNELS or bits not in (1, 2, 4, 8, 16):
-        cause = f"colour type {colour} with {bits} bits does not exist"
+    if color not in _CHANNELS or bits not in (1, 2, 4, 8, 16):
+        cause = f"color type {color} with {bits} bits does not exist"
         raise damaged(ErrorCode.CORRUPT, "PNG", (width, height), cause)
-    return width, height, (width * bits * _CHANNELS[colour] + 7) // 8
+    return width, height, (width * bits * _CHANNELS[color] + 7) // 8
 
 
 def _name(kind: bytes) -> str:
