@@ -1,9 +1,9 @@
-"""What a photo costs before the encoder: `python -m benchmarks.preprocess --photos DIR`.
+"""The cost of a photo before the encoder: `python -m benchmarks.preprocess --photos DIR`.
 
-Side by side in one process and on one thread, pass by pass: our qualities, open_clip's own transform,
-the usual shortcut (OpenCV's full decode squashed to the target) and the Huffman floor (a grey decode
-at an eighth, which no way of reading the file can undercut). `make bench-preprocess` runs it in the export's
-environment, which has open_clip and OpenCV; elsewhere their rows are left out.
+Interleaved passes in one process on one thread: our qualities, `high` with Pillow as the resizer, open_clip's
+own transform, the usual shortcut (OpenCV's full decode squashed to the target) and the Huffman floor (a gray
+decode at an eighth, which no decoder can undercut). `make bench-preprocess` runs it in the export's
+environment, which has open_clip and OpenCV; elsewhere their rows are missing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from clip_preprocess import PreprocessSettings, Quality, preprocess_one, resizer
 from clip_preprocess.headers.jpeg import read_header
-from clip_preprocess.pipeline import preprocess_one
-from clip_preprocess.settings import PreprocessSettings, Quality
 
 Pixels = npt.NDArray[np.uint8]
 FLOOR = "Huffman floor"
@@ -33,7 +32,7 @@ SIZE = 224
 
 @dataclass
 class Way:
-    """One way to pixels, and its CPU and wall seconds, a row a pass."""
+    """One way to pixels, and its CPU and wall seconds per photo, one row per pass."""
 
     run: Callable[[bytes], Any]
     pixels: bool = True
@@ -52,8 +51,9 @@ class Way:
 
 
 def ways() -> dict[str, Way]:
-    """EXIF orientation is left alone by all, as open_clip does, so that pixels compare."""
+    """All ignore EXIF orientation, as open_clip does, so that their pixels compare."""
     found = {quality: Way(_ours(quality)) for quality in ("exact", "high", "fast")}
+    found["high, resized by Pillow"] = Way(_high_by_pillow)
     try:
         import torch
         from open_clip.transform import image_transform
@@ -79,6 +79,15 @@ def _ours(quality: Quality) -> Callable[[bytes], Pixels]:
     return lambda data: preprocess_one(data, settings)
 
 
+def _high_by_pillow(data: bytes) -> Pixels:
+    """Without the `fast` extra, or on Linux on ARM."""
+    fast_resize, resizer.fast_resize = resizer.fast_resize, resizer.pillow_resize
+    try:
+        return _ours("high")(data)
+    finally:
+        resizer.fast_resize = fast_resize
+
+
 def _squash(data: bytes) -> Pixels:
     import cv2
 
@@ -89,7 +98,7 @@ def _squash(data: bytes) -> Pixels:
 
 
 def floor_of(data: bytes) -> Pixels:
-    """The grey photo at an eighth: entropy decoding, and nothing else of weight."""
+    """The gray photo at an eighth: entropy decoding and little else."""
     header = read_header(data)
     pixels: Pixels = simplejpeg.decode_jpeg(
         data, "GRAY", min_height=-(-header.height // 8), min_width=-(-header.width // 8)
@@ -98,7 +107,7 @@ def floor_of(data: bytes) -> Pixels:
 
 
 def embed(model: Path, pixels: Pixels) -> npt.NDArray[np.float32]:
-    """Normalised embeddings [N,D] by the exported fp32 graph."""
+    """Normalized embeddings [N,D] of the exported fp32 graph."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -108,11 +117,11 @@ def embed(model: Path, pixels: Pixels) -> npt.NDArray[np.float32]:
 
 
 def report(found: dict[str, Way], photos: list[bytes], model: Path | None) -> None:
-    """A table: the best pass's mean CPU and wall milliseconds, and what the pixels are off by."""
+    """Prints a table: mean CPU and wall milliseconds, and the distance of the pixels from `exact`."""
     exact = np.stack([found["exact"].run(photo) for photo in photos])
     wanted = embed(model, exact) if model else None
     floor = _best(found[FLOOR].cpu)
-    print("| way | CPU ms | wall ms | of the floor | pixels off: mean, worst photo | cosine: least |")
+    print("| way | CPU ms | wall ms | times the floor | levels off: mean, worst photo | lowest cosine |")
     print("|---|---|---|---|---|---|")
     for name, way in found.items():
         cpu, wall = _best(way.cpu), _best(way.wall)
@@ -127,15 +136,15 @@ def report(found: dict[str, Way], photos: list[bytes], model: Path | None) -> No
 
 
 def _best(passes: list[list[float]]) -> float:
-    """Each photo's least time over the passes, averaged over photos: milliseconds."""
+    """Milliseconds: each photo's lowest time over the passes, averaged over photos."""
     return float(np.asarray(passes).min(axis=0).mean() * 1000)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.preprocess", description=__doc__)
-    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; without it: the tests' photos")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs (default: the tests' photos)")
     parser.add_argument("--passes", type=int, default=5)
-    parser.add_argument("--model", type=Path, help="an exported model.onnx, for the embeddings' cosine")
+    parser.add_argument("--model", type=Path, help="an exported model.onnx, to compare embeddings")
     options = parser.parse_args()
     if options.photos is None:
         from testing.pictures import camera_photos
@@ -144,7 +153,7 @@ def main() -> int:
     else:
         photos = [path.read_bytes() for path in sorted(options.photos.rglob("*.jp*g"))]
     if not photos:
-        print(f"{options.photos} holds no .jpg", file=sys.stderr)
+        print(f"no .jpg or .jpeg in {options.photos}", file=sys.stderr)
         return 2
     found = ways()
     for _ in range(options.passes):

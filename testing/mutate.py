@@ -18,12 +18,12 @@ from testing.pictures import (
 
 _EXTREMES = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\1", b"\xff\xd9")
 _HEADER = 400
-"""Half of all changes fall into so many first bytes, where sides, tables and lengths are."""
+"""Half of all changes hit this many first bytes, which hold sides, tables and lengths."""
 
 
 @cache
 def corpus() -> tuple[bytes, ...]:
-    """Sound files of every format and mode, and broken ones to be broken further."""
+    """Sound files of every format and mode, and broken ones to break further."""
     cat = source_picture("chelsea.png").resize((225, 150))
     extra = [
         encoded(cat, "JPEG", progressive=True, subsampling=0),
@@ -54,7 +54,7 @@ def mutations(count: int, seed: int) -> Iterator[bytes]:
 
 
 def _change(data: bytearray, other: bytes, random: np.random.Generator) -> None:
-    """One change in place: bits, bytes, extremes over fields, cuts, repeats, a foreign tail."""
+    """One change in place: a bit, a byte, an extreme value, a cut, a repeat, another file's tail."""
     end = len(data) if random.random() < 0.5 else min(len(data), _HEADER)
     at = int(random.integers(end)) if end else 0
     length = int(random.integers(1, 200))

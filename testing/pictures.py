@@ -105,7 +105,7 @@ def _sixteen_bit(width: int, height: int) -> Image.Image:
 
 
 def interlaced_png(picture: Image.Image) -> bytes:
-    """An RGB picture in Adam7's seven passes, which Pillow reads and does not write."""
+    """An RGB picture in the seven passes of Adam7, which Pillow can read but not write."""
     pixels = np.asarray(picture)
     grids = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
     passes = [pixels[top::down, left::across] for top, left, down, across in grids]
@@ -172,7 +172,7 @@ def odd_pictures() -> dict[str, bytes]:
 
 
 def other_formats() -> dict[str, bytes]:
-    """Sound files of the formats beside JPEG and PNG, animated ones among them."""
+    """Sound files of the other formats, including animated ones."""
     cat, cup = source_picture("chelsea.png"), source_picture("coffee.png").resize((451, 300))
     alpha = cat.copy()
     alpha.putalpha(cat.convert("L"))
@@ -204,7 +204,7 @@ def heic(picture: Image.Image) -> bytes:
 
 
 def png_header_only(width: int, height: int) -> bytes:
-    """A PNG that promises a picture and holds one compressed byte of it."""
+    """A PNG whose header declares a picture, with one compressed byte of data."""
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"\0")),
@@ -232,7 +232,7 @@ def scan_bomb(progressive: bytes, scans: int) -> bytes:
 
 
 def corrupt_pictures() -> dict[str, tuple[bytes, str]]:
-    """Name -> (bytes, the code that it must be refused with)."""
+    """Name -> (bytes, the error code that it must be rejected with)."""
     cat = source_picture("chelsea.png")
     jpeg, png = encoded(cat, "JPEG"), encoded(cat, "PNG")
     progressive = encoded(cat, "JPEG", progressive=True)

@@ -1,4 +1,4 @@
-"""Bit for bit: our pixels against open_clip's own transform, without its tensor part."""
+"""Bit for bit: our pixels against those of open_clip's own transform, without its tensor part."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageOps
 
-from clip_preprocess.pipeline import preprocess_one
-from clip_preprocess.settings import PreprocessSettings
+from clip_preprocess import PreprocessSettings, preprocess_one
 from testing.pictures import camera_photos, encoded, noise, odd_pictures, other_formats
 
-# The reference remarks on palettes with transparency, which it ignores as we do.
+# The reference warns about palettes with transparency, which both ignore.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 torch = pytest.importorskip("torch")
 open_clip_transform = pytest.importorskip("open_clip.transform")
 
-pillow_heif.register_heif_opener()  # for the reference; ours knows the format by itself
+pillow_heif.register_heif_opener()  # for the reference; ours does not need it
 PICTURES = odd_pictures() | other_formats()
 PICTURES |= {f"camera_{index}.jpg": photo for index, photo in enumerate(camera_photos(6, seed=3))}
 UPRIGHT = [(300, 301), (300, 399), (431, 640), (300, 599), (300, 600), (300, 601), (300, 900), (90, 170)]
-"""Sizes about those where the resizing takes other ways."""
+"""Sizes around those at which the resizing changes its method."""
 
 
 def reference(data: bytes, settings: PreprocessSettings, *, transpose: bool) -> npt.NDArray[np.uint8]:
@@ -86,7 +85,7 @@ def test_orientation_is_ignored_on_request() -> None:
 
 
 def test_the_whole_transform_gives_the_same_tensor() -> None:
-    """What the steps above leave out is the division by 255 and the normalisation alone."""
+    """The steps above leave out the division by 255 and the normalization, and nothing else."""
     settings = PreprocessSettings((224, 224))
     mean, std = (0.48, 0.45, 0.40), (0.26, 0.26, 0.27)
     transform = open_clip_transform.image_transform(224, is_train=False, mean=mean, std=std)

@@ -1,4 +1,4 @@
-"""Bit for bit out of the served model: clip_image_preprocess over gRPC against open_clip's own transform."""
+"""Bit for bit from the served model: clip_image_preprocess over gRPC against open_clip's own transform."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from testing.repositories import linked_repository
 from tests.golden.conftest import served
 from tests.golden.test_pixels import reference
 
-# The reference remarks on palettes with transparency, which it ignores as we do.
+# The reference warns about palettes with transparency, which both ignore.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 _BATCH = 16
@@ -77,14 +77,14 @@ def test_odd_pictures_equal_open_clips_transform(
         np.testing.assert_array_equal(row, reference(data, settings, transpose=exif), err_msg=name)
 
 
-def test_the_orientation_is_what_the_switch_says(triton: InferenceServerClient, exif: bool) -> None:
-    """Without this, a server that never turned a picture would pass where the reference does not either."""
+def test_the_orientation_follows_the_setting(triton: InferenceServerClient, exif: bool) -> None:
+    """Without this, a server that never turned a picture would pass against a reference that does not."""
     pixels, _ = pixels_of(triton, [PICTURES["exif_1.jpg"], PICTURES["exif_3.jpg"]])
     upright, turned = pixels
     assert np.array_equal(upright, turned) is not exif
 
 
-def test_a_broken_neighbour_changes_no_pixel(triton: InferenceServerClient) -> None:
+def test_a_broken_neighbor_changes_no_pixel(triton: InferenceServerClient) -> None:
     good, broken = PICTURES["landscape.jpg"], corrupt_pictures()["jpeg_half"][0]
     (alone,), _ = pixels_of(triton, [good])
     pixels, valid = pixels_of(triton, [good, broken, good])

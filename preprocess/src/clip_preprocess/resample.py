@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from clip_preprocess import defaults, exif, geometry
+from clip_preprocess import defaults, exif, geometry, resizer
 from clip_preprocess.decoded import Decoded
-from clip_preprocess.resizer import PILLOW_FILTERS, fast_resize
 from clip_preprocess.settings import PreprocessSettings
 
 Pixels = npt.NDArray[np.uint8]
@@ -37,7 +36,7 @@ def _resize_crop_alone(decoded: Decoded, plan: geometry.Plan, fill: int) -> Pixe
     fine = (decoded.size[0] / decoded.scale, decoded.size[1] / decoded.scale)
     box = exif.stored_box(plan.source_box(exif.seen_size(fine, orientation)), fine, orientation)
     size = exif.seen_size(plan.resized if plan.pads else plan.target, orientation)
-    picture = exif.turned(fast_resize(decoded.picture, size, box, plan.interpolation), orientation)
+    picture = exif.turned(resizer.fast_resize(decoded.picture, size, box, plan.interpolation), orientation)
     return _as_rgb(_pad(picture, plan.padding, fill) if plan.pads else picture)
 
 
@@ -61,7 +60,7 @@ def _resize_whole(picture: Image.Image, plan: geometry.Plan) -> Image.Image:
     pictures more than twice as high as wide are resized along the columns first.
     """
     width, height = picture.size
-    filter_ = PILLOW_FILTERS[plan.interpolation]
+    filter_ = resizer.PILLOW_FILTERS[plan.interpolation]
     first, last = plan.rows_of_crop(height)
     upright = last - first < height <= 2 * width
     if plan.pads or picture.mode not in ("RGB", "L") or not upright:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from clip_preprocess import PreprocessSettings, jpeg_turbo, preprocess_one, resample, resizer
+from clip_preprocess import PreprocessSettings, jpeg_turbo, preprocess_one, resizer
 from testing.pictures import camera_photos, encoded, noise, odd_pictures
 
 JPEGS = {name: data for name, data in odd_pictures().items() if name.endswith(".jpg")}
@@ -84,7 +84,7 @@ def test_pillow_is_at_least_as_near_to_exact(monkeypatch: pytest.MonkeyPatch) ->
     photos = camera_photos(4, seed=7)
     exact = np.stack([preprocess_one(photo, EXACT) for photo in photos]).astype(int)
     fast = np.stack([preprocess_one(photo, HIGH) for photo in photos])
-    monkeypatch.setattr(resample, "fast_resize", resizer.pillow_resize)
+    monkeypatch.setattr(resizer, "fast_resize", resizer.pillow_resize)
     pillow = np.stack([preprocess_one(photo, HIGH) for photo in photos])
     assert np.abs(pillow - exact).mean() <= np.abs(fast - exact).mean()
 

@@ -1,4 +1,4 @@
-"""2,000 files of the fuzzer; `python -m tests.fuzz` runs more."""
+"""2,000 files of the fuzzer; `python -m tests.fuzz` decodes more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is done to a file: right-shaped pixels or an ItemError, and untouched neighbours."""
+"""Whatever is done to a file: pixels of the right shape or an ItemError, and unchanged neighbors."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clip_preprocess.errors import ErrorCode
-from clip_preprocess.pipeline import Preprocessor, preprocess_one
-from clip_preprocess.settings import DecodeLimits, PreprocessSettings
+from clip_preprocess import DecodeLimits, ErrorCode, Preprocessor, PreprocessSettings, preprocess_one
 from testing.pictures import encoded, noise, odd_pictures, other_formats
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 CORPUS = [data for data in (odd_pictures() | other_formats()).values() if len(data) < 60_000]
 SETTINGS = PreprocessSettings((64, 64), limits=DecodeLimits(max_pixels=4_000_000))
 PREPROCESSOR = Preprocessor(SETTINGS)
-NEIGHBOUR = encoded(noise(50, 40), "PNG")
-EXPECTED = preprocess_one(NEIGHBOUR, SETTINGS)
+NEIGHBOR = encoded(noise(50, 40), "PNG")
+EXPECTED = preprocess_one(NEIGHBOR, SETTINGS)
 
 sources = st.sampled_from(CORPUS)
 
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A sound file with bits flipped, bytes set, a part cut out, or its end taken from another."""
+    """A sound file with flipped bits, changed bytes, a missing part, or the end of another file."""
     data = bytearray(draw(sources))
     header_first = st.one_of(st.integers(0, 199), st.integers(0, len(data) - 1))
     for _ in range(draw(st.integers(1, 4))):
@@ -50,7 +48,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @given(mutated())
 def test_mutations(data: bytes) -> None:
     rows = np.full((3, 64, 64, 3), 7, np.uint8)
-    first, outcome, last = PREPROCESSOR.run([NEIGHBOUR, data, NEIGHBOUR], rows)
+    first, outcome, last = PREPROCESSOR.run([NEIGHBOR, data, NEIGHBOR], rows)
     assert first.error is last.error is None
     np.testing.assert_array_equal(rows[0], EXPECTED)
     np.testing.assert_array_equal(rows[2], EXPECTED)

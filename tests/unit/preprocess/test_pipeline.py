@@ -1,4 +1,4 @@
-"""Rows of a batch: each right or zero with its error, whatever its neighbours are."""
+"""Rows of a batch: each right, or zero with its error, whatever its neighbors are."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_an_unknown_failure_stays_with_its_photo(
 
 
 def test_bad_photos_leave_nothing_for_the_garbage_collector() -> None:
-    """Pictures would wait there with the errors that were raised over them, and a server grow by them."""
+    """Pictures would stay in memory with the errors raised over them, and a server would grow."""
 
     def alive() -> set[int]:
         return {id(each) for each in gc.get_objects() if isinstance(each, Image.Image | BaseException)}
@@ -100,7 +100,7 @@ def test_bad_photos_leave_nothing_for_the_garbage_collector() -> None:
 
 
 def test_a_photo_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its neighbours are right, and what hangs is counted until it ends."""
+    """Its neighbors are right, and the hanging one is counted until it ends."""
     good, poison = encoded(noise(30, 30), "PNG"), encoded(noise(31, 30), "PNG")
     release = threading.Event()
 
@@ -176,7 +176,7 @@ def test_the_crop_alone_is_close_to_the_resized_whole(monkeypatch: pytest.Monkey
 def test_exact_is_the_crop_of_the_resized_whole(
     width: int, ratio: float, extra: int, channels: int, target: int, interpolation: Any
 ) -> None:
-    """Upright pictures are not resized whole, and must not differ for it."""
+    """Upright pictures are not resized whole, which must not change a pixel."""
     picture = noise(width, max(1, int(width * ratio)) + extra, channels)
     settings = PreprocessSettings((target, target), interpolation)
     wanted = plan(picture.size, settings)

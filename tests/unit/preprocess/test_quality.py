@@ -1,4 +1,4 @@
-"""The faster qualities: near `exact`, in every orientation and shape, refusing what `exact` refuses."""
+"""The faster qualities: close to `exact` in every orientation and shape, and rejecting the same files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from clip_preprocess import exif, jpeg
-from clip_preprocess.errors import ErrorCode, ItemError
-from clip_preprocess.pipeline import Preprocessor, preprocess_one
-from clip_preprocess.settings import DecodeLimits, PreprocessSettings
+from clip_preprocess import (
+    DecodeLimits,
+    ErrorCode,
+    ItemError,
+    Preprocessor,
+    PreprocessSettings,
+    exif,
+    jpeg,
+    preprocess_one,
+)
 from testing.pictures import (
     camera_photos,
     corrupt_pictures,
@@ -50,7 +56,7 @@ def test_near_exact_on_camera_photos(settings: PreprocessSettings, most: float) 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(1501, 1000), (900, 1403), (1344, 1344)])
 def test_near_exact_in_every_orientation(orientation: int, size: tuple[int, int]) -> None:
-    """An odd margin shows a crop that is turned after it was rounded."""
+    """An odd margin shows a crop that is turned after its corner was rounded."""
     photo = oriented(source_picture("coffee.png").resize(size), orientation)
     assert mean_difference(photo, HIGH) < 0.4
 
@@ -73,7 +79,7 @@ def test_odd_pictures_have_pixels(name: str) -> None:
 
 @pytest.mark.parametrize("settings", [EXACT, HIGH, FAST])
 @pytest.mark.parametrize("name", CORRUPT)
-def test_broken_files_are_refused_alike(name: str, settings: PreprocessSettings) -> None:
+def test_broken_files_are_rejected_alike(name: str, settings: PreprocessSettings) -> None:
     data, code = CORRUPT[name]
     with pytest.raises(ItemError) as caught:
         preprocess_one(data, settings)
@@ -100,13 +106,13 @@ def test_a_scaled_photo_may_declare_more_than_is_decoded() -> None:
 
 @pytest.mark.parametrize("quality", ["exact", "high"])
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "TIFF"])
-def test_truncated_photos_are_kept_and_named_on_request(quality: Any, format_name: str) -> None:
+def test_truncated_photos_are_kept_with_a_notice_on_request(quality: Any, format_name: str) -> None:
     settings = PreprocessSettings((224, 224), quality=quality, allow_truncated=True)
     whole = encoded(source_picture("coffee.png"), format_name)
     rows = np.zeros((2, 224, 224, 3), np.uint8)
     sound, cut = Preprocessor(settings).run([whole, whole[: len(whole) * 3 // 4]], rows)
     assert cut.error is not None
-    if format_name == "TIFF":  # its directory comes last, and is lost with the data
+    if format_name == "TIFF":  # its directory comes last and is cut off
         return
     assert sound.error is None
     assert cut.valid
