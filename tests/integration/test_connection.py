@@ -221,9 +221,9 @@ def test_a_connection_that_does_not_fit(
 def test_a_missing_header_is_named_and_not_tried_again(
     guarded: Guarded, photo: bytes, headers: dict[str, str], how: Any
 ) -> None:
-    """Who tries until the deadline says "no answer" in the end."""
+    """A client that retried until the deadline would report "no answer"."""
     options = dataclasses.replace(guarded.options, headers=headers)
-    with pytest.raises(ServerUnavailable, match=f"turns this client away.*expecting header '{_HEADER}'"):
+    with pytest.raises(ServerUnavailable, match=f"rejects this client.*expecting header '{_HEADER}'"):
         how(guarded.url, photo, options, deadline_s=_SOON)
 
 
@@ -234,7 +234,7 @@ def test_a_certificate_that_is_not_there_is_named(guarded: Guarded, tmp_path: Pa
             how(guarded.url, photo, gone)
     done = clip_embed("--check", guarded.url, *switches(gone))
     assert done.returncode == 2
-    assert "clip-embed: error: root certificates" in done.stderr
+    assert "clip-embed: error: cannot read the root certificates" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -25,8 +25,8 @@ DEADLINE_S = 60.0
 """For one request with all its retries."""
 RETRY_INITIAL_S = 0.1
 RETRY_MAXIMUM_S = 5.0
-MAX_DEATHS = 2
-"""Deaths of a server's process while a request is alone with it; then it is held to be their cause."""
+MAX_ISOLATED_CRASHES = 2
+"""Crashes of the server under one isolated photo before that photo is rejected."""
 WAIT_FOR_SERVER_S = 10.0
 
 MIN_REFERENCE_COSINE = 0.999

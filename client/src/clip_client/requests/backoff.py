@@ -1,68 +1,85 @@
-"""How many requests to have in flight: as many as asked for, and fewer while the server refuses load.
+"""How to go easy on a server: jittered exponential backoff, and a limit on the requests in flight.
 
-A refused request has crossed the network for nothing, and many clients that come again at once keep a server
-busy with refusing. So a refusal shrinks the number in flight, and answers let it grow again, one for each
-round of answers: additive increase, multiplicative decrease, as TCP does. What waits here costs nobody.
-
-Waiting for one's turn has two reasons. Behind requests of one's own that are answered it may take as long as
-they do; behind a server that refuses load, or does not answer, it takes of a request's deadline.
+A rejected request crossed the network for nothing, and many clients that retry at once keep a server busy
+with rejecting them. So a rejection lowers the number of requests in flight, and answers raise it again by one
+per round of answers: additive increase, multiplicative decrease, as in TCP.
 """
 
 from __future__ import annotations
 
-import time
+import random
+
+from clip_client import defaults
 
 
-class Pace:
-    """The arithmetic, without waiting. `most` is the number in flight that the user asked for."""
+class Backoff:
+    """The pauses between the tries of one call."""
+
+    def __init__(self) -> None:
+        self._most_s = defaults.RETRY_INITIAL_S
+
+    def next_s(self) -> float:
+        """Seconds, uniformly random up to a bound that doubles with each call."""
+        most_s, self._most_s = self._most_s, min(2 * self._most_s, defaults.RETRY_MAXIMUM_S)
+        return random.uniform(0.0, most_s)
+
+
+class InFlightLimit:
+    """How many requests may be in flight: `most`, or fewer after the server rejected some.
+
+    Times are seconds of one monotonic clock.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = float(most)
         self._limit = float(most)
         self._in_flight = 0
-        self._alone = False
-        self.wish_to_be_alone = 0
-        """Requests that wait until nothing else is in flight; no other begins before them."""
-        self._shrunk = self._eased = float("-inf")
-        self._refusing = False
+        self._is_isolated = False
+        self._decreased_at = self._relieved_at = float("-inf")
+        self._was_rejected = False
 
     @property
-    def limit(self) -> int:
+    def current(self) -> int:
         return max(1, int(self._limit))
 
-    def is_open(self, *, alone: bool = False) -> bool:
-        """Whether another request may begin; one that is to be `alone`, only with nothing in flight."""
-        if self._alone or (self.wish_to_be_alone and not alone):
-            return False
-        return self._in_flight < (1 if alone else self.limit)
-
     @property
-    def is_held_back(self) -> bool:
-        """Whether the server refuses load: fewer may be in flight than asked for, or one was just refused."""
-        return self._refusing or self._limit < self._most
+    def is_overloaded(self) -> bool:
+        """Whether the last request was rejected, or the limit is still reduced because of earlier ones."""
+        return self._was_rejected or self._limit < self._most
 
-    def waits_since(self, begin: float) -> float:
-        """When a request, ready since `begin`, began to wait for the server and not for its own kind."""
-        return max(begin, self._eased)
+    def allows(self, *, isolated: bool = False) -> bool:
+        """Whether a request may start now; an `isolated` one runs with nothing else in flight."""
+        return not self._is_isolated and self._in_flight < (1 if isolated else self.current)
 
-    def begin(self, *, alone: bool = False) -> None:
+    def start(self, *, isolated: bool = False) -> None:
         self._in_flight += 1
-        self._alone = alone
+        self._is_isolated = isolated
 
-    def end(self, *, refused: bool, answered: bool = True, now: float | None = None) -> None:
-        """`refused` where the server's queue was full, not `answered` where it said nothing."""
+    def cancel(self) -> None:
+        """Ends a request without a result."""
         self._in_flight -= 1
-        self._alone = False
-        now = time.monotonic() if now is None else now
-        self._refusing = refused
-        if not refused:
+        self._is_isolated = False
+
+    def finish(self, now: float, *, rejected: bool, answered: bool) -> None:
+        """Ends a request that was `rejected` by a full queue, `answered`, or neither."""
+        self.cancel()
+        self._was_rejected = rejected
+        if not rejected:
             self._limit = min(self._most, self._limit + 1 / self._limit)
-        elif now - self._shrunk >= _ROUND_S:
-            # Those sent together are refused together, and tell one thing.
-            self._limit, self._shrunk = max(1.0, self._limit * _SHRINK), now
-        if answered and not self.is_held_back:
-            self._eased = now
+        elif now - self._decreased_at >= _ROUND_S:
+            # Requests sent together are rejected together; they count once.
+            self._limit, self._decreased_at = max(1.0, self._limit * _DECREASE), now
+        if answered and not self.is_overloaded:
+            self._relieved_at = now
+
+    def deadline_start(self, ready: float) -> float:
+        """When the deadline started for a request that has been waiting for a slot since `ready`.
+
+        Waiting behind other requests that are being answered does not count, waiting for an overloaded or
+        unreachable server does.
+        """
+        return max(ready, self._relieved_at)
 
 
-_SHRINK = 0.7
+_DECREASE = 0.7
 _ROUND_S = 0.5

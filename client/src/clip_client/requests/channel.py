@@ -1,15 +1,14 @@
-"""How a server is reached: its address, credentials and headers, and those calls of Triton that are needed.
+"""The connection to a server: gRPC options, credentials and headers, and the calls that a client makes.
 
-The calls are NVIDIA's generated ones, over a channel of our own: tritonclient's own client copies each photo
-into a message, and the message into bytes, before gRPC sees it.
+The calls are NVIDIA's generated ones over a plain channel, because tritonclient's own client copies each
+photo into a message, and the message into bytes, before gRPC sees it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
@@ -20,10 +19,10 @@ from clip_client.errors import ServerUnavailable
 CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A restarted server is found again within seconds, not within gRPC's default two minutes.
+    # Reconnect to a restarted server within seconds instead of gRPC's default of two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # Of a name with several addresses (`dns:///...`) all are used, not the first that answers.
+    # Use all addresses of a name (`dns:///...`), not only the first that answers.
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 ]
 
@@ -32,7 +31,7 @@ _INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 @dataclass(frozen=True)
 class ConnectionOptions:
-    """How to reach a server. `headers` go with every call, in any case; the file paths are PEM."""
+    """How to reach a server. `headers` are sent with every call; the paths are of PEM files."""
 
     ssl: bool = False
     root_certificates: Path | None = None
@@ -41,62 +40,81 @@ class ConnectionOptions:
     headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # gRPC refuses a header with a capital letter, whatever HTTP says of them.
+        # gRPC rejects header names with capital letters.
         lowered = {name.lower(): value for name, value in self.headers.items()}
         object.__setattr__(self, "headers", lowered)
 
-    def channel(self, url: str) -> grpc.Channel:
-        """A new one. Raises ServerUnavailable for a file that cannot be read."""
-        return self._open(url, grpc.insecure_channel, grpc.secure_channel)
+    def open(self, url: str, grpc_module: Any = grpc) -> GrpcTransport:
+        """A new connection; `grpc_module` is grpc, or grpc.aio for asyncio.
 
-    def async_channel(self, url: str) -> grpc.aio.Channel:
-        """As channel(), for asyncio."""
-        return self._open(url, grpc.aio.insecure_channel, grpc.aio.secure_channel)
+        Raises ServerUnavailable for a PEM file that cannot be read.
+        """
+        return GrpcTransport(self._channel(url, grpc_module), self.headers)
 
-    def _open(self, url: str, insecure: Callable[..., Any], secure: Callable[..., Any]) -> Any:
+    def _channel(self, url: str, grpc_module: Any) -> Any:
         if not self.ssl:
-            return insecure(url, options=CHANNEL_OPTIONS)
+            return grpc_module.insecure_channel(url, options=CHANNEL_OPTIONS)
         credentials = grpc.ssl_channel_credentials(
             _read("root certificates", self.root_certificates),
             _read("private key", self.private_key),
             _read("certificate chain", self.certificate_chain),
         )
-        return secure(url, credentials, options=CHANNEL_OPTIONS)
+        return grpc_module.secure_channel(url, credentials, options=CHANNEL_OPTIONS)
 
 
 def _read(name: str, path: Path | None) -> bytes | None:
     try:
         return None if path is None else path.read_bytes()
     except OSError as error:
-        raise ServerUnavailable(f"{name} {path}: {error.strerror}") from error
+        raise ServerUnavailable(f"cannot read the {name} {path}: {error.strerror}") from error
 
 
-class Calls:
-    """Triton's calls over a channel; an asyncio channel's return awaitables. All raise grpc.RpcError.
+class Transport(Protocol):
+    """Triton's calls, as a client needs them. Give ClipClient another one to test without a server.
 
-    `timeout_s` bounds a call; at its end it fails with DEADLINE_EXCEEDED.
+    ClipClient expects answers, AsyncClipClient expects awaitables of them. Each call raises grpc.RpcError,
+    with status DEADLINE_EXCEEDED if it takes longer than `timeout_s`.
     """
 
+    def infer(self, request: bytes, timeout_s: float) -> Any:
+        """The ModelInferResponse to a serialized ModelInferRequest."""
+
+    def config(self, model: str, timeout_s: float) -> Any:
+        """The ModelConfigResponse for a model."""
+
+    def statistics(self, model: str, timeout_s: float) -> Any:
+        """The ModelStatisticsResponse for a model."""
+
+    def ready(self, timeout_s: float) -> Any:
+        """A ServerReadyResponse."""
+
+    def close(self) -> Any:
+        """Ends calls in flight."""
+
+
+class GrpcTransport:
+    """The Transport over a gRPC channel, sync or asyncio."""
+
     def __init__(self, channel: Any, headers: dict[str, str]) -> None:
+        self._channel = channel
         self._stub = GRPCInferenceServiceStub(channel)
-        # Without a serializer gRPC takes bytes as they are: transport.request_bytes() has made them.
+        # Without a serializer gRPC takes bytes as they are, as wire.request_bytes() makes them.
         self._infer = channel.unary_unary(_INFER, response_deserializer=pb.ModelInferResponse.FromString)
         self._headers = tuple(headers.items())
 
     def infer(self, request: bytes, timeout_s: float) -> Any:
-        """The ModelInferResponse to a serialised ModelInferRequest."""
         return self._infer(request, timeout=timeout_s, metadata=self._headers)
 
     def config(self, model: str, timeout_s: float) -> Any:
-        """A ModelConfigResponse."""
         request = pb.ModelConfigRequest(name=model)
         return self._stub.ModelConfig(request, timeout=timeout_s, metadata=self._headers)
 
     def statistics(self, model: str, timeout_s: float) -> Any:
-        """A ModelStatisticsResponse."""
         request = pb.ModelStatisticsRequest(name=model)
         return self._stub.ModelStatistics(request, timeout=timeout_s, metadata=self._headers)
 
     def ready(self, timeout_s: float) -> Any:
-        """A ServerReadyResponse."""
         return self._stub.ServerReady(pb.ServerReadyRequest(), timeout=timeout_s, metadata=self._headers)
+
+    def close(self) -> Any:
+        return self._channel.close()

@@ -1,43 +1,138 @@
-"""What a request's last failure ends in: an error of its photos or of the run, which tells the way out."""
+"""Why a call to the server failed, and the error that the caller gets if it cannot be retried."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
+import grpc
+
 from clip_client import defaults
 from clip_client.errors import ItemError, ServerBusy, ServerUnavailable
-from clip_client.requests.backoff import Pace
-from clip_client.requests.retry import Failure
+
+_RETRYABLE = (
+    "Stub process",  # a Python backend process died; whoever supervises the server restarts it
+    "Failed to obtain the health mutex",  # it died during a health check
+    "is not healthy",
+    "has no available versions",  # the server is loading or unloading its models
+    "Server is stopping",
+    "stopped accepting",
+)
+_DEAD_PROCESS = re.compile(r"Stub process '([^']*)'")
+_CONNECTION_LOST = ("Socket closed", "reset by peer", "Broken pipe")
+_NOT_SENT = "last error"
+"""gRPC's words before the reason why it could not connect: the request was not sent."""
+_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+_UNREACHABLE = (_UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+_DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
-def late(url: str, deadline_s: float, pace: Pace) -> ServerUnavailable:
-    """For a request that had no turn, as those before it were refused or not answered."""
-    if pace.is_held_back:
-        return _busy(url, deadline_s)
-    return _silent(url, deadline_s, "nor to the requests before this one")
+@dataclass(frozen=True)
+class Failure:
+    """Why one call failed: gRPC's status and details."""
+
+    status: grpc.StatusCode
+    text: str
+
+    @classmethod
+    def of(cls, error: grpc.RpcError) -> Failure:
+        """From the exception of a call, over a sync or an async channel."""
+        return cls(error.code(), error.details() or "")
+
+    def __str__(self) -> str:
+        return f"[StatusCode.{self.status.name}] {self.text}"
+
+    @property
+    def is_denied(self) -> bool:
+        """The server, or a gateway before it, rejects this client. A retry does not help.
+
+        Triton reports a restricted protocol whose header is missing or wrong as UNAVAILABLE.
+        """
+        return self.status in _DENIED or "protocol is restricted" in self.text
+
+    @property
+    def is_overload(self) -> bool:
+        """The server's queue is full, in Triton's words."""
+        return "Exceeds maximum queue size" in self.text
+
+    @property
+    def is_unreachable(self) -> bool:
+        """There is no server, or it did not answer in time. Other photos would fare no better."""
+        return self.status in _UNREACHABLE
+
+    @property
+    def is_retryable(self) -> bool:
+        """The server sheds load, or is away, starting, stopping or about to be restarted.
+
+        Triton reports only the first two as UNAVAILABLE; the others are known by their text.
+        """
+        return not self.is_denied and (
+            self.status is _UNAVAILABLE or any(text in self.text for text in _RETRYABLE)
+        )
+
+    @property
+    def is_connection_lost(self) -> bool:
+        """The server ended after the request was sent and before it was answered."""
+        sent = self.status is _UNAVAILABLE and _NOT_SENT not in self.text
+        return sent and any(text in self.text for text in _CONNECTION_LOST)
+
+    @property
+    def is_crash(self) -> bool:
+        """The server, or one of its processes, ended while it had this request, or before it got it."""
+        return self.is_connection_lost or self.dead_process is not None
+
+    @property
+    def dead_process(self) -> str | None:
+        """The name of the Python process that is dead according to Triton."""
+        found = _DEAD_PROCESS.search(self.text)
+        return found.group(1) if found else None
 
 
-def unavailable(url: str, deadline_s: float, failure: Failure) -> ServerUnavailable | None:
-    """For the last failure of a call; None where the server is there and refused this call alone."""
+class DeadProcesses:
+    """The server's Python processes that are known to be dead, shared by all requests of a client."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def is_new_crash(self, failure: Failure) -> bool:
+        """Whether something crashed under this request, as far as failures show.
+
+        The first failure that names a process reports its crash. Later ones only show that it was not
+        restarted yet, and if the whole server is restarted for it, its requests in flight did not crash it.
+        """
+        if failure.status is _UNAVAILABLE and not failure.is_overload:
+            is_restart = bool(self.names)
+            self.names.clear()  # the server starts again, with new processes of the same names
+            return failure.is_connection_lost and not is_restart
+        name = failure.dead_process
+        if name is None or name in self.names:
+            return False
+        self.names.add(name)
+        return True
+
+
+def server_error(url: str, deadline_s: float, failure: Failure) -> ServerUnavailable | None:
+    """The error for a call that failed last with `failure`; None if the server rejected only this call."""
     if failure.is_denied:
         return ServerUnavailable(
-            f"the server at {url} turns this client away ({failure}). Does it want a header? "
-            "Give one with ConnectionOptions(headers=...), or clip-embed --header NAME:VALUE"
+            f"the server at {url} rejects this client ({failure}). If it expects a header, give it with "
+            "ConnectionOptions(headers=...) or clip-embed --header NAME:VALUE"
         )
-    if failure.is_refusal:
-        return _busy(url, deadline_s)
-    if failure.is_away or failure.is_passing:
-        return _silent(url, deadline_s, str(failure))
+    if failure.is_overload:
+        return busy(url, deadline_s)
+    if failure.is_unreachable or failure.is_retryable:
+        return no_answer(url, deadline_s, str(failure))
     return None
 
 
-def refused(failure: Failure, count: int) -> list[ItemError]:
-    """For each of the `count` photos of a request that failed for their sake."""
-    text = f"the server refused the request: {failure}"
-    if failure.is_death:
-        text = f"the server dies of it, {defaults.MAX_DEATHS} times while it had nothing else ({failure})"
-    return [ItemError("request_failed", text) for _ in range(count)]
+def busy(url: str, deadline_s: float) -> ServerBusy:
+    return ServerBusy(
+        f"the server at {url} was too busy for {deadline_s:.0f} s: its queue stayed full. Send fewer photos "
+        "at once, or give it more instances"
+    )
 
 
-def _silent(url: str, deadline_s: float, cause: str) -> ServerUnavailable:
+def no_answer(url: str, deadline_s: float, cause: str) -> ServerUnavailable:
     return ServerUnavailable(
         f"no answer from the server at {url} within {deadline_s:.0f} s ({cause}). {_advice(cause)}"
     )
@@ -45,14 +140,16 @@ def _silent(url: str, deadline_s: float, cause: str) -> ServerUnavailable:
 
 def _advice(cause: str) -> str:
     if "handshake" in cause:
-        return "Do the certificates fit? Give the server's with --root-certificates (ConnectionOptions)"
-    if "Socket closed" in cause or "reset by peer" in cause:
-        return "It hangs up: has it ended, or does it want TLS (--ssl) or a certificate of yours?"
+        return "Check the certificates. Give the server's with --root-certificates (ConnectionOptions)"
+    if any(text in cause for text in _CONNECTION_LOST):
+        return "Connection closed. Is the server running? Does it require TLS (--ssl) or a certificate?"
     return "Is it running? Start one with: clip-serve --repository DIR"
 
 
-def _busy(url: str, deadline_s: float) -> ServerBusy:
-    return ServerBusy(
-        f"the server at {url} was too busy for {deadline_s:.0f} s: its queue stayed full. Send fewer photos "
-        "at once, or give it more instances"
-    )
+def item_errors(failure: Failure, count: int) -> list[ItemError]:
+    """The errors for the `count` photos of a request that failed because of its photos."""
+    text = f"the server rejected the request: {failure}"
+    if failure.is_crash:
+        crashes = defaults.MAX_ISOLATED_CRASHES
+        text = f"crashed the server {crashes} times when sent alone ({failure})"
+    return [ItemError("request_failed", text) for _ in range(count)]

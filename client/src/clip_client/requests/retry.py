@@ -1,162 +1,226 @@
-"""What becomes of a call that failed: another try, an error for its photos, or an error for the whole run.
+"""The life of a request: wait for a slot, send, and after a failure retry, isolate, split or give up.
 
-Nothing here waits or sends; both clients ask it after every failed try.
+The decisions are written once, as generators without I/O, for ClipClient and AsyncClipClient. A generator
+yields commands (Wait, Call), is sent each command's result, and returns the answer; drivers.py runs it with
+threads or with asyncio. Slots are given back by the generators themselves, whatever ends them.
 
-A photo can be the end of the Python process that decodes it, and whatever shares a batch with it fails
-too, or the whole server's connections where its owner renews it. So a request that was in flight when
-something died is tried again alone, and only if that dies again and again is it held to be the cause;
-then of several photos in one request each is tried by itself.
+A photo can crash the Python process that decodes it. Whatever shares a batch with it then fails too, and
+if the server is restarted for it, so does every other request in flight. So a request during which something
+crashed becomes a suspect: it is retried isolated, with no other request of this client in flight. Only if
+that crashes the server again is the request to blame; a group of photos is then split, and each is tried
+isolated.
 """
 
 from __future__ import annotations
 
-import random
-import re
+import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any, TypeVar
 
-import grpc
+from tritonclient.grpc import InferResult
 
 from clip_client import defaults
-
-_PASSING = (
-    "Stub process",  # a Python-backend process died; whoever watches the server renews it
-    "Failed to obtain the health mutex",  # it died while it was asked how it was
-    "is not healthy",
-    "has no available versions",  # the server is loading its models, or putting them away
-    "Server is stopping",
-    "stopped accepting",
+from clip_client.errors import ServerMismatch
+from clip_client.requests import wire
+from clip_client.requests.backoff import Backoff
+from clip_client.requests.channel import Transport
+from clip_client.requests.failures import (
+    DeadProcesses,
+    Failure,
+    busy,
+    item_errors,
+    no_answer,
+    server_error,
 )
-_DEAD_PROCESS = re.compile(r"Stub process '([^']*)'")
-_BROKEN = ("Socket closed", "reset by peer", "Broken pipe")
-"""Of a connection over which a request was sent and no answer came."""
-_NO_CONNECTION = "last error"
-"""gRPC's word before why it could not connect: the request was not sent."""
+from clip_client.requests.slots import Event, SlotQueue
+from clip_client.requests.wire import ModelInfo
+from clip_client.timings import ServerTimes, TimedAnswer, server_times
+
+_LEAST_TIMEOUT_S = 0.001
 
 
 @dataclass(frozen=True)
-class Failure:
-    """Why one try failed: gRPC's status, and what was said."""
+class Wait:
+    """Wait until `event` is set, for at most `timeout_s`: for a slot, or between two tries until close()."""
 
-    status: grpc.StatusCode
-    text: str
-
-    @classmethod
-    def of(cls, error: grpc.RpcError) -> Failure:
-        """Of what a call over a sync or an async channel raised."""
-        return cls(error.code(), error.details() or "")
-
-    def __str__(self) -> str:
-        return f"[StatusCode.{self.status.name}] {self.text}"
-
-    @property
-    def is_denied(self) -> bool:
-        """A server, or a gateway before it, that answers and turns this client away: no retry mends that.
-
-        Triton says UNAVAILABLE of a restricted protocol whose header is missing or wrong.
-        """
-        denied = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-        return self.status in denied or "protocol is restricted" in self.text
-
-    @property
-    def is_refusal(self) -> bool:
-        """A server behind its load: these are Triton's words for a full queue."""
-        return "Exceeds maximum queue size" in self.text
-
-    @property
-    def is_away(self) -> bool:
-        """No server, or none in time: other photos would fare no better."""
-        away = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-        return self.status in away
-
-    @property
-    def is_passing(self) -> bool:
-        """Shed load and a server that is away, starting, stopping or about to be renewed.
-
-        Triton answers only the first two with UNAVAILABLE; the others are known by their text.
-        """
-        unavailable = self.status is grpc.StatusCode.UNAVAILABLE
-        return not self.is_denied and (unavailable or any(text in self.text for text in _PASSING))
-
-    @property
-    def is_broken(self) -> bool:
-        """The server ended, or was ended, while it had this request."""
-        sent = self.status is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION not in self.text
-        return sent and any(text in self.text for text in _BROKEN)
-
-    @property
-    def is_death(self) -> bool:
-        """Something ended that had this request, or that it was sent to."""
-        return self.is_broken or self.dead_process is not None
-
-    @property
-    def dead_process(self) -> str | None:
-        """The name of the Python process that Triton says has died."""
-        found = _DEAD_PROCESS.search(self.text)
-        return found.group(1) if found else None
+    event: Event
+    timeout_s: float
 
 
-class Deaths:
-    """The server's processes that are known to be dead, for all requests of a client."""
+@dataclass(frozen=True)
+class Call:
+    """Call `function(argument, timeout_s)` of the transport. The result is its answer, or a Failure."""
 
-    def __init__(self) -> None:
-        self.known: set[str] = set()
-
-    def is_news(self, failure: Failure) -> bool:
-        """Whether something died under this request, as far as failures tell.
-
-        The first to name a process tells of its death, the next ones of a server that is not renewed yet; and
-        when that is ended for it, its requests have not died of themselves.
-        """
-        if failure.status is grpc.StatusCode.UNAVAILABLE and not failure.is_refusal:
-            ended_for_it = bool(self.known)
-            self.known.clear()  # it starts again, with new processes of the same names
-            return failure.is_broken and not ended_for_it
-        name = failure.dead_process
-        if name is None or name in self.known:
-            return False
-        self.known.add(name)
-        return True
+    function: Callable[[Any, float], Any]
+    argument: Any
+    timeout_s: float
 
 
-class Verdict(Enum):
+T = TypeVar("T")
+Flow = Generator[Wait | Call, Any, T]
+
+
+class Decision(Enum):
     """What to do after a failed try."""
 
     RETRY = auto()
+    ISOLATE = auto()
+    """Retry isolated, with a new deadline: it may have to queue behind other suspects."""
     BLAME = auto()
-    """The server dies of these photos."""
+    """The request crashes the server."""
     GIVE_UP = auto()
 
 
-class Attempts:
-    """The tries of one request: a verdict on each failure, and the wait before the next try.
+class Suspicion:
+    """Decides about the failures of one request; `crashes_to_blame` is how often it may crash the server."""
 
-    While `alone` is true it may be the server's death: a try waits until no other request of this client is
-    in flight, and none begins beside it. `proof` is the number of deaths then that are held against it.
-    `verdict` is on the last failure.
+    def __init__(self, dead: DeadProcesses, *, isolated: bool, crashes_to_blame: int) -> None:
+        self.is_isolated = isolated
+        self._dead = dead
+        self._crashes_left = crashes_to_blame
+
+    def decide(self, failure: Failure) -> Decision:
+        """Call it before the request's slot is given back: another request could meet the same crash."""
+        has_crashed, was_isolated = self._dead.is_new_crash(failure), self.is_isolated
+        self.is_isolated = was_isolated or has_crashed
+        self._crashes_left -= has_crashed and was_isolated
+        if self._crashes_left <= 0:
+            return Decision.BLAME
+        if not failure.is_retryable:
+            return Decision.GIVE_UP
+        return Decision.RETRY if was_isolated == self.is_isolated else Decision.ISOLATE
+
+
+class RetryEngine:
+    """The flows of one client's calls. Safe to use from several threads.
+
+    `event` makes the events to wait for: threading.Event or asyncio.Event, as the driver expects them.
     """
 
-    def __init__(self, deaths: Deaths, *, alone: bool = False, proof: int = defaults.MAX_DEATHS) -> None:
-        self._deaths = deaths
-        self._proof = proof
-        self._pause_s = defaults.RETRY_INITIAL_S
-        self.alone = alone
-        self.verdict = Verdict.RETRY
-        self._deaths_alone = 0
+    def __init__(
+        self,
+        url: str,
+        transport: Transport,
+        deadline_s: float,
+        concurrency: int,
+        event: Callable[[], Event],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._url, self._transport, self._deadline_s, self._clock = url, transport, deadline_s, clock
+        self.slots = SlotQueue(concurrency, event, clock)
+        self.dead_processes = DeadProcesses()
 
-    def judge(self, failure: Failure) -> Verdict:
-        """Before another request of the client may begin: it could meet what this one left behind."""
-        died = self._deaths.is_news(failure)
-        if died and self.alone:
-            self._deaths_alone += 1
-        self.alone = self.alone or died
-        if self._deaths_alone >= self._proof:
-            self.verdict = Verdict.BLAME
+    def model_info(self, model: str, deadline_s: float) -> Flow[ModelInfo]:
+        """Reads the model's config, retrying until the deadline. Raises ServerUnavailable, ServerMismatch."""
+        end, backoff = self._clock() + deadline_s, Backoff()
+        while True:
+            answer = yield self._call(self._transport.config, model, end)
+            if not isinstance(answer, Failure):
+                return ModelInfo.from_config(answer.config)
+            pause_s = backoff.next_s()
+            if answer.is_retryable and self._clock() + pause_s <= end:
+                yield Wait(self.slots.closed, pause_s)
+                if not self.slots.closed.is_set():
+                    continue
+            raise server_error(self._url, deadline_s, answer) or ServerMismatch(
+                f"the server at {self._url} does not serve {model}: {answer}"
+            )
+
+    def statistics(self, info: ModelInfo) -> Flow[dict[str, ServerTimes]]:
+        """The statistics of each composing model; empty if the server does not allow or answer the calls."""
+        answers = []
+        for step in info.steps:
+            answer = None
+            if not self.slots.closed.is_set():
+                answer = yield Call(self._transport.statistics, step, self._deadline_s)
+            if answer is None or isinstance(answer, Failure):
+                return {}
+            answers.append(answer)
+        return server_times(answers)
+
+    def request(
+        self,
+        info: ModelInfo,
+        photos: Sequence[bytes],
+        *,
+        timed: bool = False,
+        request_id: str = "",
+        isolated: bool = False,
+    ) -> Flow[TimedAnswer]:
+        """Embeds at most a batch of encoded photos. Raises ServerUnavailable."""
+        begin = self._clock()
+        data = wire.request_bytes(info, photos, timed=timed, request_id=request_id)
+        # One crash is enough to split a group.
+        crashes = defaults.MAX_ISOLATED_CRASHES if len(photos) == 1 else 1
+        suspicion = Suspicion(self.dead_processes, isolated=isolated, crashes_to_blame=crashes)
+        answer, waited_s = yield from self._answer(data, suspicion)
+        if not isinstance(answer, Failure):
+            return TimedAnswer.of(info, InferResult(answer), self._clock() - begin, waited_s)
+        if answer.is_crash and len(photos) > 1:
+            rows = []
+            for photo in photos:
+                rows += (yield from self.request(info, [photo], isolated=True)).outcomes
         else:
-            self.verdict = Verdict.RETRY if failure.is_passing else Verdict.GIVE_UP
-        return self.verdict
+            rows = [*item_errors(answer, len(photos))]
+        return TimedAnswer(rows, self._clock() - begin, None, waited_s)
 
-    def pause_s(self) -> float:
-        """Jittered exponential back-off."""
-        pause, self._pause_s = self._pause_s, min(2 * self._pause_s, defaults.RETRY_MAXIMUM_S)
-        return random.uniform(0.0, pause)
+    def _answer(self, data: bytes, suspicion: Suspicion) -> Flow[tuple[Any, float]]:
+        """The server's answer, or the Failure due to these photos; and the seconds before the last try."""
+        begin, backoff = self._clock(), Backoff()
+        end = yield from self._first_slot(suspicion)
+        while True:
+            waited_s = self._clock() - begin
+            answer, decision = yield from self._send(data, end, suspicion)
+            if decision is None or decision is Decision.BLAME:
+                return answer, waited_s
+            pause_s = backoff.next_s()
+            if decision is not Decision.GIVE_UP and self._clock() + pause_s < end:
+                yield Wait(self.slots.closed, pause_s)
+                if decision is Decision.ISOLATE:
+                    end = yield from self._first_slot(suspicion)
+                    continue
+                if (yield from self._slot(suspicion, end)) is not None:
+                    continue
+            if error := server_error(self._url, self._deadline_s, answer):
+                raise error
+            return answer, waited_s
+
+    def _send(self, data: bytes, end: float, suspicion: Suspicion) -> Flow[tuple[Any, Decision | None]]:
+        """One try, which gives its slot back. An answer needs no decision."""
+        rejected = answered = False
+        try:
+            answer = yield self._call(self._transport.infer, data, end)
+            if not isinstance(answer, Failure):
+                answered = True
+                return answer, None
+            rejected, answered = answer.is_overload, not answer.is_unreachable
+            return answer, suspicion.decide(answer)
+        finally:
+            self.slots.finish(rejected=rejected, answered=answered)
+
+    def _first_slot(self, suspicion: Suspicion) -> Flow[float]:
+        """Waits for a slot with a new deadline; returns when that ends."""
+        end = yield from self._slot(suspicion)
+        if end is not None:
+            return end
+        if self.slots.limit.is_overloaded:
+            raise busy(self._url, self._deadline_s)
+        raise no_answer(self._url, self._deadline_s, "also none to the requests before this one")
+
+    def _slot(self, suspicion: Suspicion, end: float | None = None) -> Flow[float | None]:
+        """Waits for a slot, until `end` or with a new deadline. Returns when that ends; None if in vain."""
+        place = self.slots.enter(self._deadline_s, end=end, isolated=suspicion.is_isolated)
+        has_slot = False
+        try:
+            while not place.is_granted and (left_s := self.slots.remaining_s(place)) > 0:
+                yield Wait(place.event, left_s)
+            has_slot = place.is_granted
+        finally:
+            if not has_slot:
+                self.slots.leave(place)
+        return place.end if has_slot else None
+
+    def _call(self, function: Callable[[Any, float], Any], argument: Any, end: float) -> Call:
+        return Call(function, argument, max(_LEAST_TIMEOUT_S, end - self._clock()))

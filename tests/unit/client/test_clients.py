@@ -1,0 +1,130 @@
+"""Both clients over a transport that is a function: threads, tasks, and what ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clip_client import AsyncClipClient, ClipClient, ItemError, ServerUnavailable
+from clip_client.requests.failures import Failure
+from tests.unit.client.servers import BROKEN, FULL, SILENT, AsyncFakeTransport, FakeTransport
+
+
+def test_a_suspect_is_isolated_among_threads() -> None:
+    """Six requests at once; the connection breaks under the third, then goes on breaking under it alone."""
+    lock, in_flight, company = threading.Lock(), [0], []
+
+    def outcome(photos: list[bytes]) -> Failure | None:
+        with lock:
+            in_flight[0] += 1
+        time.sleep(0.05)
+        with lock:
+            present, in_flight[0] = in_flight[0], in_flight[0] - 1
+        if photos == [b"poison"]:
+            company.append(present)
+            return BROKEN
+        return None
+
+    with (
+        ClipClient(concurrency=6, deadline_s=60, transport=FakeTransport(outcome)) as client,
+        ThreadPoolExecutor(6) as pool,
+    ):
+        photos = [b"good", b"good", b"poison", *[b"good"] * 20]
+        rows = list(pool.map(lambda photo: client.request([photo])[0], photos))
+    assert [isinstance(row, ItemError) for row in rows] == [photo == b"poison" for photo in photos]
+    assert company[1:] == [1, 1], "isolated, after the first time"
+
+
+def poisoned(photos: list[bytes]) -> Failure | None:
+    return BROKEN if b"poison" in photos else None
+
+
+async def asked_async(photos: list[bytes]) -> Any:
+    async with AsyncClipClient(deadline_s=60, transport=AsyncFakeTransport(poisoned)) as client:
+        return await client.embed(photos, on_error="return")
+
+
+def test_a_group_that_crashes_the_server_is_split() -> None:
+    photos = [b"poison", b"good"]
+    with ClipClient(deadline_s=60, transport=FakeTransport(poisoned)) as client:
+        for poison, good in (
+            client.embed(photos, on_error="return"),
+            asyncio.run(asked_async(photos)),
+        ):
+            assert isinstance(poison, ItemError)
+            assert isinstance(good, np.ndarray)
+
+
+def test_closing_ends_waiting_requests() -> None:
+    started = threading.Semaphore(0)
+
+    def outcome(_: list[bytes]) -> Failure:
+        started.release()
+        return FULL
+
+    client = ClipClient(deadline_s=600, concurrency=1, transport=FakeTransport(outcome))
+    with client, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(client.request, [b"photo"]) for _ in range(2)]
+        assert started.acquire(timeout=60)
+        client.close()
+        assert all(isinstance(each.exception(60), ServerUnavailable) for each in waiting)
+
+
+def test_closing_ends_waiting_tasks() -> None:
+    async def ask() -> None:
+        transport = AsyncFakeTransport(lambda _: FULL)
+        client = AsyncClipClient(deadline_s=600, concurrency=1, transport=transport)
+        waiting = [asyncio.create_task(client.request([b"photo"])) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        await client.close()
+        answers = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 60)
+        assert all(isinstance(each, ServerUnavailable) for each in answers)
+
+    asyncio.run(ask())
+
+
+def test_a_cancelled_task_gives_its_slot_to_the_next() -> None:
+    async def ask() -> Any:
+        transport = AsyncFakeTransport(lambda _: None, seconds=0.1)
+        async with AsyncClipClient(deadline_s=60, concurrency=1, transport=transport) as client:
+            sending, waiting, last = (asyncio.create_task(client.request([b"photo"])) for _ in range(3))
+            await asyncio.sleep(0.05)
+            waiting.cancel()
+            sending.cancel()
+            return await asyncio.wait_for(last, 60)
+
+    assert len(asyncio.run(ask())) == 1
+
+
+def test_a_call_with_many_photos_may_take_longer_than_the_deadline_of_a_request() -> None:
+    async def ask() -> Any:
+        transport = AsyncFakeTransport(lambda _: None, seconds=0.1)
+        options: dict[str, Any] = {"deadline_s": 2, "concurrency": 1, "images_per_request": 1}
+        async with AsyncClipClient(transport=transport, **options) as client:
+            return await client.embed([b"photo"] * 25)
+
+    assert asyncio.run(ask()).shape == (25, 2)
+
+
+def test_when_one_part_of_a_call_fails_the_rest_is_not_sent() -> None:
+    sent = []
+
+    def outcome(photos: list[bytes]) -> Failure:
+        sent.append(photos)
+        return SILENT
+
+    async def ask() -> None:
+        transport = AsyncFakeTransport(outcome)
+        async with AsyncClipClient(concurrency=2, images_per_request=1, transport=transport) as client:
+            with pytest.raises(ServerUnavailable):
+                await client.embed([b"photo"] * 50)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(ask())
+    assert len(sent) < 10

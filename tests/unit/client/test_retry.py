@@ -1,0 +1,294 @@
+"""The decisions about a request: retry, isolate, split, blame and give up. In simulated time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import threading
+from collections.abc import Iterable
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clip_client import ItemError, ServerBusy, ServerMismatch, ServerUnavailable, defaults
+from clip_client.requests.drivers import run, run_async
+from clip_client.requests.failures import DeadProcesses, Failure
+from clip_client.requests.retry import Call, Decision, RetryEngine, Suspicion, Wait
+from tests.unit.client.servers import (
+    BROKEN,
+    CONNECTING,
+    FULL,
+    INFO,
+    INVALID,
+    SILENT,
+    AsyncFakeTransport,
+    FakeTransport,
+    Simulation,
+    answer,
+    photos_of,
+    stub,
+)
+
+_PHOTOS = [[b"photo"]] * 18
+"""Requests of 0.1 s each: one after the other they take more than twice the deadline of 0.8 s."""
+
+
+def decisions(
+    *failures: Failure, dead: DeadProcesses | None = None, isolated: bool = False
+) -> list[Decision]:
+    suspicion = Suspicion(dead or DeadProcesses(), isolated=isolated, crashes_to_blame=2)
+    return [suspicion.decide(failure) for failure in failures]
+
+
+RETRY, ISOLATE, BLAME = Decision.RETRY, Decision.ISOLATE, Decision.BLAME
+
+
+def test_only_crashes_of_an_isolated_request_are_its_own() -> None:
+    assert decisions(stub(0), stub(1), stub(2)) == [ISOLATE, RETRY, BLAME]
+    failures = (BROKEN, CONNECTING, CONNECTING, BROKEN, CONNECTING, BROKEN)
+    assert decisions(*failures) == [ISOLATE, *[RETRY] * 4, BLAME]
+    assert decisions(stub(0), stub(1), isolated=True) == [RETRY, BLAME]
+
+
+def test_a_process_that_stays_dead_is_nobodys_fault() -> None:
+    """Ten requests meet the same dead process again and again until the server is restarted."""
+    dead = DeadProcesses()
+    for _ in range(10):
+        assert BLAME not in decisions(*[stub(0)] * 10, dead=dead)
+
+
+def test_a_process_of_the_same_name_can_crash_again_after_a_restart() -> None:
+    dead = DeadProcesses()
+    assert decisions(stub(0), CONNECTING, stub(0), CONNECTING, stub(0), dead=dead)[-1] is BLAME
+    assert dead.names == {"clip_image_preprocess_0_0"}
+
+
+def test_a_restart_for_another_requests_crash_is_not_held_against_it() -> None:
+    dead = DeadProcesses()
+    assert decisions(stub(0), dead=dead) == [ISOLATE]
+    assert decisions(stub(0), BROKEN, CONNECTING, dead=dead) == [RETRY] * 3
+
+
+def test_rejections_are_no_crashes() -> None:
+    assert decisions(*[FULL] * 9) == [RETRY] * 9
+
+
+def test_a_failure_that_is_not_retryable_gives_up() -> None:
+    assert decisions(INVALID, SILENT) == [Decision.GIVE_UP] * 2
+
+
+def engine_of(clock: Any = lambda: 0.0, transport: Any = None, event: Any = threading.Event) -> RetryEngine:
+    return RetryEngine("url", transport or FakeTransport(lambda _: None), 60.0, 4, event, clock)
+
+
+def test_the_commands_of_a_request_that_is_rejected_once() -> None:
+    engine = engine_of()
+    flow = engine.request(INFO, [b"photo"])
+    call = next(flow)
+    assert isinstance(call, Call)
+    assert (photos_of(call.argument), call.timeout_s) == ([b"photo"], 60.0)
+    assert not engine.slots.limit.allows(isolated=True), "it has a slot"
+    pause = flow.send(FULL)
+    assert isinstance(pause, Wait)
+    assert pause.event is engine.slots.closed
+    assert pause.timeout_s <= defaults.RETRY_INITIAL_S
+    assert engine.slots.limit.allows(isolated=True), "it gave its slot back"
+    assert flow.send(None) == call
+    with pytest.raises(StopIteration) as stop:
+        flow.send(answer([b"photo"]))
+    assert [entry.shape for entry in stop.value.value.outcomes] == [(2,)]
+
+
+def test_an_interrupted_request_gives_its_slot_back() -> None:
+    engine = engine_of()
+    holding = [engine.request(INFO, [b"photo"]) for _ in range(4)]
+    for each in holding:
+        assert isinstance(next(each), Call)
+    waiting = engine.request(INFO, [b"photo"])
+    assert isinstance(next(waiting), Wait)
+    waiting.close()
+    for each in holding:
+        each.close()
+    assert engine.slots.limit.allows(isolated=True)
+
+
+def test_time_behind_answered_requests_does_not_count() -> None:
+    simulation = Simulation(lambda _: None)
+    assert [len(rows) for rows in simulation.requests(*_PHOTOS)] == [1] * len(_PHOTOS)
+    assert simulation.now == pytest.approx(1.8)
+
+
+def test_a_server_that_stays_full_ends_in_server_busy_in_time() -> None:
+    simulation = Simulation(lambda _: FULL, seconds=0.0)
+    assert {type(each) for each in simulation.requests(*_PHOTOS)} == {ServerBusy}
+    assert simulation.now < 2
+
+
+def test_a_server_that_answers_nobody_is_not_waited_for_in_turn() -> None:
+    simulation = Simulation(lambda _: None, seconds=99)
+    assert {type(each) for each in simulation.requests(*_PHOTOS)} == {ServerUnavailable}
+    assert simulation.now < 3
+
+
+def test_a_retry_goes_before_first_tries() -> None:
+    """The first request is rejected once. Behind all the others it would have no time left."""
+    once = iter([FULL])
+    simulation = Simulation(lambda _: next(once, None))
+    assert [len(rows) for rows in simulation.requests(*_PHOTOS)] == [1] * len(_PHOTOS)
+
+
+def test_a_suspect_is_isolated() -> None:
+    """The connection breaks under one of six requests, then again and again under it alone."""
+    company = []
+
+    def outcome(photos: list[bytes]) -> Failure | None:
+        if photos == [b"poison"]:
+            company.append(len(simulation.in_flight))
+            return BROKEN
+        return None
+
+    simulation = Simulation(outcome, deadline_s=20, concurrency=6)
+    results = simulation.requests([b"0"], [b"1"], [b"poison"], *([b"%d" % n] for n in range(3, 30)))
+    assert [isinstance(rows[0], ItemError) for rows in results] == [n == 2 for n in range(30)]
+    assert company[0] > 1
+    assert company[1:] == [1, 1]
+
+
+def test_a_group_that_crashes_the_server_is_split() -> None:
+    simulation = Simulation(lambda photos: BROKEN if b"poison" in photos else None, deadline_s=20)
+    ((poison, good),) = simulation.requests([b"poison", b"good"])
+    assert isinstance(poison, ItemError)
+    assert "crashed the server 2 times when sent alone" in poison.text
+    assert isinstance(good, np.ndarray)
+
+
+def test_a_request_that_the_server_rejects_is_an_error_of_its_photos() -> None:
+    ((first, second),) = Simulation(lambda _: INVALID).requests([b"a", b"b"])
+    assert {first.code, second.code} == {"request_failed"}
+    assert "unexpected shape" in first.text
+
+
+def test_the_model_is_asked_for_until_the_deadline() -> None:
+    clock = itertools.count()
+    flow = engine_of(lambda: next(clock)).model_info("clip_image", 60)
+    commands = [next(flow)]
+
+    def fail() -> None:
+        while True:
+            commands.append(flow.send(CONNECTING))
+
+    with pytest.raises(ServerUnavailable, match="no answer from the server at url within 60 s"):
+        fail()
+    calls = [each for each in commands if isinstance(each, Call)]
+    assert len(calls) > 10
+    assert calls[0].timeout_s > 50
+    assert calls[-1].timeout_s < 10
+
+
+def test_a_server_without_the_model_is_a_mismatch() -> None:
+    flow = engine_of().model_info("clip_imag", 60)
+    next(flow)
+    with pytest.raises(ServerMismatch, match=r"does not serve clip_imag: .* unexpected shape"):
+        flow.send(INVALID)
+
+
+failures = st.sampled_from([None, FULL, CONNECTING, BROKEN, stub(0), stub(1), SILENT, INVALID])
+groups = st.lists(
+    st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=3), min_size=1, max_size=4
+)
+
+
+class Script:
+    """A server that fails as scripted and then answers; it keeps what it was sent."""
+
+    def __init__(self, script: Iterable[Failure | None]) -> None:
+        self._script = iter(script)
+        self.sent: list[list[bytes]] = []
+
+    def __call__(self, photos: list[bytes]) -> Failure | None:
+        self.sent.append(photos)
+        return next(self._script, None)
+
+
+def ticking() -> Any:
+    """A clock that depends on nothing but the decisions: a hundredth of a second passes at each look."""
+    ticks = itertools.count()
+    return lambda: next(ticks) / 100
+
+
+def described(flow_result: Any) -> list[str]:
+    return [str(each) for each in flow_result.outcomes]
+
+
+def sync_decisions(script: list[Failure | None], requests: list[list[bytes]]) -> Any:
+    server = Script(script)
+    engine = engine_of(ticking(), FakeTransport(server))
+    results = []
+    for photos in requests:
+        try:
+            results.append(described(run(engine.request(INFO, photos))))
+        except ServerUnavailable as error:
+            results.append([repr(error)])
+    return results, server.sent, engine.slots.limit.current, engine.dead_processes.names
+
+
+def async_decisions(script: list[Failure | None], requests: list[list[bytes]]) -> Any:
+    async def decide() -> Any:
+        server = Script(script)
+        engine = engine_of(ticking(), AsyncFakeTransport(server), asyncio.Event)
+        results = []
+        for photos in requests:
+            try:
+                results.append(described(await run_async(engine.request(INFO, photos))))
+            except ServerUnavailable as error:
+                results.append([repr(error)])
+        return results, server.sent, engine.slots.limit.current, engine.dead_processes.names
+
+    return asyncio.run(decide())
+
+
+@settings(deadline=None)
+@given(script=st.lists(failures, max_size=12), requests=groups)
+def test_both_drivers_make_the_same_decisions(
+    script: list[Failure | None], requests: list[list[bytes]]
+) -> None:
+    with patch.object(defaults, "RETRY_INITIAL_S", 0.0):
+        assert sync_decisions(script, requests) == async_decisions(script, requests)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    script=st.lists(failures, max_size=30), requests=groups, most=st.integers(1, 4), seed=st.integers(0, 999)
+)
+def test_whatever_fails_each_photo_has_a_result_and_only_isolated_ones_are_blamed(
+    script: list[Failure | None], requests: list[list[bytes]], most: int, seed: int
+) -> None:
+    """Requests side by side, in any order."""
+    alone: list[bytes] = []
+
+    def outcome(photos: list[bytes]) -> Failure | None:
+        failure = server(photos)
+        if failure and failure.is_crash and len(photos) == len(simulation.in_flight) == 1:
+            alone.extend(photos)
+        return failure
+
+    server = Script(script)
+    unique = [[b"%d%d" % (i, j) + photo for j, photo in enumerate(each)] for i, each in enumerate(requests)]
+    simulation = Simulation(
+        outcome, seconds=0.01, deadline_s=20, concurrency=most, shuffle=random.Random(seed)
+    )
+    results = simulation.requests(*unique)
+    assert simulation.most_in_flight <= most
+    assert simulation.engine.slots.limit.allows(isolated=True), "all slots were given back"
+    for photos, rows in zip(unique, results, strict=True):
+        if isinstance(rows, ServerUnavailable):
+            continue
+        assert len(rows) == len(photos)
+        for photo, row in zip(photos, rows, strict=True):
+            if isinstance(row, ItemError) and "crashed" in row.text:
+                assert alone.count(photo) >= defaults.MAX_ISOLATED_CRASHES
