@@ -102,12 +102,12 @@ def test_a_server_that_died_unseen_is_started_again(small_repository: Path) -> N
     with EmbeddedTarget(small_repository, camera_photos(1, seed=21)) as target:
         first = target.serve(wanted)
         assert target.serve(wanted) is first
-        stub = psutil.Process(first.pids[EMBED][0])
+        stub = psutil.Process(first.server.pids[EMBED][0])
         stub.kill()
         assert all_gone([stub], timeout=10)
         second = target.serve(wanted)
-        assert second.client.is_server_live()
-        assert set(second.pids[EMBED]).isdisjoint(first.pids[EMBED])
+        assert second.server.triton.is_server_live()
+        assert set(second.server.pids[EMBED]).isdisjoint(first.server.pids[EMBED])
 
 
 @pytest.mark.slow

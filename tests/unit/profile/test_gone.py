@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from clip_profile.load.perf_analyzer import Load
+from clip_profile.load.server import Server
 from clip_profile.observe.processes import pids_by_role
 from clip_profile.records.measurement import Trial
 from clip_profile.sweep.measure import measure
-from clip_profile.sweep.target import Served
 from clip_serving.errors import ServerError
 from tests.unit.profile.records import BASE
 
@@ -40,7 +40,7 @@ def test_a_process_that_ends_before_it_is_watched() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     client: Any = SimpleNamespace(get_inference_statistics=lambda **_: SimpleNamespace(model_stats=[]))
-    served = Served("127.0.0.1:1", client, 10.0, {"embed": [process.pid]})
+    server = Server("gone", "127.0.0.1:1", client, lambda: None, True, {"embed": [process.pid]})
     analyzer: Any = None
     with pytest.raises(ServerError, match=f"is gone: .*{process.pid}"):
-        measure(analyzer, served, Trial(BASE, None, "closed"), Load("closed", 1.0, 1, concurrency=1))
+        measure(analyzer, server, Trial(BASE, None, "closed"), Load("closed", 1.0, 1, concurrency=1))

@@ -13,20 +13,13 @@ import pytest
 
 from clip_profile.records.setting import Setting, Space
 from clip_profile.sweep.search import Search
-from tests.unit.profile.surfaces import Surface, noisy, start_of, surface
+from testing.surfaces import SPACES, Surface, noisy, start_of, surface
 
 ROUNDS = 3
 FINALISTS = 3
 NOISE = 0.03
 
-_SMALL = Space(
-    preprocess_instances=(1, 2, 4), encoder_threads=(1, 2), concurrency=(2, 8, 16), encoder_cores=2
-)
-_MIDDLE = Space(
-    preprocess_instances=(1, 2, 4, 8), encoder_instances=(1, 2, 4), encoder_threads=(1, 2, 4),
-    max_batch=(8, 64), concurrency=(2, 8, 16, 32), encoder_cores=4,
-)  # fmt: skip
-_SPACES = {"small": (2, _SMALL), "middle": (4, _MIDDLE), "default": (2, Space.for_cores(2))}
+_SMALL = SPACES["small"][1]
 
 
 def found(
@@ -45,9 +38,9 @@ def found(
     return max(repeats, key=lambda setting: repeats[setting]), runs + ROUNDS * len(repeats)
 
 
-@pytest.mark.parametrize("name", _SPACES)
+@pytest.mark.parametrize("name", SPACES)
 def test_the_best_is_found_within_5_percent_in_a_third_of_the_runs(name: str) -> None:
-    cores, space = _SPACES[name]
+    cores, space = SPACES[name]
     points = space.points()
     assert len(points) >= 24
     shares = []

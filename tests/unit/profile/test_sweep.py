@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 from clip_profile.console import Console
 from clip_profile.errors import ProfileError
 from clip_profile.load.perf_analyzer import Load
+from clip_profile.load.server import Server
 from clip_profile.records.identity import Identity
 from clip_profile.records.measurement import Failure, Measurement, Round, Trial
 from clip_profile.records.objective import Objective
@@ -25,8 +25,8 @@ from clip_profile.records.setting import Setting, Space
 from clip_profile.sweep.sweep import Sweep, SweepOptions
 from clip_profile.sweep.target import Served
 from clip_serving.errors import ServerError
+from testing.surfaces import noisy, surface
 from tests.unit.profile.records import about, measurement
-from tests.unit.profile.surfaces import noisy, surface
 
 FIRST_ROUNDS = [Round(1, 1), Round(1, 2), Round(1, 3)]
 SPACE = Space(preprocess_instances=(1, 2, 4), encoder_threads=(1, 2), concurrency=(2, 8, 16), encoder_cores=2)
@@ -43,6 +43,8 @@ class Service:
 
     def __init__(self, fails: Callable[[Setting], bool] = lambda _: False, *, times: float = 1.0) -> None:
         self.now = 0.0
+        triton: Any = None
+        self.server = Server("embedded", "here", triton, self.explain_death, True)
         self.running: Setting | None = None
         self.runs: list[tuple[Setting, Round | None, str]] = []
         self.seeds: dict[Round | None, set[int]] = {}
@@ -61,7 +63,7 @@ class Service:
             self.now += 8
             self.starts += 1
             self.running, self.dead = setting.server, False
-        return Served("here", None, self.truth(setting), {})
+        return Served(self.server, self.truth(setting))
 
     def explain_death(self) -> str | None:
         if not self.dead:
@@ -69,8 +71,8 @@ class Service:
         self.running = None
         return "tritonserver died: out of memory"
 
-    def measure(self, served: Served, trial: Trial, load: Load) -> Measurement:
-        del served
+    def measure(self, server: Server, trial: Trial, load: Load) -> Measurement:
+        assert server is self.server
         setting, round = trial.setting, trial.round
         self.now += load.seconds + 3
         if self.fails(setting):
@@ -87,9 +89,7 @@ class Service:
     def __enter__(self) -> Service:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 @contextmanager
@@ -161,12 +161,12 @@ def test_a_sweep_that_was_cut_off_goes_on(tmp_path: Path) -> None:
 
     measure = service.measure
 
-    def stopping(served: Served, trial: Trial, load: Load) -> Measurement:
+    def stopping(server: Server, trial: Trial, load: Load) -> Measurement:
         nonlocal runs
         runs += 1
         if runs == 12:
             raise Stop
-        return measure(served, trial, load)
+        return measure(server, trial, load)
 
     service.measure = stopping  # type: ignore[method-assign]
     with pytest.raises(Stop), swept(tmp_path / "run", service) as sweep:

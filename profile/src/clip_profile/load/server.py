@@ -45,12 +45,13 @@ class Server:
 
 
 @contextmanager
-def embedded(repository: Path, layout: InstanceLayout | None) -> Iterator[Server]:
-    """A tritonserver for the block; it is not restarted if it dies. Raises ClipServingError."""
-    options = ServerOptions(layout=layout, supervise=False)
+def embedded(repository: Path, options: ServerOptions) -> Iterator[Server]:
+    """A tritonserver for the block. Raises ClipServingError."""
     with TritonServer(repository, options) as own, InferenceServerClient(own.grpc_url) as client:
         pids = pids_by_role(own.pid, own.stub_pids)
-        yield Server("embedded", own.grpc_url, client, own.explain_death, True, pids, own.layout)
+        yield Server(
+            "embedded", own.grpc_url, client, own.explain_death, True, pids, own.layout, own.metrics_url
+        )
 
 
 @contextmanager

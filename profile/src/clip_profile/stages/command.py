@@ -28,6 +28,7 @@ from clip_profile.stages.measure import INTERRUPTED, Measured, Measuring, Plan
 from clip_profile.stages.result import Report
 from clip_profile.stages.table import table
 from clip_serving.repository.stage import InstanceLayout, available_cores
+from clip_serving.server.embedded import ServerOptions
 
 _MOST_OBJECTS = 10_000
 """Of a larger bucket these are listed: more than a measurement comes to."""
@@ -129,7 +130,7 @@ def _server(options: argparse.Namespace, console: Console) -> Iterator[Server]:
         raise ProfileError(NEEDS_URL)
     console.doing("starting the server")
     layout = dataclasses.replace(InstanceLayout.for_cores(available_cores()), **given)
-    with embedded(options.repository, layout) as server:
+    with embedded(options.repository, ServerOptions(layout=layout, supervise=False)) as server:
         yield server
 
 

@@ -11,37 +11,37 @@ import psutil
 
 from clip_profile.errors import ProfileError, WindowTooShort
 from clip_profile.load.perf_analyzer import Load, Outcome, PerfAnalyzer
+from clip_profile.load.server import Server
 from clip_profile.observe.observer import Observer
 from clip_profile.observe.server_stats import photos_served
 from clip_profile.records.measurement import EMBED, PREPROCESS, Measurement, Resources, Stage, Trial
 from clip_profile.records.statistics import percentile
-from clip_profile.sweep.target import Served
 from clip_serving.errors import ServerError
 from clip_serving.repository.stage import available_cores
 
 _LONGER = 3.0
 
 
-def measure(analyzer: PerfAnalyzer, served: Served, trial: Trial, load: Load) -> Measurement:
+def measure(analyzer: PerfAnalyzer, server: Server, trial: Trial, load: Load) -> Measurement:
     """Runs `load` on the server; if its windows are too short for it, once more with longer ones.
 
     Raises ProfileError or ServerError if nothing was measured.
     """
     try:
-        return _measure(analyzer, served, trial, load)
+        return _measure(analyzer, server, trial, load)
     except WindowTooShort:
         longer = dataclasses.replace(load, seconds=_LONGER * load.seconds)
-        return _measure(analyzer, served, trial, longer)
+        return _measure(analyzer, server, trial, longer)
 
 
-def _measure(analyzer: PerfAnalyzer, served: Served, trial: Trial, load: Load) -> Measurement:
+def _measure(analyzer: PerfAnalyzer, server: Server, trial: Trial, load: Load) -> Measurement:
     at = time.time()
     try:
         with (
             tempfile.TemporaryDirectory(prefix="clip-profile-") as folder,
-            Observer(served.client, served.pids, served.metrics_url) as observer,
+            Observer(server.triton, server.pids, server.metrics_url) as observer,
         ):
-            outcome = analyzer.run(served.url, load, Path(folder), observer.client)
+            outcome = analyzer.run(server.url, load, Path(folder), observer.client)
     except psutil.Error as error:
         raise ServerError(f"a process of the server, or perf_analyzer, is gone: {error}") from error
     if not photos_served(observer.statistics) or not outcome.report.photos_per_s:

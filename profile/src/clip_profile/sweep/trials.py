@@ -8,6 +8,7 @@ from collections.abc import Callable
 from clip_profile.console import Console, duration
 from clip_profile.errors import ProfileError, ServerGone
 from clip_profile.load.perf_analyzer import Load
+from clip_profile.load.server import Server
 from clip_profile.records.measurement import Failure, Measurement, Round, Trial
 from clip_profile.records.run_folder import RunFolder
 from clip_profile.records.setting import Setting
@@ -15,7 +16,7 @@ from clip_profile.sweep.budget import Budget
 from clip_profile.sweep.target import Served, Target
 from clip_serving.errors import ClipServingError
 
-Measurer = Callable[[Served, Trial, Load], Measurement]
+Measurer = Callable[[Server, Trial, Load], Measurement]
 """Runs a load on a server that serves the trial's setting. Raises ProfileError or ClipServingError."""
 
 _TURNS = 4.0
@@ -124,7 +125,7 @@ class Trials:
             if restart:
                 self._budget.start_s = ready - begin
             wanted = load(served)
-            one = self._measurer(served, trial, wanted)
+            one = self._measurer(served.server, trial, wanted)
         except (ProfileError, ClipServingError) as error:
             # A crash explains more than perf_analyzer's complaint about it.
             death = self._target.explain_death() if self._target.running else None

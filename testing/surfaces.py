@@ -1,4 +1,4 @@
-"""A made-up service whose throughput is known for every setting: two stages that share some cores."""
+"""A simulated service whose throughput is known for every setting: two stages that share the cores."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from clip_profile.records.setting import Setting, Space
 
 Surface = Callable[[Setting], float]
 
+_SMALL = Space(
+    preprocess_instances=(1, 2, 4), encoder_threads=(1, 2), concurrency=(2, 8, 16), encoder_cores=2
+)
+_MIDDLE = Space(
+    preprocess_instances=(1, 2, 4, 8), encoder_instances=(1, 2, 4), encoder_threads=(1, 2, 4),
+    max_batch=(8, 64), concurrency=(2, 8, 16, 32), encoder_cores=4,
+)  # fmt: skip
+SPACES = {"small": (2, _SMALL), "middle": (4, _MIDDLE), "default": (2, Space.for_cores(2))}
+"""Cores and space by name."""
+
 
 def surface(random: np.random.Generator, cores: int) -> Surface:
-    """Photos a second. Random are the stages' costs, how well threads and batches pay, and the price of
-    more processes than cores; either stage, the cores, or too few requests in flight can be the limit."""
+    """Photos a second. The costs of both stages, the gains from threads and batches, and the price of more
+    processes than cores are random; either stage, the cores, or too few requests in flight can be the limit.
+    """
     decode_ms, encode_ms, other_ms = random.uniform([10, 20, 2], [80, 150, 20])
     thread_gain, batch_gain, crowding = random.uniform([0.5, 0.0, 0.02], [1.0, 0.4, 0.2])
     delay_share = random.uniform(0, 1)
@@ -40,11 +51,12 @@ def _soft_min(*values: float, sharp: float) -> float:
 
 
 def noisy(value: float, noise: float, random: np.random.Generator) -> float:
+    """With a relative standard deviation of `noise`."""
     return value * math.exp(random.normal(0, noise))
 
 
 def start_of(space: Space, cores: int) -> Setting:
-    """What a server would do by default: a decoder a core, the encoder on all cores, many in flight."""
+    """Like a server's default: a decoder per core, the encoder on all cores, many requests in flight."""
     return min(
         space.points(),
         key=lambda p: (
