@@ -6,7 +6,6 @@ A folder belongs to one sweep and one version of the format; everything else is 
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from clip_client.files import FileLock
 from clip_profile.errors import RunFolderError
 from clip_profile.records.machine import Machine
 from clip_profile.records.measurement import Failure, Measurement, Trial
@@ -164,12 +164,13 @@ class RunFolder:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with (path / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunFolderError(f"another clip-profile is using {path}: wait for it, or stop it") from None
+    lock = FileLock(path / _LOCK)
+    if not lock.acquire():
+        raise RunFolderError(f"another clip-profile is using {path}: wait for it, or stop it")
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _read_about(path: Path) -> About:
