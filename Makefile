@@ -89,17 +89,17 @@ bench: $(TEST_REPOSITORY)/.ready setup-bench ## Beside the origin's service and 
 	$(RUN) -m benchmarks.run --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(MINUTES),--minutes $(MINUTES))
 
 compare-origin: $(TEST_REPOSITORY)/.ready setup-bench ## The origin's table of stages: theirs as published, theirs and ours measured here (PHOTOS=dir)
-	$(RUN) -m benchmarks.origin.compare_command --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
+	$(RUN) -m benchmarks.origin.compare --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 bench-preprocess: $(TEST_REPOSITORY)/.ready ## Decode and preprocess beside open_clip and the floor (PHOTOS=dir)
 	$(EXPORT_VENV)/bin/python -m benchmarks.preprocess --model $(TEST_REPOSITORY)/clip_image_encoder/1/model.onnx \
 	    $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 bench-server: $(TEST_REPOSITORY)/.ready ## What the server costs over its own functions (PHOTOS=dir)
-	$(RUN) -m benchmarks.server_tax --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
+	$(RUN) -m benchmarks.server_cost --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 bench-client: $(TEST_REPOSITORY)/.ready ## What the client costs, from bucket to Parquet (PHOTOS=dir)
-	$(RUN) -m benchmarks.client_tax --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
+	$(RUN) -m benchmarks.client_cost --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 clean: ## Remove what was built, environments included
 	rm -rf build $(VENV) $(EXPORT_VENV) $(BENCH_VENV)

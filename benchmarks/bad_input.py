@@ -1,4 +1,4 @@
-"""What each service answers when one photo of eight is bad, asked with the null encoder in its place."""
+"""What each service answers when one photo of eight is bad; measured with the null encoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 
 import requests
 
-from benchmarks.contenders import BenchmarkError, Place, Service, litserve, origin, ours
+from benchmarks.systems import BenchmarkError, Service, Workspace, litserve, origin, ours
 from clip_client import ClipClient, ClipClientError, ItemError
 from clip_serving.errors import ClipServingError
 from testing.fake_gcs import FakeGcs
@@ -19,20 +19,20 @@ BUCKET = "bad-input"
 _TIMEOUT_S = 60
 Row = tuple[str, str, str]
 Ask = Callable[[str, list[bytes]], str]
-"""Sends the photos to an address; what came back, in words."""
+"""Sends the photos to an address; returns what came back, in words."""
 
 
-def ask_all(place: Place, bucket: FakeGcs, photo: bytes) -> list[Row]:
-    """(service, what was wrong, answer), for a photo that is cut off and for a file that is none.
+def ask_all(workspace: Workspace, bucket: FakeGcs, photo: bytes) -> list[Row]:
+    """(service, what was wrong, answer), for a truncated photo and for a file that is not a photo.
 
-    A service that does not start, or answer, has that for its answer.
+    If a service does not start, or does not answer, that is its answer.
     """
-    kinds = {"cut off after a third": photo[: len(photo) // 3], "not a picture": b"this is no photo " * 1000}
+    kinds = {"truncated after a third": photo[: len(photo) // 3], "not a photo": b"this is no photo " * 1000}
     sets = {kind: [bad if index == BAD else photo for index in range(COUNT)] for kind, bad in kinds.items()}
     services: list[tuple[str, AbstractContextManager[Service], Ask]] = [
-        ("origin", origin(2, "squash", "null", place), partial(_origin, bucket)),
-        ("LitServe", litserve("null", place), _litserve),
-        ("ours", ours("null", None, place), _ours),
+        ("origin", origin(2, "squash", "null", workspace), partial(_origin, bucket)),
+        ("LitServe", litserve("null", workspace), _litserve),
+        ("ours", ours("null", None, workspace), _ours),
     ]
     rows: list[Row] = []
     for name, start, ask in services:
@@ -52,7 +52,7 @@ def _origin(bucket: FakeGcs, address: str, photos: list[bytes]) -> str:
     if answer.status_code != 200:
         return f"one request: {answer.status_code}, none of the {COUNT - 1} good photos embedded"
     embedded = len(answer.json()["embeddings"])
-    return f"one request: 200, {embedded} embeddings: the bad one's too, with nothing to tell it by"
+    return f"one request: 200, {embedded} embeddings: one for the bad photo too, which nothing marks"
 
 
 def _litserve(address: str, photos: list[bytes]) -> str:
@@ -64,7 +64,7 @@ def _litserve(address: str, photos: list[bytes]) -> str:
         codes = list(pool.map(upload, photos))
     good = [code for index, code in enumerate(codes) if index != BAD]
     return (
-        f"{COUNT} requests at once: {codes[BAD]} for the bad one, {good.count(200)} of {COUNT - 1} good "
+        f"{COUNT} requests at once: {codes[BAD]} for the bad photo, {good.count(200)} of {COUNT - 1} good "
         "photos embedded" + f" ({good.count(500)} answered 500)" * (500 in good)
     )
 
@@ -75,4 +75,4 @@ def _ours(address: str, photos: list[bytes]) -> str:
     good = sum(not isinstance(outcome, ItemError) for outcome in outcomes)
     bad = outcomes[BAD]
     text = f"`{bad.code}`" if isinstance(bad, ItemError) else "an embedding"
-    return f"one request: {text} for the bad one, {good} of {COUNT - 1} good photos embedded"
+    return f"one request: {text} for the bad photo, {good} of {COUNT - 1} good photos embedded"

@@ -1,8 +1,8 @@
-"""How a CPU's cores are best shared out: `python -m benchmarks.layouts --repository DIR`.
+"""How best to divide a CPU's cores: `python -m benchmarks.layouts --repository DIR`.
 
-The whole server under 16 uploads at a time, in turn with each layout, pass by pass: processes that decode,
-encoder instances and their threads, on cores of their own (`apart`: the encoder has half of them, decoding
-the others) or on all cores together (`shared`, as it is served). The client runs on the same cores.
+The whole server under 16 uploads at a time, in turn with each layout, pass by pass: decoding processes,
+encoder instances and their threads, on cores of their own (`apart`: half of them for the encoder, half for
+decoding) or on all cores together (`shared`, the default). The client runs on the same cores.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import argparse
 import itertools
 import os
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import get_args
 
@@ -21,6 +20,8 @@ import numpy as np
 import psutil
 
 from clip_client import ClipClient
+from clip_profile.load.closed_loop import ClosedLoop, photos_per_s
+from clip_profile.observe.observer import Observer
 from clip_profile.observe.processes import pids_by_role
 from clip_profile.records.measurement import EMBED, PREPROCESS
 from clip_serving import defaults
@@ -28,14 +29,13 @@ from clip_serving.errors import ClipServingError
 from clip_serving.repository.stage import InstanceLayout, available_cores
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos
-from testing.processes import cpu_seconds
 
 IN_FLIGHT = 16
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A layout, and whether decoding and encoder have cores of their own."""
+    """A layout, and whether decoding and the encoder have cores of their own."""
 
     layout: InstanceLayout
     apart: bool
@@ -47,7 +47,7 @@ class Plan:
 
 
 def plans(cores: int) -> list[Plan]:
-    """One thread an instance, one instance with many threads, and both halves of the cores."""
+    """One thread per instance, one instance with many threads, and both halves of the cores."""
     half = max(1, cores // 2)
     found = [
         Plan(InstanceLayout(decoders, 1, encoders, threads), False)
@@ -70,7 +70,7 @@ def main() -> int:
     add("--encoder-precision", choices=get_args(defaults.EncoderPrecision), default="auto",
         help="default: %(default)s")  # fmt: skip
     add("--passes", type=int, default=3, metavar="N", help="default: %(default)s")
-    add("--seconds", type=float, default=8.0, help="measured, of each layout and pass (default: %(default)g)")
+    add("--seconds", type=float, default=8.0, help="measured per layout and pass (default: %(default)g)")
     options = parser.parse_args()
     photos, found = camera_photos(16), plans(available_cores())
     rates: dict[Plan, list[tuple[float, float]]] = {plan: [] for plan in found}
@@ -81,7 +81,7 @@ def main() -> int:
     except ClipServingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("| decoders | encoder | cores | photos/s: median (least to largest) | server's CPU ms a photo |")
+    print("| decoders | encoder | cores | photos/s: median (smallest to largest) | server CPU ms per photo |")
     print("|---|---|---|---|---|")
     for plan, values in rates.items():
         speed, busy = np.array(values).T
@@ -91,30 +91,24 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace, plan: Plan, photos: list[bytes]) -> tuple[float, float]:
-    """Photos a second, and the server's CPU milliseconds a photo."""
+    """Photos per second, and the server's CPU milliseconds per photo."""
     server_options = ServerOptions(
         layout=plan.layout, encoder_precision=options.encoder_precision, supervise=False
     )
+    endless = cycle(photos)
     with (
         TritonServer(options.repository, server_options) as server,
         ClipClient(server.grpc_url, concurrency=IN_FLIGHT) as client,
-        ThreadPoolExecutor(IN_FLIGHT) as pool,
+        ClosedLoop(lambda: lambda: len(client.request([next(endless)])), IN_FLIGHT) as loop,
     ):
         if plan.apart:
             _keep_apart(server)
-
-        def ask(until: float) -> int:
-            done = 0
-            while time.monotonic() < until:
-                client.request([photos[done % len(photos)]])
-                done += 1
-            return done
-
-        list(pool.map(ask, [time.monotonic() + 2.0] * IN_FLIGHT))
-        begin, before = time.monotonic(), cpu_seconds([server.pid])
-        done = sum(pool.map(ask, [begin + options.seconds] * IN_FLIGHT))
-        busy = cpu_seconds([server.pid]) - before
-        return done / (time.monotonic() - begin), 1000 * busy / done
+        loop.warm_up(2.0)
+        with Observer(None, {"server": [server.pid]}, children=True) as observer:
+            begin, end = loop.measure(options.seconds)
+    loop.raise_error()
+    rate = photos_per_s(loop.rows(), begin, end)
+    return rate, 1000 * observer.cpu_s["server"] / (rate * (end - begin))
 
 
 def _keep_apart(server: TritonServer) -> None:

@@ -9,48 +9,45 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-import psutil
+from benchmarks.systems import BenchmarkError
+from clip_profile.records.machine import Machine
 
-from benchmarks.contenders import BenchmarkError
-from clip_serving.encoder.cpu import Cpu
-
-_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "avx_vnni")
 _OURS = ("clip-triton-serving", "nvidia-pytriton", "onnxruntime", "openvino", "numpy", "pillow", "simplejpeg")
 _PEERS = (
     *("fastapi", "uvicorn", "gcloud-aio-storage", "litserve", "open_clip_torch", "torch"),
     *("opencv-python-headless", "pillow", "numpy"),
 )
-_ASK = (
+_VERSIONS = (
     "import json, sys; from importlib import metadata; "
     "print(json.dumps({name: metadata.version(name) for name in sys.argv[1:]}))"
 )
 
 
 def describe(peers: Path, cores: int) -> dict[str, str]:
-    """What a reader needs in order to judge, or to repeat, the figures.
+    """What a reader needs to judge, or to repeat, the figures.
 
-    Raises BenchmarkError where `peers`, their Python, lacks a package of theirs.
+    Raises BenchmarkError if `peers`, their Python, lacks one of their packages.
     """
-    cpu = Cpu.here()
-    answer = subprocess.run([str(peers), "-c", _ASK, *_PEERS], capture_output=True, text=True)
+    answer = subprocess.run([str(peers), "-c", _VERSIONS, *_PEERS], capture_output=True, text=True)
     if answer.returncode:
         said = answer.stderr.strip().splitlines()
         raise BenchmarkError(
-            f"{peers} has not all that the peers need ({said[-1] if said else answer.returncode}): "
-            "`make setup-bench` makes one that has"
+            f"{peers} lacks a package of the peers ({said[-1] if said else answer.returncode}). "
+            "`make setup-bench` creates an environment that has them all"
         )
+    here = Machine.here()
     return {
-        "CPU": cpu.name,
-        "instructions": ", ".join(flag for flag in _FLAGS if flag in cpu.flags) or "none of note",
+        "CPU": here.cpu,
+        "instructions": ", ".join(here.cpu_features) or "none of note",
         "cores used": f"{cores} of {os.cpu_count()}",
-        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "memory": f"{here.memory_gb:.0f} GiB",
         "GPU": "none used",
         "Python": platform.python_version(),
         "Triton": "2.51 (24.10), embedded",
-        "ours": _versions({name: metadata.version(name) for name in _OURS}),
-        "peers": _versions(json.loads(answer.stdout)),
+        "ours": _joined({name: metadata.version(name) for name in _OURS}),
+        "peers": _joined(json.loads(answer.stdout)),
     }
 
 
-def _versions(found: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in found.items())
+def _joined(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

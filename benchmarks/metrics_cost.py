@@ -1,8 +1,8 @@
 """What counting photos for Prometheus costs: `python -m benchmarks.metrics_cost --repository DIR`.
 
-The served preprocess model, with a watch around its reports to Triton, under 16 clients and with an encoder
-that does nothing. Wall time of a report holds this process's part and Triton's, so it is an upper bound of
-both; it stands beside the wall time of decode and preprocess of the same photos, and beside the CPU of all.
+The served preprocess model, with a stopwatch around its reports to Triton, under 16 requests in flight and
+with the null encoder. The wall time of a report includes this process's part and Triton's, so it is an upper
+bound of both; it is shown beside the server's CPU time per photo.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import argparse
 import json
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 
 from clip_client import ClipClient
+from clip_profile.load.closed_loop import ClosedLoop
+from clip_profile.observe.observer import Observer
 from clip_serving import defaults
 from clip_serving.repository.versions import served_version
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos
-from testing.processes import cpu_seconds
 from testing.repositories import make_repository
 
+IN_FLIGHT = 16
 _WATCHED = """
 import json, os, time
 from pathlib import Path
@@ -43,7 +45,7 @@ class TritonPythonModel(Served):
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics_cost", description=__doc__)
     parser.add_argument("--repository", type=Path, required=True)
-    parser.add_argument("--photos", type=int, default=600, metavar="N")
+    parser.add_argument("--seconds", type=float, default=20.0, help="measured (default: %(default)g)")
     options = parser.parse_args()
     photos = camera_photos(20)
     version = served_version(options.repository)
@@ -53,14 +55,20 @@ def main() -> int:
         make_repository(repository, version, "null")
         model = repository / defaults.PREPROCESS / "1" / "model.py"
         model.write_text(_WATCHED.format(folder=str(watched)))
-        with TritonServer(repository, ServerOptions(check_reference=False)) as server:
-            with ClipClient(server.grpc_url) as client, ThreadPoolExecutor(16) as pool:
-                client.embed(photos)
-                before, reported = cpu_seconds([server.pid]), _total(watched)
-                list(pool.map(lambda i: client.request([photos[i % len(photos)]]), range(options.photos)))
-            busy = (cpu_seconds([server.pid]) - before) / options.photos * 1000
-            spent = (_total(watched) - reported) / options.photos * 1000
-    print(f"reports {spent:.3f} ms a photo, of {busy:.1f} ms of the server's CPU: {spent / busy:.2%}")
+        with (
+            TritonServer(repository, ServerOptions(check_reference=False)) as server,
+            ClipClient(server.grpc_url, concurrency=IN_FLIGHT) as client,
+        ):
+            endless = cycle(photos)
+            with ClosedLoop(lambda: lambda: len(client.request([next(endless)])), IN_FLIGHT) as loop:
+                loop.warm_up(2.0)
+                reported, before = _total(watched), loop.photos
+                with Observer(None, {"server": [server.pid]}, children=True) as observer:
+                    loop.measure(options.seconds)
+                    spent, done = _total(watched) - reported, loop.photos - before
+            loop.raise_error()
+    spent_ms, busy_ms = 1000 * spent / done, 1000 * observer.cpu_s["server"] / done
+    print(f"reports {spent_ms:.3f} ms per photo, of {busy_ms:.1f} ms of server CPU: {spent_ms / busy_ms:.2%}")
     return 0
 
 

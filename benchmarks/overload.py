@@ -1,9 +1,9 @@
-"""What a server does with more than it can: `python -m benchmarks.overload --repository DIR`.
+"""How a server behaves under overload: `python -m benchmarks.overload --repository DIR`.
 
-First the peak, with as many clients as it takes; then photos that arrive at random (Poisson) at 1, 2 and
-4 times the peak, whether answered or not, each with a deadline. A server without a bound would take all
-in, and answer ever later. Prints goodput (photos embedded a second), its ratio to the peak, latency,
-what was refused by the server at its first step, and what its client gave up on.
+First the peak, in a closed loop; then photos that arrive at random (Poisson) at 1, 2 and 4 times the peak,
+whether earlier ones are answered or not, each with a deadline. A server with an unbounded queue would accept
+all of them, and answer later and later. Prints goodput (photos embedded per second), its ratio to the peak,
+latency, what the server refused at its first step, and what its client gave up on.
 """
 
 from __future__ import annotations
@@ -12,25 +12,30 @@ import argparse
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
 from clip_client import AsyncClipClient, ClipClient, ItemError, ServerUnavailable
+from clip_profile.load.closed_loop import ClosedLoop, photos_per_s
 from clip_serving import defaults
 from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.photos import read_photos
+from testing.pictures import camera_photos
 
 CLIENTS = 32
 IN_FLIGHT = 256
-"""What the client under load may have in flight: four times what the server lets wait."""
+"""The client's limit under overload: four times what the server queues."""
 FACTORS = (1.0, 2.0, 4.0)
 
 
 @dataclass
 class Outcome:
-    """What became of the photos of one run of `seconds`; latencies are of those embedded, in seconds."""
+    """The photos of one run of `seconds`; latencies are in seconds, of those that were embedded."""
 
     seconds: float
     offered: int = 0
@@ -45,24 +50,27 @@ class Outcome:
         return float(np.percentile(self.latencies, percent)) if self.latencies else float("nan")
 
 
-async def closed_loop(url: str, photos: list[bytes], seconds: float) -> Outcome:
-    """CLIENTS that send one photo after the other."""
-    outcome = Outcome(seconds)
-    async with AsyncClipClient(url, concurrency=CLIENTS) as client:
-        end = time.monotonic() + seconds
+def peak_rate(url: str, photos: list[bytes], seconds: float) -> float:
+    """Photos per second of CLIENTS requests in flight."""
+    endless = cycle(photos)
+    with (
+        ClipClient(url, concurrency=CLIENTS) as client,
+        ClosedLoop(lambda: lambda: _sound(client.request([next(endless)])), CLIENTS) as loop,
+    ):
+        loop.warm_up(5.0)
+        begin, end = loop.measure(seconds)
+    loop.raise_error()
+    return photos_per_s(loop.rows(), begin, end)
 
-        async def send(start: int) -> None:
-            index = start
-            while time.monotonic() < end:
-                await _embed(client, photos[index % len(photos)], outcome, end)
-                index += CLIENTS
 
-        await asyncio.gather(*(send(start) for start in range(CLIENTS)))
-    return outcome
+def _sound(rows: Sequence[object]) -> int:
+    if isinstance(rows[0], ItemError):
+        raise SystemExit(f"a sound photo failed: {rows[0]}")
+    return len(rows)
 
 
 async def open_loop(url: str, photos: list[bytes], rate: float, seconds: float, deadline_s: float) -> Outcome:
-    """Photos at `rate` a second, at random times, each in a request of its own."""
+    """Photos at a mean `rate` per second, at random times, each in a request of its own."""
     outcome = Outcome(seconds)
     gaps = np.random.default_rng(0).exponential(1 / rate, int(rate * seconds * 2) + 10)
     async with AsyncClipClient(url, concurrency=IN_FLIGHT, deadline_s=deadline_s) as client:
@@ -79,16 +87,14 @@ async def open_loop(url: str, photos: list[bytes], rate: float, seconds: float, 
 
 
 async def _embed(client: AsyncClipClient, photo: bytes, outcome: Outcome, end: float) -> None:
-    """One photo; what is answered after `end` is no goodput of the run."""
+    """One photo; what is answered after `end` does not count."""
     outcome.offered += 1
     begin = time.monotonic()
     try:
-        (row,) = await client.request([photo])
+        _sound(await client.request([photo]))
     except ServerUnavailable:
         outcome.given_up += 1
         return
-    if isinstance(row, ItemError):
-        raise SystemExit(f"a sound photo failed: {row}")
     if time.monotonic() <= end:
         outcome.latencies.append(time.monotonic() - begin)
 
@@ -96,8 +102,8 @@ async def _embed(client: AsyncClipClient, photo: bytes, outcome: Outcome, end: f
 def refusals(url: str) -> int:
     """Requests that the server has refused at its first step so far.
 
-    Triton counts a request that ends in one of its steps twice on the ensemble. One that was refused was in
-    no step yet; one whose client gave up on it counts on the step in which it was.
+    Triton counts a request that fails in one of its steps twice on the ensemble. One that was refused was in
+    no step yet; one whose client gave up counts on the step that it was in.
     """
     with InferenceServerClient(url) as triton:
         stats = triton.get_inference_statistics().model_stats
@@ -107,7 +113,7 @@ def refusals(url: str) -> int:
 
 
 def settle(url: str, photos: list[bytes]) -> None:
-    """Waits until what an earlier run left in the queues is done."""
+    """Waits until the queues of an earlier run are empty."""
     with ClipClient(url, deadline_s=120) as client:
         client.embed(photos[:1])
 
@@ -115,31 +121,27 @@ def settle(url: str, photos: list[bytes]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
     parser.add_argument("--repository", type=Path, required=True)
-    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; without it: the tests' photos")
-    parser.add_argument("--seconds", type=float, default=30, help="for each load (default: %(default)g)")
-    parser.add_argument("--deadline", type=float, default=20, help="seconds a client waits (%(default)g)")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs (default: the tests' photos)")
+    parser.add_argument("--seconds", type=float, default=30, help="per load (default: %(default)g)")
+    parser.add_argument(
+        "--deadline", type=float, default=20, help="seconds that a client waits (default: %(default)g)"
+    )
     options = parser.parse_args()
-    if options.photos is None:
-        from testing.pictures import camera_photos
-
-        photos = camera_photos(20)
-    else:
-        photos = [path.read_bytes() for path in sorted(options.photos.rglob("*.jp*g"))]
+    photos = read_photos(options.photos) if options.photos else camera_photos(20)
     with TritonServer(options.repository, ServerOptions()) as server:
         url = server.grpc_url
-        asyncio.run(closed_loop(url, photos, 5))
-        peak = asyncio.run(closed_loop(url, photos, options.seconds))
-        print(f"{CLIENTS} clients in a closed loop: {peak.goodput:.1f} photos/s is the peak\n")
-        print("| load | photos/s offered | goodput | of the peak | p50 s | p99 s | refused | given up |")
+        peak = peak_rate(url, photos, options.seconds)
+        print(f"{CLIENTS} requests in flight: {peak:.1f} photos/s is the peak\n")
+        print("| load | photos/s offered | goodput | to the peak | p50 s | p99 s | refused | given up |")
         print("|---|---|---|---|---|---|---|---|")
         for factor in FACTORS:
             settle(url, photos)
             before = refusals(url)
-            run = open_loop(url, photos, peak.goodput * factor, options.seconds, options.deadline)
+            run = open_loop(url, photos, peak * factor, options.seconds, options.deadline)
             found = asyncio.run(run)
             print(
                 f"| {factor:g} x | {found.offered / found.seconds:.1f} | {found.goodput:.1f} | "
-                f"{found.goodput / peak.goodput:.2f} | {found.percentile(50):.2f} | "
+                f"{found.goodput / peak:.2f} | {found.percentile(50):.2f} | "
                 f"{found.percentile(99):.2f} | {refusals(url) - before} | {found.given_up} |",
                 flush=True,
             )

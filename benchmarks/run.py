@@ -1,12 +1,11 @@
-"""`make bench`: everyone on the same photos, in turn, pass by pass; writes benchmarks/RESULTS.md.
+"""`make bench`: all systems on the same photos, in turn, pass by pass; writes benchmarks/RESULTS.md.
 
     python -m benchmarks.run --minutes 30
     python -m benchmarks.run --photos DIR --only origin-1 ours-fp32 ceiling
 
-A pass starts each contender, loads it, and ends it before the next begins, so that no two share the
-machine. Passes go on until the next one would not fit into --minutes; there is always one. Ctrl-C ends
-all that was started, and what was measured so far is written. `make compare-origin` runs this
-too, with --data, and reads the figures instead of the page.
+A pass starts each system, loads it, and ends it before the next one starts, so that no two share the machine.
+Passes go on until the next one would not fit into --minutes; there is always one. Ctrl-C ends everything that
+was started, and what was measured so far is written.
 """
 
 from __future__ import annotations
@@ -15,35 +14,37 @@ import argparse
 import dataclasses
 import datetime
 import json
-import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 
-from benchmarks import bad_input, machine, table
-from benchmarks.contenders import (
+from benchmarks import bad_input, machine, results_page
+from benchmarks.clients import Job
+from benchmarks.results import Results, Window, difference
+from benchmarks.systems import (
     ROOT,
     BenchmarkError,
-    Contender,
-    Drive,
-    Place,
+    Load,
     Service,
-    contenders,
-    only_from_bucket,
+    System,
+    Workspace,
+    last_line,
     peers_python,
+    systems,
 )
-from benchmarks.drive import Job
-from benchmarks.results import Results, Window, difference, latencies_ms, rate
+from clip_profile.console import Console, duration
+from clip_profile.load.closed_loop import latencies_ms, photos_per_s
+from clip_profile.observe.observer import Observer
+from clip_profile.observe.processes import ProcessGroup
 from clip_serving import defaults
 from clip_serving.encoder.cpu import Cpu
 from clip_serving.errors import ClipServingError
@@ -51,40 +52,50 @@ from clip_serving.repository.stage import available_cores
 from clip_serving.repository.versions import served_version
 from testing.fake_gcs import FakeGcs
 from testing.photos import own_photos, photo_names
-from testing.processes import PeakMemory, cpu_seconds, machine_cpu_seconds, running
+from testing.processes import interrupt_once, running
 
 BUCKET = "photos"
 DATA = ROOT / "build" / "bench" / "results.json"
+OWN_PHOTOS = ROOT / "build" / "bench" / "photos"
 OUT = ROOT / "benchmarks" / "RESULTS.md"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`photos` is a folder of JPEGs, None for our own. Passes go on for `minutes`, or `passes` times."""
+
+    repository: Path
+    photos: Path | None = None
+    seconds: float = 12.0
+    warm_up_s: float = 4.0
+    minutes: float = 30.0
+    passes: int | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="bench: %(message)s")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    found = contenders(available_cores(), Cpu.here())
+    interrupt_once()
+    console = Console()
+    found = systems(available_cores(), Cpu.here())
     try:
-        chosen = _chosen(found, options.only, from_bucket=options.from_bucket)
-        results = Results.load(DATA) if options.render else measure(options, chosen)
+        if options.render:
+            results = Results.load(DATA)
+        else:
+            chosen = able(choose(found, options.only), console)
+            plan = Plan(
+                options.repository, options.photos, options.seconds, options.warm_up, options.minutes,
+                options.passes,
+            )  # fmt: skip
+            results = measure(plan, chosen, console, DATA)
     except (BenchmarkError, ClipServingError, OSError, ValueError) as error:
-        say(f"error: {error}")
+        console.line(f"bench: error: {error}")
         return 2
     except KeyboardInterrupt:
-        say("stopped; nothing is left running")
+        console.line("bench: stopped; nothing is left running")
         return 130
-    if options.data != DATA:
-        return 0
-    options.out.write_text(table.render(results, found), encoding="utf-8")
-    say(f"{options.out} is written from {len(results.windows)} measurements")
-    return 0
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    for number in (signal.SIGINT, signal.SIGTERM):  # ending is bounded in time: it must not be cut short
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    options.out.write_text(results_page.render(results, found), encoding="utf-8")
+    console.line(f"{options.out} is written from {len(results.windows)} measurements")
+    return 130 if results.interrupted else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,103 +103,101 @@ def _parser() -> argparse.ArgumentParser:
         "python -m benchmarks.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--photos", type=Path, metavar="DIR", help="JPEGs of your own; without it, ours are made")
+    add("--photos", type=Path, metavar="DIR", help="JPEGs of your own (default: ours are made)")
     add("--repository", type=Path, default=ROOT / "build" / "test" / "model_repository", metavar="DIR",
         help="an exported one (default: %(default)s)")  # fmt: skip
-    add("--minutes", type=float, default=30, help="time for all passes (default: %(default).0f)")
-    add("--passes", type=int, metavar="N", help="this many, whatever time they take")
-    add("--seconds", type=float, default=12, help="measured, of each contender (default: %(default).0f)")
-    add("--warm-up", type=float, default=4, metavar="SECONDS", help="default: %(default).0f")
-    add("--only", nargs="+", metavar="KEY", help="contenders to measure")
-    add("--from-bucket", action="store_true", help="no uploads: only photos that come from the bucket")
-    add("--data", type=Path, default=DATA, metavar="FILE", help="write the figures here, and no page")
+    add("--minutes", type=float, default=Plan.minutes, help="time for all passes (default: %(default).0f)")
+    add("--passes", type=int, metavar="N", help="this many passes, however long they take")
+    add("--seconds", type=float, default=Plan.seconds, help="measured per load (default: %(default).0f)")
+    add("--warm-up", type=float, default=Plan.warm_up_s, metavar="SECONDS", help="default: %(default).0f")
+    add("--only", nargs="+", metavar="KEY", help="the systems to measure")
     add("--out", type=Path, default=OUT, metavar="FILE", help="default: benchmarks/RESULTS.md")
     add("--render", action="store_true", help="write the page again from the last run's figures")
     return parser
 
 
-def _chosen(
-    found: list[Contender], keys: Sequence[str] | None, *, from_bucket: bool = False
-) -> list[Contender]:
-    known = {contender.key for contender in found}
-    wrong = sorted(set(keys or ()) - known)
-    if wrong:
-        raise BenchmarkError(f"{', '.join(wrong)}: not among {', '.join(sorted(known))}")
-    chosen = [contender for contender in found if not keys or contender.key in keys]
-    if from_bucket:
-        chosen = [contender for contender in map(only_from_bucket, chosen) if contender.drives]
-    for contender in chosen:
-        if contender.cannot:
-            say(f"{contender.key} is left out: {contender.cannot}")
-    able = [contender for contender in chosen if not contender.cannot]
-    if not able:
-        raise BenchmarkError("nothing is left to measure: choose other contenders")
-    return able
+def choose(found: Sequence[System], keys: Sequence[str] | None) -> list[System]:
+    """Raises BenchmarkError for a key that no system has."""
+    known = {system.key for system in found}
+    if wrong := sorted(set(keys or ()) - known):
+        raise BenchmarkError(f"unknown: {', '.join(wrong)}. Choose from {', '.join(sorted(known))}")
+    return [system for system in found if not keys or system.key in keys]
 
 
-def measure(options: argparse.Namespace, chosen: list[Contender]) -> Results:
-    """Everything from the photos to the last pass; also with Ctrl-C after the first measurement."""
+def able(chosen: Sequence[System], console: Console) -> list[System]:
+    """Those that this machine can run. Raises BenchmarkError without any."""
+    for system in chosen:
+        if system.cannot:
+            console.line(f"{system.key} is left out: {system.cannot}")
+    found = [system for system in chosen if not system.cannot and system.loads]
+    if not found:
+        raise BenchmarkError("nothing is left to measure. Choose other systems")
+    return found
+
+
+def measure(plan: Plan, chosen: Sequence[System], console: Console, data: Path | None = None) -> Results:
+    """All passes and, with `data`, the bad input, saved there.
+
+    After Ctrl-C it returns what was measured, or raises KeyboardInterrupt if that is nothing. Raises
+    BenchmarkError and ConfigurationError.
+    """
     peers = peers_python()
-    if not peers.exists():
-        raise BenchmarkError(f"{peers} is missing. Run: make setup-bench")
-    folder = options.photos or own_photos(ROOT / "build" / "bench" / "photos", _making)
+    folder = plan.photos or own_photos(OWN_PHOTOS, lambda done, of: console.doing(f"photo {done} of {of}"))
     names = photo_names(folder)
     if len(names) < 8:
         raise BenchmarkError(f"{folder} holds {len(names)} JPEGs; at least 8 are needed")
-    version, cores = served_version(options.repository), available_cores()
-    results = Results(machine.describe(peers, cores), _settings(options, folder, names))
+    version, cores = served_version(plan.repository), available_cores()
+    results = Results(machine.describe(peers, cores), _settings(plan, folder, names))
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as scratch, FakeGcs() as bucket:
         os.environ["STORAGE_EMULATOR_HOST"] = bucket.url
         for name in names:
             bucket.upload(BUCKET, name, (folder / name).read_bytes())
-        place = Place(version, peers, Path(scratch), cores)
-        with kept(results, options.data):
-            Run(options, place, folder, results).passes(chosen)
-            if options.data == DATA:
-                say("one bad photo among eight")
-                results.bad_input = bad_input.ask_all(place, bucket, (folder / names[0]).read_bytes())
+        workspace = Workspace(version, peers, Path(scratch), cores)
+        with kept(results, data):
+            Run(plan, workspace, folder, results, console).passes(chosen)
+            if data is not None:
+                console.line("one bad photo among eight")
+                results.bad_input = bad_input.ask_all(workspace, bucket, (folder / names[0]).read_bytes())
     return results
 
 
 @contextmanager
-def kept(results: Results, path: Path) -> Iterator[None]:
-    """Whatever ends the block, what was measured in it is saved; Ctrl-C then ends nothing else."""
+def kept(results: Results, path: Path | None) -> Iterator[None]:
+    """Whatever ends the block, what was measured in it is saved. Ctrl-C ends it, if anything was measured,
+    without an exception."""
     try:
         yield
     except KeyboardInterrupt:
         if not results.windows:
             raise
-        say("stopped: what was measured so far is written")
+        results.interrupted = True
     finally:
-        if results.windows:
+        if results.windows and path is not None:
             results.save(path)
 
 
-def _making(done: int, of: int) -> None:
-    if done == of or done % 10 == 0:
-        say(f"photo {done} of {of}")
-
-
-def _settings(options: argparse.Namespace, folder: Path, names: list[str]) -> dict[str, str]:
+def _settings(plan: Plan, folder: Path, names: Sequence[str]) -> dict[str, str]:
     sizes = [(folder / name).stat().st_size for name in names]
-    kind = "a folder" if options.photos else "scikit-image's pictures enlarged to 7 megapixels"
+    kind = "a folder" if plan.photos else "scikit-image's pictures enlarged to 7 megapixels"
     return {
         "when": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "photos": f"{len(names)} ({kind}), {np.mean(sizes) / 1e6:.1f} MB on average",
         "model": "ViT-B-32, seeded random weights (what it costs does not depend on them)",
         "quality of ours": defaults.QUALITY,
-        "measured": f"{options.seconds:.0f} s a contender and pass, after {options.warm_up:.0f} s of warm-up",
+        "measured": f"{plan.seconds:.0f} s per load and pass, after {plan.warm_up_s:.0f} s of warm-up",
     }
 
 
 class Run:
     """The passes of one run; fills `results` as it goes."""
 
-    def __init__(self, options: argparse.Namespace, place: Place, photos: Path, results: Results) -> None:
-        self._options, self._place, self._photos = options, place, photos
-        self._results = results
+    def __init__(
+        self, plan: Plan, workspace: Workspace, photos: Path, results: Results, console: Console
+    ) -> None:
+        self._plan, self._workspace, self._photos = plan, workspace, photos
+        self._results, self._console = results, console
 
-    def passes(self, chosen: list[Contender]) -> None:
+    def passes(self, chosen: Sequence[System]) -> None:
         began, longest, number = time.monotonic(), 0.0, 0
         load_averages: list[str] = []
         while number == 0 or self._another(number, time.monotonic() - began + longest):
@@ -196,110 +205,80 @@ class Run:
             start = time.monotonic()
             load_averages.append(f"{os.getloadavg()[0]:.1f}")
             self._results.settings["load average, pass by pass"] = ", ".join(load_averages)
-            for contender in chosen:
-                self._measure(contender, number)
+            for system in chosen:
+                self._measure(system, number)
             longest = max(longest, time.monotonic() - start)
-            say(f"pass {number} took {longest / 60:.1f} min")
+            self._console.line(f"pass {number} took {duration(time.monotonic() - start)}")
 
     def _another(self, done: int, seconds: float) -> bool:
-        """`seconds`: what all passes will have taken with another one."""
-        if self._options.passes:
-            return done < int(self._options.passes)
-        return seconds < float(self._options.minutes) * 60
+        """`seconds`: how long all passes will have taken after another one."""
+        return done < self._plan.passes if self._plan.passes else seconds < self._plan.minutes * 60
 
-    def _measure(self, contender: Contender, number: int) -> None:
+    def _measure(self, system: System, number: int) -> None:
         try:
-            with contender.start(self._place) as service:
-                for drive in contender.drives:
-                    window = self._window(contender, drive, service, number)
+            with system.start(self._workspace) as service:
+                for load in system.loads:
+                    self._console.doing(f"pass {number}: {load.key} ...")
+                    window = self._window(system, load, service, number)
                     self._results.windows.append(window)
-                    say(f"pass {number}: {drive.key}: {window.images_per_s:.1f} images/s")
+                    self._console.line(f"pass {number}: {load.key}: {window.images_per_s:.1f} images/s")
         except (BenchmarkError, ClipServingError, OSError) as error:
-            say(f"pass {number}: {contender.key} could not be measured: {error}")
-            self._results.failures.append((contender.key, number, str(error)))
+            self._console.line(f"pass {number}: {system.key} could not be measured: {error}")
+            self._results.failures.append((system.key, number, str(error)))
 
-    def _window(self, contender: Contender, drive: Drive, service: Service, number: int) -> Window:
-        seconds = self._options.seconds * drive.share
+    def _window(self, system: System, load: Load, service: Service, number: int) -> Window:
         job = Job(
-            kind=drive.client,
+            kind=load.client,
             address=service.address,
             photos=str(self._photos),
             bucket=BUCKET,
-            in_flight=drive.in_flight,
-            photos_per_request=drive.photos_per_request,
-            warm_up_s=self._options.warm_up,
-            seconds=seconds,
-            encoder=str(self._place.version) if contender.encoder else "",
+            in_flight=load.in_flight,
+            photos_per_request=load.photos_per_request,
+            warm_up_s=self._plan.warm_up_s,
+            seconds=self._plan.seconds * load.share,
+            encoder=str(self._workspace.version) if system.encoder else "",
             quality=defaults.QUALITY,
         )
-        with _client(job, self._place.scratch / "client.log") as client:
-            families = {"service": service.roots, "client": lambda: [client.process.pid]}
-            with PeakMemory(families) as memory:
-                client.wait_for("measuring")
-                before = self._reading(service, client.process.pid)
+        everything = ProcessGroup([os.getpid()], children=True)  # all of the benchmark descends from here
+        with _client(job, self._workspace.scratch / "client.log") as client:
+            client.wait_for("measuring")
+            roots = service.roots()
+            with Observer(None, {"service": roots} if roots else {}, children=True) as observer:
+                observer.client(client.process.pid)
+                begin, before, own_s = time.monotonic(), service.totals(), everything.cpu_s()
                 client.wait_for("measured")
-                after = self._reading(service, client.process.pid)
-                log = json.loads(client.last_line())
-        used = after - before
-        images = rate(log["rows"], log["begin"], log["end"])
-        photos = images * (log["end"] - log["begin"])
-        if not photos:
-            raise BenchmarkError(f"no photo was embedded in {seconds:.0f} s")
-        stages = difference(before.totals, after.totals)
+                seconds, after, own_s = time.monotonic() - begin, service.totals(), everything.cpu_s() - own_s
+            log = json.loads(client.last_line())
+        images = photos_per_s(log["rows"], log["begin"], log["end"])
+        if not images:
+            raise BenchmarkError(f"no photo was embedded in {job.seconds:.0f} s")
+        used = observer.resources(round(images * seconds), seconds, local=False)
+        busy = used.machine.cpu_percent_mean / 100 if used.machine else 0.0
+        stages = difference(before, after)
         if log["loads"]:
             stages["load"] = (1000 * float(np.mean(log["loads"])), len(log["loads"]))
         return Window(
-            key=drive.key,
+            key=load.key,
             number=number,
             images_per_s=images,
-            service_cpu_ms=1000 * used.service / photos,
-            client_cpu_ms=1000 * used.client / photos,
-            peak_rss=memory.peak["service"],
-            client_peak_rss=memory.peak["client"],
+            service_cpu_ms=(used.server.cpu_ms_per_photo or 0.0) if used.server else 0.0,
+            client_cpu_ms=used.client.cpu_ms_per_photo or 0.0,
+            peak_rss=_bytes(used.server.rss_mb_peak if used.server else None),
+            client_peak_rss=_bytes(used.client.rss_mb_peak),
             latencies_ms=latencies_ms(log["rows"], log["begin"], log["end"]),
-            others=max(0.0, used.others) / (used.wall * (os.cpu_count() or 1)),
+            others=max(0.0, busy - own_s / seconds / (os.cpu_count() or 1)),
             stages=stages,
-            busy=used.machine / (used.wall * (os.cpu_count() or 1)),
-            photos_per_request=drive.photos_per_request,
-        )
-
-    def _reading(self, service: Service, client: int) -> Reading:
-        whole = machine_cpu_seconds()
-        return Reading(
-            wall=time.monotonic(),
-            service=cpu_seconds(service.roots()),
-            client=cpu_seconds([client]),
-            # All that the benchmark runs is a descendant of this process.
-            others=whole - cpu_seconds([os.getpid()]),
-            machine=whole,
-            totals=service.totals(),
+            busy=busy,
+            photos_per_request=load.photos_per_request,
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """Seconds since some beginning, of one moment; a difference of two is what a window used."""
-
-    wall: float
-    service: float
-    client: float
-    others: float
-    machine: float
-    totals: dict[str, tuple[float, int]]
-
-    def __sub__(self, other: Reading) -> Reading:
-        return Reading(
-            self.wall - other.wall,
-            self.service - other.service,
-            self.client - other.client,
-            self.others - other.others,
-            self.machine - other.machine,
-            {},
-        )
+def _bytes(megabytes: float | None) -> int:
+    return round((megabytes or 0.0) * 2**20)
 
 
 class Client:
-    """A benchmarks.drive process and what it says."""
+    """A benchmarks.clients process and what it says."""
 
     def __init__(self, process: Any, log: Path) -> None:
         self.process, self._log = process, log
@@ -319,22 +298,17 @@ class Client:
         return line.decode().strip()
 
     def _failed(self) -> BenchmarkError:
-        said = self._log.read_text(errors="replace").strip().splitlines()
-        return BenchmarkError(f"its client failed: {said[-1] if said else 'it said nothing'}")
+        return BenchmarkError(f"its client failed: {last_line(self._log)}")
 
 
 @contextmanager
 def _client(job: Job, log: Path) -> Iterator[Client]:
-    command = [sys.executable, "-m", "benchmarks.drive", json.dumps(dataclasses.asdict(job))]
+    command = [sys.executable, "-m", "benchmarks.clients", json.dumps(dataclasses.asdict(job))]
     with (
         log.open("wb") as errors,
         running(command, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT) as process,
     ):
         yield Client(process, log)
-
-
-def say(text: str) -> None:
-    print(f"bench: {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

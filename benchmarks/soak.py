@@ -1,10 +1,10 @@
-"""Good and bad photos for minutes on end: `make soak MINUTES=10`.
+"""Good and bad photos for minutes: `make soak MINUTES=10`.
 
-Each request holds a photo whose embedding is known beside one that is sound, mutated or broken. Memory
-and threads of the preprocess processes are sampled and charted (build/soak/soak.svg, soak.json). Exit
-status 1 when a known photo came out wrong or without its embedding, when a client failed or no photo came
-back for a minute, when a process of the server died, or when memory kept growing: more than 1.2 times, after
-ten times as many photos.
+Each request holds a photo whose embedding is known, beside one that is sound, mutated or broken. Memory and
+threads of the preprocess processes are sampled and charted (build/soak/soak.html, soak.json). The exit status
+is 1 if a known photo came out wrong or without its embedding, if a client failed, if no photo came back for a
+minute, if a server process died, or if memory kept growing: more than 1.2 times after ten times as many
+photos.
 """
 
 from __future__ import annotations
@@ -17,14 +17,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from statistics import median
 
 import psutil
+from markupsafe import Markup
 
-from benchmarks.chart import Line, chart
 from clip_client import ClipClient, ItemError
 from clip_client.requests.wire import Embedding
+from clip_profile.console import Console, duration
+from clip_profile.load.closed_loop import ClosedLoop, Request
+from clip_profile.observe.processes import pids_by_role
+from clip_profile.records.measurement import PREPROCESS
+from clip_profile.report import chart
+from clip_profile.report.html import render
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.mutate import corpus, mutations
 from testing.pictures import camera_photos
@@ -32,22 +39,22 @@ from testing.pictures import camera_photos
 CLIENTS = 8
 MOST_GROWTH = 1.2
 FEW, MANY = 200, 2000
-"""Photos after which memory is compared."""
+"""Numbers of photos after which memory is compared."""
 WINDOW = 15
-"""Samples, of a second each."""
+"""Samples, one per second."""
 STALL = 60
-"""Samples without a photo more, after which nothing is being tested."""
+"""Samples without another photo, after which nothing is being tested."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The preprocess processes together, `seconds` after the start."""
+    """The preprocess processes together, `seconds` after the start. `shared_mb` is part of `rss_mb`:
+    libraries, and the memory in which photos come from Triton."""
 
     seconds: float
     photos: int
     rss_mb: float
     shared_mb: float
-    """Of it: libraries, and the memory in which photos come from Triton."""
     threads: int
 
 
@@ -59,46 +66,37 @@ class Load:
         self._known = camera_photos(16, seed=1)
         self._wanted = [self._client.embed([photo])[0] for photo in self._known]
         self._sound = corpus()
+        self._seeds = count()
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self.photos = 0
         self.wrong = 0
         self.ends: Counter[str] = Counter()
-        self.errors: list[str] = []
-        """Of clients that could not go on."""
-        self._threads = [threading.Thread(target=self._send, args=(seed,)) for seed in range(CLIENTS)]
+        self.loop = ClosedLoop(self._connect, CLIENTS)
 
     def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
+        self.loop.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self.loop.stop()
         self._client.close()
 
-    def _send(self, seed: int) -> None:
-        try:
-            self._send_all(seed)
-        except Exception as error:  # whatever it is, a thread would end with it and tell nobody
-            with self._lock:
-                self.errors.append(f"{type(error).__name__}: {error}")
+    def _connect(self) -> Request:
+        seed = next(self._seeds)
+        others = enumerate(self._others(seed))
 
-    def _send_all(self, seed: int) -> None:
-        for index, other in enumerate(self._others(seed)):
-            if self._stop.is_set():
-                return
+        def send() -> int:
+            index, other = next(others)
             known = (index * CLIENTS + seed) % len(self._known)
             row, end = self._client.request([self._known[known], other])
             with self._lock:
-                self.photos += 2
                 self.wrong += not _is(row, self._wanted[known])
                 self.ends[end.code if isinstance(end, ItemError) else "embedded"] += 1
+            return 2
+
+        return send
 
     def _others(self, seed: int) -> Iterator[bytes]:
-        """Sound and mutated files in turn, for ever."""
+        """Sound and mutated files in turn, without end."""
         while True:
             for index, mutated in enumerate(mutations(1000, seed)):
                 yield self._sound[index % len(self._sound)]
@@ -108,13 +106,6 @@ class Load:
 
 def _is(row: Embedding | ItemError, wanted: Embedding) -> bool:
     return not isinstance(row, ItemError) and float(row @ wanted) > 0.9999
-
-
-def preprocess_processes(server: TritonServer) -> list[psutil.Process]:
-    found = [psutil.Process(pid) for pid in server.stub_pids]
-    return [
-        process for process in found if any("clip_image_preprocess" in part for part in process.cmdline())
-    ]
 
 
 def sample(begin: float, photos: int, processes: list[psutil.Process]) -> Sample:
@@ -128,33 +119,29 @@ def sample(begin: float, photos: int, processes: list[psutil.Process]) -> Sample
     )
 
 
-def soak(repository: Path, minutes: float) -> tuple[list[Sample], Load, int]:
+def soak(repository: Path, minutes: float, console: Console) -> tuple[list[Sample], Load, int]:
     """Runs the load; returns the samples, what came back, and how often the server was restarted."""
     samples: list[Sample] = []
     with TritonServer(repository, ServerOptions()) as server, Load(server.grpc_url) as load:
-        processes, begin = preprocess_processes(server), time.monotonic()
+        pids = pids_by_role(server.pid, server.stub_pids)[PREPROCESS]
+        processes, begin = [psutil.Process(pid) for pid in pids], time.monotonic()
         try:
-            while time.monotonic() - begin < minutes * 60 and not (server.restarts or load.errors):
+            while time.monotonic() - begin < minutes * 60 and not (server.restarts or load.loop.error):
                 time.sleep(1)
-                samples.append(sample(begin, load.photos, processes))
-                _show(samples[-1], minutes, load)
+                now = sample(begin, load.loop.photos, processes)
+                samples.append(now)
+                console.doing(
+                    f"{duration(now.seconds)} of {duration(minutes * 60)}  {now.photos} photos  "
+                    f"{now.rss_mb:.0f} MB  {now.threads} threads  {load.wrong} wrong"
+                )
                 if stalled(samples):
                     break
         except KeyboardInterrupt:
-            print("\nstopped", file=sys.stderr)
-        except psutil.NoSuchProcess:  # seen before the server's watch saw it
+            console.line("stopped")
+        except psutil.NoSuchProcess:  # seen here before the server's supervisor saw it
             return samples, load, max(1, server.restarts)
+        console.clear()
         return samples, load, server.restarts
-
-
-def _show(now: Sample, minutes: float, load: Load) -> None:
-    print(
-        f"\r{now.seconds:5.0f} of {minutes * 60:.0f} s  {now.photos:6} photos  {now.rss_mb:6.0f} MB  "
-        f"{now.threads} threads  {load.wrong} wrong ",
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
 
 
 def stalled(samples: list[Sample]) -> bool:
@@ -162,24 +149,23 @@ def stalled(samples: list[Sample]) -> bool:
 
 
 def complaints(samples: list[Sample], load: Load, restarts: int) -> list[str]:
-    """What went wrong, in words; empty where all went well."""
+    """What went wrong, in words; empty if all went well."""
     grown = growth(samples)
     found = {
         f"{load.wrong} known photos came out wrong": load.wrong > 0,
-        "no photo came back": load.photos == 0,
+        "no photo came back": load.loop.photos == 0,
         f"no photo came back for {STALL} s": stalled(samples),
         f"memory grew {grown or 0:.2f} times": (grown or 0) > MOST_GROWTH,
-        "a process of the server died": restarts > 0,
+        "a server process died": restarts > 0,
+        f"a client failed: {type(load.loop.error).__name__}: {load.loop.error}": load.loop.error is not None,
     }
-    return [text for text, true in found.items() if true] + [
-        f"a client failed: {each}" for each in load.errors
-    ]
+    return [text for text, true in found.items() if true]
 
 
 def growth(samples: list[Sample]) -> float | None:
-    """Memory after MANY photos, or at the end, to that after FEW; None where fewer were seen.
+    """Memory after MANY photos, or at the end, relative to that after FEW; None if there were fewer.
 
-    Medians of WINDOW samples: a single one holds whatever photo was being decoded at that moment.
+    Medians of WINDOW samples: a single one depends on the photo that is being decoded at that moment.
     """
     early = [each.rss_mb for each in samples if each.photos >= FEW][:WINDOW]
     if len(early) < WINDOW or samples[-1].photos < 2 * FEW:
@@ -196,12 +182,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--out", type=Path, default=Path("build/soak"))
     options = parser.parse_args()
-    samples, load, restarts = soak(options.repository, options.minutes)
+    samples, load, restarts = soak(options.repository, options.minutes, Console())
     if not samples:
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     summary = {
-        "photos": load.photos,
+        "photos": load.loop.photos,
         "wrong": load.wrong,
         "restarts": restarts,
         "growth": growth(samples),
@@ -210,15 +196,23 @@ def main() -> int:
     }
     report = {**summary, "samples": [asdict(each) for each in samples]}
     (options.out / "soak.json").write_text(json.dumps(report, indent=1))
-    seconds = [each.seconds for each in samples]
-    lines = [
-        Line("MB of memory", seconds, [each.rss_mb for each in samples]),
-        Line("MB of it shared with Triton and libraries", seconds, [each.shared_mb for each in samples]),
-        Line("threads", seconds, [float(each.threads) for each in samples]),
-    ]
-    (options.out / "soak.svg").write_text(chart("Preprocess processes under mixed load", "seconds", lines))
-    print("\n" + json.dumps(summary, indent=1) + f"\nchart: {options.out / 'soak.svg'}")
+    page = options.out / "soak.html"
+    title = "Preprocess processes under mixed load"
+    page.write_text(render("charts.html", title=title, charts=charts(samples)), encoding="utf-8")
+    print(json.dumps(summary, indent=1) + f"\ncharts: {page}")
     return 1 if summary["complaints"] else 0
+
+
+def charts(samples: list[Sample]) -> list[Markup]:
+    """Memory and threads over time."""
+    memory = [
+        chart.Line([(each.seconds, each.rss_mb) for each in samples], "memory", "all memory"),
+        chart.Line(
+            [(each.seconds, each.shared_mb) for each in samples], "dim", "shared with Triton and libraries"
+        ),
+    ]
+    threads = [chart.Line([(each.seconds, float(each.threads)) for each in samples], "accent", "threads")]
+    return [chart.over_time(memory, "MB (RSS)", 220), chart.over_time(threads, "threads", 220)]
 
 
 if __name__ == "__main__":

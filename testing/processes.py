@@ -1,4 +1,4 @@
-"""Starts what the benchmark needs and ends all of it; counts what a family of processes uses."""
+"""Programs that end with the block that started them, and with this process."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 import psutil
 
-_POLL_S = 0.2
 _GRACE_S = 10.0
 
 
@@ -22,12 +21,17 @@ _GRACE_S = 10.0
 def running(
     command: Sequence[str],
     *,
-    environment: dict[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] = subprocess.DEVNULL,
-    stderr: int | IO[bytes] = subprocess.DEVNULL,
+    stderr: int | IO[bytes] | None = subprocess.DEVNULL,
     cwd: Path | None = None,
+    end_with: signal.Signals = signal.SIGTERM,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that ends, its children included, with the block and also with this process."""
+    """A program that ends, its children included, with the block and also with this process.
+
+    It has a session of its own: a terminal's Ctrl-C does not reach it. `end_with` is the first signal that it
+    gets; ten seconds later it is killed.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "clip_serving.server.child", str(os.getpid()), *command],
         stdin=subprocess.DEVNULL,
@@ -40,14 +44,13 @@ def running(
     try:
         yield process
     finally:
-        end(process)
+        _end(process, end_with)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the program, then SIGKILL to whatever is left of its session."""
-    members = family([process.pid])
+def _end(process: subprocess.Popen[bytes], end_with: signal.Signals) -> None:
+    members = _family(process.pid)
     if process.poll() is None:
-        process.terminate()
+        process.send_signal(end_with)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_S)
     with suppress(ProcessLookupError):
@@ -59,15 +62,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def family(roots: Sequence[int]) -> list[psutil.Process]:
-    """The processes and all their descendants that live."""
-    members: dict[int, psutil.Process] = {}
-    for root in roots:
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(root)
-            for member in (process, *process.children(recursive=True)):
-                members[member.pid] = member
-    return list(members.values())
+def _family(root: int) -> list[psutil.Process]:
+    """The process and all its descendants, if it is still there."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(root)
+        return [process, *process.children(recursive=True)]
+    return []
 
 
 def all_gone(processes: list[psutil.Process], timeout: float) -> bool:
@@ -76,50 +76,15 @@ def all_gone(processes: list[psutil.Process], timeout: float) -> bool:
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def cpu_seconds(roots: Sequence[int]) -> float:
-    """CPU time of the family so far, user and system."""
-    total = 0.0
-    for member in family(roots):
-        with suppress(psutil.NoSuchProcess):
-            times = member.cpu_times()
-            total += times.user + times.system
-    return total
+def interrupt_once() -> None:
+    """From now on Ctrl-C and SIGTERM raise KeyboardInterrupt, once: ending takes a bounded time, and a second
+    Ctrl-C must not cut it short."""
 
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
 
-def machine_cpu_seconds() -> float:
-    """CPU time of the whole machine so far, what its host took from it included."""
-    times = psutil.cpu_times()
-    idle: float = times.idle + times.iowait
-    return float(sum(times[:8])) - idle
-
-
-def resident_bytes(roots: Sequence[int]) -> int:
-    """The sum of the family's resident sets: a page that two share counts twice."""
-    total = 0
-    for member in family(roots):
-        with suppress(psutil.NoSuchProcess):
-            total += member.memory_info().rss
-    return total
-
-
-class PeakMemory:
-    """Watches families of processes, in a thread, and remembers the most that each held."""
-
-    def __init__(self, families: dict[str, Callable[[], Sequence[int]]]) -> None:
-        self._families = families
-        self.peak = dict.fromkeys(families, 0)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(_POLL_S):
-            for name, roots in self._families.items():
-                self.peak[name] = max(self.peak[name], resident_bytes(roots()))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)

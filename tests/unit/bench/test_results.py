@@ -13,9 +13,7 @@ from benchmarks.results import (
     Window,
     best,
     difference,
-    latencies_ms,
     percentile,
-    rate,
     ratio,
     stage_means,
 )
@@ -39,26 +37,6 @@ def window(key: str, number: int, images_per_s: float) -> Window:
 
 def results(*windows: Window) -> Results:
     return Results({}, {}, list(windows))
-
-
-@pytest.mark.parametrize("offset", [0.0, 0.3, 0.99])
-@pytest.mark.parametrize("photos", [1, 8])
-def test_a_steady_loop_has_its_rate_wherever_the_window_lies(offset: float, photos: int) -> None:
-    # Four clients, a second a request: 4 x photos a second, all of them ending at the same moment.
-    rows = [(float(second), second + 1.0, photos) for second in range(-3, 20) for _ in range(4)]
-    assert rate(rows, offset, offset + 9.5) == pytest.approx(4 * photos)
-
-
-def test_what_ended_before_or_began_after_does_not_count() -> None:
-    assert rate([(0.0, 1.0, 5), (1.0, 3.0, 8), (9.0, 10.0, 5)], 1.0, 5.0) == pytest.approx(2.0)
-
-
-def test_a_request_longer_than_the_window_counts_in_part() -> None:
-    assert rate([(0.0, 40.0, 40)], 10.0, 20.0) == pytest.approx(1.0)
-
-
-def test_latencies_are_of_requests_that_ended_within() -> None:
-    assert latencies_ms([(0.0, 1.0, 1), (0.5, 2.5, 1), (2.0, 6.0, 1)], 2.0, 5.0) == [2000.0]
 
 
 @pytest.mark.parametrize(

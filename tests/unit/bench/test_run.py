@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import bad_input
-from benchmarks.contenders import BenchmarkError, Contender, Place, Service, contenders, nothing
 from benchmarks.results import Results, Window
-from benchmarks.run import _chosen, kept
+from benchmarks.run import able, choose, kept
+from benchmarks.systems import BenchmarkError, Load, Service, System, Workspace, no_service, systems
+from clip_profile.console import Console
 from clip_serving.encoder.cpu import Cpu
 from testing.fake_gcs import FakeGcs
 
@@ -32,6 +33,7 @@ def test_what_was_measured_is_kept_whatever_ends_it(tmp_path: Path, error: BaseE
     except (BenchmarkError, RuntimeError):
         pass
     assert Results.load(path).windows == [_WINDOW]
+    assert Results.load(path).interrupted == isinstance(error, KeyboardInterrupt)
 
 
 def test_a_service_that_does_not_start_is_told_and_the_others_are_asked(
@@ -51,7 +53,7 @@ def test_a_service_that_does_not_start_is_told_and_the_others_are_asked(
     monkeypatch.setattr(bad_input, "litserve", broken)
     monkeypatch.setattr(bad_input, "ours", answers)
     monkeypatch.setattr(bad_input, "_ours", lambda address, photos: f"{len(photos)} to {address}")
-    rows = bad_input.ask_all(Place(tmp_path, tmp_path, tmp_path, 2), FakeGcs(), b"photo")
+    rows = bad_input.ask_all(Workspace(tmp_path, tmp_path, tmp_path, 2), FakeGcs(), b"photo")
     assert [service for service, _, _ in rows] == ["origin"] * 2 + ["LitServe"] * 2 + ["ours"] * 2
     assert {answer for _, _, answer in rows} == {
         "could not be asked: it did not start: port in use",
@@ -60,10 +62,13 @@ def test_a_service_that_does_not_start_is_told_and_the_others_are_asked(
 
 
 def test_an_empty_choice_is_refused() -> None:
-    found = contenders(2, Cpu("A CPU", frozenset()))
+    found, console = systems(2, Cpu("A CPU", frozenset())), Console()
     with pytest.raises(BenchmarkError, match="nothing is left to measure"):
-        _chosen(found, ["ours-bf16"])
-    unable = Contender("only", "whole", nothing, (), cannot="there is no such thing here")
+        able(choose(found, ["ours-bf16"]), console)
+    load = Load("only", "only", "ceiling", 1)
+    unable = System("only", "whole", no_service, (load,), cannot="there is no such thing here")
     with pytest.raises(BenchmarkError, match="nothing is left to measure"):
-        _chosen([unable], None)
-    assert [one.key for one in _chosen(found, ["ours-bf16", "ours-int8"])] == ["ours-int8"]
+        able([unable], console)
+    assert [one.key for one in able(choose(found, ["ours-bf16", "ours-int8"]), console)] == ["ours-int8"]
+    with pytest.raises(BenchmarkError, match="unknown: nobody"):
+        choose(found, ["nobody"])

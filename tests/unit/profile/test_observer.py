@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import psutil
 import pynvml
 import pytest
 
@@ -15,9 +18,11 @@ from clip_client.timings import ServerTimes
 from clip_profile.observe import gpu
 from clip_profile.observe.metrics import photo_seconds, read_metrics
 from clip_profile.observe.observer import MOST_SAMPLES, PERIOD_S, Observer
+from clip_profile.observe.processes import ProcessGroup
 from clip_profile.observe.server_stats import Counts, statistics_since
 from clip_profile.records.measurement import Sample
 from clip_profile.sweep.measure import resources_of
+from testing.processes import running
 from tests.unit.profile.pages import metrics_page
 
 
@@ -72,6 +77,29 @@ def test_a_process_that_ends_meanwhile_ends_nothing() -> None:
         os.waitpid(child, 0)
         time.sleep(2 * PERIOD_S)
     assert observer.cpu_s["child"] >= 0.25, "what it was last seen with"
+
+
+def test_children_count_with_their_parent() -> None:
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    with running([sys.executable, "-c", program]) as process:
+        end = time.monotonic() + 60
+        while len(psutil.Process(process.pid).children(recursive=True)) < 1:
+            assert time.monotonic() < end, "the child never started"
+            time.sleep(0.05)
+        alone, family = ProcessGroup([process.pid]), ProcessGroup([process.pid], children=True)
+        assert family.cpu_s() > alone.cpu_s() > 0
+        assert family.rss_mb() > alone.rss_mb() > 0
+    assert family.cpu_s() > 0, "what they were last seen with"
+    assert family.rss_mb() == 0
+
+
+def test_children_that_start_later_are_watched() -> None:
+    with Observer(None, {"tests": [os.getpid()]}, children=True) as observer:
+        burn = (
+            "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: sum(range(1000))"
+        )
+        subprocess.run([sys.executable, "-c", burn + "\ntime.sleep(1)"], check=True)
+    assert observer.cpu_s["tests"] >= 0.45
 
 
 def test_a_long_run_is_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,14 +49,22 @@ class Bar:
     marked: bool = False
 
 
-def figure(draw: Callable[[int], Markup], *, legend: Sequence[tuple[str, str]] = ()) -> Markup:
-    """A chart for a desk and one for a phone; `draw` is given the width, `legend` has (CSS class, text)."""
+def figure(
+    draw: Callable[..., Markup], *args: object, legend: Sequence[tuple[str, str]] = (), **options: object
+) -> Markup:
+    """`draw(*args, width=..., **options)` for a desk and for a phone; `legend` has (CSS class, text)."""
     items = [_tag("span", _tag("i", "", class_=kind) + printable(text)) for kind, text in legend]
     return (
         (_tag("div", Markup("").join(items), class_="legend") if items else Markup(""))
-        + _tag("figure", draw(WIDE), class_="wide")
-        + _tag("figure", draw(NARROW), class_="narrow")
+        + _tag("figure", draw(*args, width=WIDE, **options), class_="wide")
+        + _tag("figure", draw(*args, width=NARROW, **options), class_="narrow")
     )
+
+
+def over_time(lines: Sequence[Line], y_title: str, height: int) -> Markup:
+    """Lines over seconds, with a legend."""
+    legend = list(dict.fromkeys((line.kind, line.label) for line in lines))
+    return figure(xy, [], lines, legend=legend, height=height, x_title="seconds", y_title=y_title)
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:

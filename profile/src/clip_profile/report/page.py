@@ -7,36 +7,16 @@ set; charts are there in two widths, of which the page shows the one that fits.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from clip_profile.answer.recommend import recommend
-from clip_profile.console import printable
 from clip_profile.errors import ProfileError
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import results_of
 from clip_profile.records.run_folder import RunFolder
 from clip_profile.report import sections
+from clip_profile.report.html import render
 from clip_profile.report.timeline import timeline
 from clip_serving.files import write_atomically
-
-
-def environment(*folders: Path) -> Environment:
-    """Jinja2 with our templates (base.html, chart.css) after those in `folders`; every text is escaped."""
-    return Environment(
-        loader=ChoiceLoader([*map(FileSystemLoader, folders), PackageLoader("clip_profile.report")]),
-        autoescape=True,
-        finalize=_printable,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _printable(value: Any) -> Any:
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def write_report(run: RunFolder, objective: Objective, path: Path) -> int:
@@ -63,14 +43,11 @@ def page(run: RunFolder, objective: Objective) -> str:
         sections.failures(run),
         sections.reproduction(run, found),
     ]
-    return (
-        environment()
-        .get_template("report.html")
-        .render(
-            model=run.about.model,
-            subtitle=sections.subtitle(run),
-            sentences=found.sentences(),
-            tiles=sections.tiles(found),
-            sections=[part for part in parts if part],
-        )
+    return render(
+        "report.html",
+        model=run.about.model,
+        subtitle=sections.subtitle(run),
+        sentences=found.sentences(),
+        tiles=sections.tiles(found),
+        sections=[part for part in parts if part],
     )

@@ -97,13 +97,6 @@ def scatter(results: Sequence[Result], found: Recommendation, names: Names) -> S
     bound = found.objective.p95_ms
     mark = (bound, f"bound: {bound:g} ms") if bound is not None else None
 
-    def draw(width: int) -> Markup:
-        return chart.xy(
-            points, [chart.Line(line, "accent", "frontier")],
-            width=width, height=340 if width == chart.WIDE else 300,
-            x_title="p95 latency of a request, ms", y_title="photos/s", x_mark=mark,
-        )  # fmt: skip
-
     legend = [
         ("accent", "recommended, and the frontier"), ("preprocess", "repeated"), ("dim", "measured once"),
     ]  # fmt: skip
@@ -111,7 +104,11 @@ def scatter(results: Sequence[Result], found: Recommendation, names: Names) -> S
         "Each dot is a setting. No setting beats one on the frontier in both throughput and latency. "
         "Vertical bars: 95 % interval over repeats."
     )
-    return Section("Throughput against latency", note, [("", chart.figure(draw, legend=legend))])
+    drawn = chart.figure(
+        chart.xy, points, [chart.Line(line, "accent", "frontier")], legend=legend, height=320,
+        x_title="p95 latency of a request, ms", y_title="photos/s", x_mark=mark,
+    )  # fmt: skip
+    return Section("Throughput against latency", note, [("", drawn)])
 
 
 def _is(result: Result, other: Result | None) -> bool:
@@ -142,7 +139,7 @@ def breakdown(results: Sequence[Result], found: Recommendation, names: Names) ->
         "Mean milliseconds of a request in each stage, in a closed loop; ± is half of the total's 95 % "
         f"interval. {names.common}"
     )
-    drawn = chart.figure(lambda width: chart.bars(rows, width=width, unit="ms"), legend=legend)
+    drawn = chart.figure(chart.bars, rows, unit="ms", legend=legend)
     return Section("Stages of a request", note, [("", drawn)])
 
 
@@ -184,12 +181,9 @@ def _batches_of(shown: Result, stage: str, name: str) -> tuple[str, Markup] | No
     if not total or mean is None:
         return None
     shares = [(size, counts[size] / total) for size in sorted(counts)]
-
-    def draw(width: int) -> Markup:
-        title = f"photos in a batch, {name}"
-        return chart.columns(shares, width=width, height=190, kind=stage, x_title=title)
-
-    return f"{name}: {with_spread(mean, 1)} photos on average", chart.figure(draw)
+    title = f"photos in a batch, {name}"
+    drawn = chart.figure(chart.columns, shares, height=190, kind=stage, x_title=title)
+    return f"{name}: {with_spread(mean, 1)} photos on average", drawn
 
 
 def open_loop(results: Sequence[Result], names: Names) -> Section | None:

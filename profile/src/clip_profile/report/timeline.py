@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
-from markupsafe import Markup
-
 from clip_profile.answer.recommend import Recommendation
 from clip_profile.records.measurement import Sample
 from clip_profile.report import chart
@@ -22,19 +20,16 @@ def timeline(found: Recommendation) -> Section | None:
         return None
     # A server that was already running may be elsewhere: then this machine's GPUs are not its own.
     own = used.server_busy is not None
-    figures = [
-        _figure(_cpu(samples, own=own), "cores in use", 220),
-        _figure(_one(samples, lambda s: s.server_rss_mb, "memory", "the server's memory"), "MB (RSS)", 180),
-    ]
-    gpu = [
-        _figure(_gpu(samples), "% of the GPU", 180),
-        _figure(_one(samples, lambda s: s.gpu_memory_mb, "accent", "memory of all GPUs"), "MB (GPU)", 180),
-    ]
-    figures += gpu if own else []
+    memory = _one(samples, lambda s: s.server_rss_mb, "memory", "the server's memory")
+    gpu_memory = _one(samples, lambda s: s.gpu_memory_mb, "accent", "memory of all GPUs")
+    drawn = [(_cpu(samples, own=own), "cores in use", 220), (memory, "MB (RSS)", 180)]
+    if own:
+        drawn += [(_gpu(samples), "% of the GPU", 180), (gpu_memory, "MB (GPU)", 180)]
+    figures = [("", chart.over_time(*each)) for each in drawn if each[0]]
     what = "CPU and memory" if own else "CPU of the client's machine"
-    title = f"{'CPU, memory and GPU' if own and any(gpu) else what} over time"
+    title = f"{'CPU, memory and GPU' if len(figures) > 2 else what} over time"
     note = "The last run of the setting above, from the start of perf_analyzer to its end."
-    return Section(title, note, [("", figure) for figure in figures if figure])
+    return Section(title, note, figures)
 
 
 def _cpu(samples: Sequence[Sample], *, own: bool) -> list[Line]:
@@ -65,14 +60,3 @@ def _gpu(samples: Sequence[Sample]) -> list[Line]:
     return lines + [
         Line(points, "accent", "the busiest GPU" if lines else "the GPU") for points in known[-1:]
     ]
-
-
-def _figure(lines: Sequence[Line], y_title: str, height: int) -> Markup | None:
-    """With a legend; None without lines."""
-    if not lines:
-        return None
-
-    def draw(width: int) -> Markup:
-        return chart.xy([], lines, width=width, height=height, x_title="seconds", y_title=y_title)
-
-    return chart.figure(draw, legend=list(dict.fromkeys((line.kind, line.label) for line in lines)))

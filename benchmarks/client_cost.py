@@ -1,8 +1,8 @@
-"""What the client costs: `python -m benchmarks.client_tax --repository DIR [--photos DIR]`.
+"""What the client costs: `python -m benchmarks.client_cost --repository DIR [--photos DIR]`.
 
-`clip-embed` as it is, from a real fake-gcs-server (its CRC32C checked) through a real server whose encoder
-does nothing, to a Parquet file. CPU a photo is the difference between a run over many objects and one over
-few, so that starting Python is not in it; memory is the peak of each.
+`clip-embed` as it is, from a real fake-gcs-server (CRC32C checked) through a real server with the null
+encoder to a Parquet file. CPU per photo is the difference between a run over many objects and one over few,
+so that it does not include starting Python; memory is the peak of each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from clip_serving.repository.versions import served_version
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.fake_gcs import FakeGcs
-from testing.photos import own_photos
+from testing.photos import own_photos, read_photos
 from testing.repositories import make_repository
 
 FEW, MANY = 40, 240
@@ -47,19 +47,18 @@ def embed(prefix: str, url: str, folder: Path) -> Run:
 
 def upload(bucket: FakeGcs, photos: list[bytes]) -> None:
     for index in range(MANY):
-        bucket.upload("tax", f"many/{index:04}.jpg", photos[index % len(photos)])
+        bucket.upload("cost", f"many/{index:04}.jpg", photos[index % len(photos)])
         if index < FEW:
-            bucket.upload("tax", f"few/{index:04}.jpg", photos[index % len(photos)])
+            bucket.upload("cost", f"few/{index:04}.jpg", photos[index % len(photos)])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.client_tax", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.client_cost", description=__doc__)
     parser.add_argument("--repository", type=Path, required=True)
-    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; without it: the demo's, 7 megapixels")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs (default: our own, 7 megapixels)")
     parser.add_argument("--passes", type=int, default=3)
     options = parser.parse_args()
-    folder = options.photos or own_photos(Path("build/bench/photos"))
-    photos = [path.read_bytes() for path in sorted(folder.rglob("*.jp*g"))]
+    photos = read_photos(options.photos or own_photos(Path("build/bench/photos")))
     version = served_version(options.repository)
     with tempfile.TemporaryDirectory() as name, FakeGcs() as bucket:
         os.environ["STORAGE_EMULATOR_HOST"] = bucket.url
@@ -69,13 +68,13 @@ def main() -> int:
         with TritonServer(repository, ServerOptions(check_reference=False)) as server:
             url = server.grpc_url
             runs = [
-                (embed("gs://tax/few/", url, Path(name)), embed("gs://tax/many/", url, Path(name)))
+                (embed("gs://cost/few/", url, Path(name)), embed("gs://cost/many/", url, Path(name)))
                 for _ in range(options.passes)
             ]
     costs = [(many.cpu_s - few.cpu_s) / (MANY - FEW) * 1000 for few, many in runs]
     size = sum(map(len, photos)) / len(photos) / 1e6
     print(f"photos of {size:.2f} MB on average, {options.passes} passes")
-    print(f"client CPU a photo: {statistics.median(costs):.2f} ms ({min(costs):.2f} to {max(costs):.2f})")
+    print(f"client CPU per photo: {statistics.median(costs):.2f} ms ({min(costs):.2f} to {max(costs):.2f})")
     for count, run in ((FEW, [few for few, _ in runs]), (MANY, [many for _, many in runs])):
         print(f"peak memory over {count} photos: {max(each.peak_mb for each in run):.0f} MB")
     return 0

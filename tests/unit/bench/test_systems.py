@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.contenders import histogram_totals, origin_totals
+from benchmarks.systems import origin_totals, photo_totals
+from clip_profile.observe.metrics import parse_metrics
 
 _LOG = """\
 2026-01-01 10:00:00,000 17 worker ready
@@ -35,4 +36,4 @@ def test_the_origins_stages_add_up_over_its_workers(tmp_path: Path) -> None:
 
 
 def test_our_stages_come_from_the_histograms() -> None:
-    assert histogram_totals(_METRICS) == {"decode": (0.9, 30), "preprocess": (0.29, 29)}
+    assert photo_totals(parse_metrics(_METRICS)) == {"decode": (0.9, 30), "preprocess": (0.29, 29)}

@@ -1,4 +1,4 @@
-"""RESULTS.md out of Results."""
+"""RESULTS.md from Results."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.contenders import SWEEP, Contender, Drive
 from benchmarks.results import Results, Spread, Window, best, percentile, ratio, stage_means
+from benchmarks.systems import CONCURRENCIES, Load, System
 from testing.repositories import Work
 
 NOT_MEASURED = "not measured"
 QUIET = 0.05
-"""Other work's share of the machine up to which images a second are compared at all."""
+"""The largest share of other work on the machine at which images a second are compared."""
 TITLES: dict[Work, str] = {
     "whole": "Whole: photo to ViT-B/32 embedding",
     "null": "Null encoder: all but the model",
@@ -22,7 +22,7 @@ TITLES: dict[Work, str] = {
 
 @dataclass(frozen=True)
 class Aim:
-    """A ratio that we want to reach: `least` of `ours` over `theirs`, or of its best."""
+    """A ratio to reach: at least `least` of `ours` to `theirs`, or to the best of them."""
 
     text: str
     ours: str
@@ -47,20 +47,19 @@ AIMS = (
 )
 
 
-def render(results: Results, contenders: Sequence[Contender]) -> str:
+def render(results: Results, systems: Sequence[System]) -> str:
     """The whole page."""
-    passes = max((window.number for window in results.windows), default=0)
     parts = [
         "# Benchmark results",
-        "Made by `make bench` (`python -m benchmarks.run`): do not edit. Ratios within this run are what "
-        "counts; images a second depend on the machine and on what else ran on it.",
+        "Written by `make bench` (`python -m benchmarks.run`); do not edit. Compare ratios within this run: "
+        "images per second depend on the machine and on its other load.",
         _facts("Machine", results.machine),
-        _facts("Run", {**results.settings, "passes": str(passes)}),
-        *(_throughput(results, contenders, work) for work in ("whole", "null")),
+        _facts("Run", {**results.settings, "passes": str(results.passes)}),
+        *(_throughput(results, systems, work) for work in ("whole", "null")),
         _NOTES,
         _aims(results),
-        _sweep(results),
-        _stages(results, contenders),
+        _concurrency(results),
+        _stages(results, systems),
         _bad_input(results),
         _failures(results),
     ]
@@ -68,22 +67,22 @@ def render(results: Results, contenders: Sequence[Contender]) -> str:
 
 
 _NOTES = """\
-- Figures over passes: median (least to largest). CPU is milliseconds of CPU time a photo; the bucket's
-  (fake-gcs-server) is in no column, though it runs on the same cores whenever photos come from it.
-- Peak RSS is the service's, all its processes together; pages that processes share count in each. The
-  ceiling has no service: its figures are those of its processes.
-- p50, p95 and p99 are of one request, in milliseconds, over all passes; "request" says how many photos
-  one holds x how many are in flight. A request of the origin holds eight photos: its latencies stand beside
-  no one else's. Empty where there were too few requests to say.
-- From the bucket: the origin loads inside its service, ours in its client; both are counted. Uploads: the
-  client has the photo's bytes in memory, for LitServe and for ours alike.
+- Figures are medians over passes (smallest to largest). CPU is milliseconds of CPU time per photo. The bucket
+  (fake-gcs-server) is in no column, but runs on the same cores whenever photos come from it.
+- Peak RSS is that of all processes of the service, with shared pages counted in each. The ceiling has no
+  service; its figures are those of its own processes.
+- p50, p95 and p99 are milliseconds per request, over all passes. "request" is the photos in a request x the
+  requests in flight. A request of the origin holds eight photos, so compare its latencies with no other row.
+  A cell is empty if the requests are too few for the percentile.
+- From the bucket: the origin loads photos in its service, ours loads them in its client; both are counted.
+  Uploads: the client has the photo's bytes in memory, for LitServe and for ours alike.
 - "Others" is the share of the machine's CPU that went to none of these: other work, and what the host took.
-- The origin squashes photos to 224 x 224, which is not what open_clip was trained on: its pixels are cheap
-  and wrong. The row with open_clip's transform is the same service with the right pixels.
-- bf16 is ours where the CPU has BF16 instructions, without being told. int8 has to be asked for; it is less
-  exact, and which photos share a batch changes it a little.
-- Ours serves the default quality. The ceiling is the same functions in one process a core, one thread each,
-  batches of eight, photos in memory, no server."""
+- The origin squashes photos to 224 x 224, which is not how open_clip was trained: its pixels are cheap and
+  wrong. The row with open_clip's transform is the same service with the right pixels.
+- bf16 is what ours selects by itself on a CPU with BF16 instructions. int8 is opt-in: it is less exact, and
+  its results vary a little with the photos that share a batch.
+- Ours serves the default quality. The ceiling is the same functions in one single-threaded process per core,
+  in batches of eight, with photos in memory and without a server."""
 
 
 def _facts(title: str, facts: dict[str, str]) -> str:
@@ -103,32 +102,32 @@ HEADER = (
 )
 
 
-def _throughput(results: Results, contenders: Sequence[Contender], work: Work) -> str:
+def _throughput(results: Results, systems: Sequence[System], work: Work) -> str:
     rows = [
-        row_of(drive, results.of(drive.key), contender.cannot)
-        for contender in contenders
-        if contender.work == work
-        for drive in contender.drives
-        if drive.share == 1.0
+        row_of(load, results.of(load.key), system.cannot)
+        for system in systems
+        if system.work == work
+        for load in system.loads
+        if load.share == 1.0
     ]
     return f"## {TITLES[work]}\n\n{table(HEADER, rows)}"
 
 
-def row_of(drive: Drive, windows: Sequence[Window], cannot: str = "") -> list[str]:
+def row_of(load: Load, windows: Sequence[Window], cannot: str = "") -> list[str]:
     """The cells below HEADER; `cannot` says why there are no windows."""
     if not windows:
-        return [drive.label, NOT_MEASURED + f": {cannot}" * bool(cannot), *[""] * 8]
+        return [load.label, NOT_MEASURED + f": {cannot}" * bool(cannot), *[""] * 8]
     latencies = [value for window in windows for value in window.latencies_ms]
-    alone = drive.client in ("ceiling", "floor")
+    alone = load.client in ("ceiling", "floor")
     service = [w.client_cpu_ms if alone else w.service_cpu_ms for w in windows]
     memory = max(w.client_peak_rss if alone else w.peak_rss for w in windows)
     return [
-        drive.label,
+        load.label,
         spread_text([w.images_per_s for w in windows], ".1f"),
         f"{np.median(service):.0f}",
         "" if alone else f"{np.median([w.client_cpu_ms for w in windows]):.1f}",
         f"{memory / 1e6:,.0f}",
-        f"{drive.photos_per_request} x {drive.in_flight}",
+        f"{load.photos_per_request} x {load.in_flight}",
         *("" if (p := percentile(latencies, n)) is None else f"{p:,.0f}" for n in (50, 95, 99)),
         f"{np.mean([w.others for w in windows]):.0%}",
     ]
@@ -136,11 +135,7 @@ def row_of(drive: Drive, windows: Sequence[Window], cannot: str = "") -> list[st
 
 def spread_text(values: Sequence[float], layout: str) -> str:
     spread = Spread.over(values)
-    if spread is None:
-        return ""
-    if len(values) == 1:
-        return format(spread.median, layout)
-    return f"{spread.median:{layout}} ({spread.least:{layout}} to {spread.largest:{layout}})"
+    return spread.text(layout) if spread else ""
 
 
 def _aims(results: Results) -> str:
@@ -154,18 +149,17 @@ def _aims(results: Results) -> str:
                 row += [NOT_MEASURED, ""]
                 continue
             shared = measure == "images_per_s" and _others(results, aim.ours, theirs) > QUIET
-            row += [_spread(spread), "machine shared" if shared else verdict(spread, aim.least)]
+            row += [spread.text(".2f"), "machine shared" if shared else verdict(spread, aim.least)]
         rows.append(row)
     memory = ratio(results, "ours-fp32", "origin-1", "peak_rss")
     if memory:
         met = "reached" if memory.median < 1 else "missed"
-        rows.append(["fp32: peak RSS / origin's with one worker", "< 1.00", _spread(memory), met, "", ""])
+        rows.append(["fp32: peak RSS / origin's with one worker", "< 1.00", memory.text(".2f"), met, "", ""])
     return (
-        "## Ratios and aims\n\nPass by pass, ours over theirs: images a second, which other work on the "
-        "machine falsifies, and images for a second of CPU time (service and client together), which it "
-        "hardly does and which is the same on cores that are all ours and busy. Where others took more than "
-        "5 % of the machine from either, images a second are not judged. One pass has no spread.\n\n"
-        + table(("ratio", "aim", "images/s", "", "images/CPU s", ""), rows)
+        "## Ratios and aims\n\nOurs to theirs, pass by pass: images per second, which other work on the "
+        "machine distorts, and images per second of CPU time (service and client together), which it hardly "
+        "does. Images per second are not judged if other work took more than 5 % of the machine from either. "
+        "A single pass has no spread.\n\n" + table(("ratio", "aim", "images/s", "", "images/CPU s", ""), rows)
     )
 
 
@@ -174,18 +168,12 @@ def _others(results: Results, ours: str, theirs: str | None) -> float:
     return max(window.others for window in results.windows if window.key in (ours, theirs))
 
 
-def _spread(spread: Spread) -> str:
-    if spread.least == spread.largest:
-        return f"{spread.median:.2f}"
-    return f"{spread.median:.2f} ({spread.least:.2f} to {spread.largest:.2f})"
-
-
 def _named(aim: Aim, theirs: str | None) -> str:
     return aim.text if len(aim.theirs) == 1 or theirs is None else f"{aim.text} ({theirs})"
 
 
 def verdict(spread: Spread, least: float) -> str:
-    """`within noise` where passes disagree."""
+    """`within noise` if the passes disagree."""
     if spread.least >= least:
         return "reached"
     if spread.largest < least:
@@ -193,10 +181,10 @@ def verdict(spread: Spread, least: float) -> str:
     return "within noise: " + ("reached" if spread.median >= least else "missed")
 
 
-def _sweep(results: Results) -> str:
-    """Throughput of ours over concurrent clients, against the best with fewer of them."""
+def _concurrency(results: Results) -> str:
+    """Throughput of ours by requests in flight, relative to the best with fewer of them."""
     rows, most = [], 0.0
-    for count in sorted((*SWEEP, 16)):
+    for count in sorted((*CONCURRENCIES, 16)):
         key = "ours-fp32-bytes" if count == 16 else f"ours-fp32-bytes-{count}"
         windows = results.of(key)
         if not windows:
@@ -211,10 +199,10 @@ def _sweep(results: Results) -> str:
         most = max(most, median)
     if not rows:
         return ""
-    header = ("in flight", "images/s", "against the best with fewer", "p50 ms", "p95 ms")
+    header = ("in flight", "images/s", "to the best with fewer", "p50 ms", "p95 ms")
     return (
         "## Concurrency: ours, fp32, uploads\n\nThe aim: never more than 5 % below the best with fewer "
-        "clients.\n\n" + table(header, rows)
+        "requests in flight.\n\n" + table(header, rows)
     )
 
 
@@ -222,32 +210,29 @@ STAGES = ("load", "decode", "load+decode", "preprocess", "embed")
 QUEUES = ("queue before decode", "queue before embed")
 
 
-def _stages(results: Results, contenders: Sequence[Contender]) -> str:
-    found = []
-    for contender in contenders:
-        drive = contender.drives[0]
-        means = stage_means(results.of(drive.key))
-        if means:
-            found.append((contender.work, drive, means))
-    if not found:
-        return ""
+def _stages(results: Results, systems: Sequence[System]) -> str:
     rows = []
-    for work, drive, means in found:
-        cells = [f"{means[name]:.1f}" if name in means else "" for name in (*STAGES, *QUEUES)]
-        batch = f"{means['batch']:.1f}" if "batch" in means else ""
-        rows.append([f"{drive.label}{', null' * (work == 'null')}", *cells, batch])
+    for system in systems:
+        load = system.loads[0]
+        if means := stage_means(results.of(load.key)):
+            cells = [f"{means[name]:.1f}" if name in means else "" for name in (*STAGES, *QUEUES, "batch")]
+            rows.append([f"{load.label}{', null' * (system.work == 'null')}", *cells])
+    if not rows:
+        return ""
     return (
-        "## Stages\n\nMean milliseconds. Load and decode: one photo. Of the origin, load+decode, preprocess "
-        "and embed: a request of eight, as its log lines have them. Of ours, preprocess: one photo; embed: "
-        "one execution of the encoder, of so many photos on average (batch). Times on a loaded machine hold "
-        "waiting for a core.\n\n" + table(("what", *STAGES, *QUEUES, "batch"), rows)
+        "## Stages\n\nMean milliseconds. Load and decode are per photo. The origin's load+decode, preprocess "
+        "and embed are per request of eight, as in its log lines. Our preprocess is per photo, our embed per "
+        "execution of the encoder, whose mean batch is in the last column. On a loaded machine the times "
+        "include waiting for a core.\n\n" + table(("what", *STAGES, *QUEUES, "batch"), rows)
     )
 
 
 def _bad_input(results: Results) -> str:
     if not results.bad_input:
         return ""
-    return "## One bad photo among eight\n\n" + table(("service", "the bad one", "answer"), results.bad_input)
+    return "## One bad photo among eight\n\n" + table(
+        ("service", "the bad photo", "answer"), results.bad_input
+    )
 
 
 def _failures(results: Results) -> str:

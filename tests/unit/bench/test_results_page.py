@@ -1,4 +1,4 @@
-"""RESULTS.md: every contender has its row, and an aim is called reached only where it is."""
+"""RESULTS.md: every system has its row, and an aim is called reached only where it is."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import dataclasses
 
 import pytest
 
-from benchmarks.contenders import contenders
 from benchmarks.results import Results, Spread, Window
-from benchmarks.table import AIMS, render, verdict
+from benchmarks.results_page import AIMS, render, verdict
+from benchmarks.systems import systems
 from clip_serving.encoder.cpu import Cpu
 
-_FOUND = contenders(2, Cpu("with bf16", frozenset({"amx_bf16"})))
-_DRIVES = [drive for contender in _FOUND for drive in contender.drives]
+_FOUND = systems(2, Cpu("with bf16", frozenset({"amx_bf16"})))
+_LOADS = [load for system in _FOUND for load in system.loads]
 
 
 def run(images_per_s: float = 10.0) -> Results:
     windows = [
-        Window(drive.key, number, images_per_s + number, 90.0, 10.0, 10**9, 10**8, [5.0] * 40, 0.01)
+        Window(load.key, number, images_per_s + number, 90.0, 10.0, 10**9, 10**8, [5.0] * 40, 0.01)
         for number in (1, 2, 3)
-        for drive in _DRIVES
+        for load in _LOADS
     ]
     return Results({"CPU": "a fast one"}, {"photos": "40"}, windows)
 
@@ -30,19 +30,19 @@ def cells(page: str, start: str) -> list[str]:
 
 
 def test_keys_are_unique() -> None:
-    assert len({drive.key for drive in _DRIVES}) == len(_DRIVES)
+    assert len({load.key for load in _LOADS}) == len(_LOADS)
 
 
-def test_every_aim_names_contenders() -> None:
-    known = {drive.key for drive in _DRIVES}
+def test_every_aim_names_systems() -> None:
+    known = {load.key for load in _LOADS}
     assert all({aim.ours, *aim.theirs} <= known for aim in AIMS)
 
 
-def test_every_contender_has_its_row_and_tables_are_whole() -> None:
+def test_every_system_has_its_row_and_tables_are_whole() -> None:
     page = render(run(), _FOUND)
-    for drive in _DRIVES:
-        if drive.share == 1.0:
-            assert f"| {drive.label} | 12.0 (11.0 to 13.0) |" in page
+    for load in _LOADS:
+        if load.share == 1.0:
+            assert f"| {load.label} | 12.0 (11.0 to 13.0) |" in page
     for block in page.split("\n\n"):
         rows = [line.count("|") for line in block.splitlines() if line.startswith("|")]
         assert len(set(rows)) <= 1, block
@@ -50,7 +50,7 @@ def test_every_contender_has_its_row_and_tables_are_whole() -> None:
 
 def test_what_is_missing_is_said_to_be_not_measured() -> None:
     page = render(Results({}, {}, []), _FOUND)
-    rows = sum(drive.share == 1.0 for drive in _DRIVES)
+    rows = sum(load.share == 1.0 for load in _LOADS)
     assert page.count("| not measured |") == rows + 2 * len(AIMS)
     assert "reached" not in page
 
@@ -58,9 +58,9 @@ def test_what_is_missing_is_said_to_be_not_measured() -> None:
 def test_a_cpu_without_bf16_says_so_in_its_rows() -> None:
     measured = run()
     measured.windows = [one for one in measured.windows if not one.key.startswith("ours-bf16")]
-    page = render(measured, contenders(2, Cpu("plain", frozenset())))
-    for drive in ("from the bucket", "uploads"):
-        row = cells(page, f"ours, bf16 (OpenVINO), {drive}")
+    page = render(measured, systems(2, Cpu("plain", frozenset())))
+    for load in ("from the bucket", "uploads"):
+        row = cells(page, f"ours, bf16 (OpenVINO), {load}")
         assert row[1] == "not measured: this CPU has no BF16 instructions"
     assert cells(page, "bf16, uploads / LitServe")[2] == "not measured"
     assert cells(page, "int8, uploads / LitServe")[2] == "1.00"
