@@ -50,8 +50,7 @@ test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## What `make te
 
 # The exports are made again when what writes or checks them changes.
 EXPORT_SOURCES := $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py \
-    serving/src/clip_serving/repository/spec.py serving/src/clip_serving/repository/render.py \
-    serving/src/clip_serving/encoder/proof.py)
+    serving/src/clip_serving/repository/spec.py serving/src/clip_serving/encoder/proof.py)
 
 $(TEST_REPOSITORY)/.ready: $(EXPORT_SOURCES)
 	rm -rf $(@D)

@@ -3,9 +3,9 @@
     export_once.py --repository DIR [--preprocess-instances N] [--encoder-instances N]
         [--encoder-precision NAME] -- OPTION...
 
-The options after `--` say which model: when the last export was made with the same ones, by the same
+The options after `--` choose the model: if the last export was made with the same options, by the same
 exporter, only the configs are rendered again, so that a change of instances costs no export. Settings
-that are not given, or empty, stay as the configs have them.
+that are not given, or are empty, stay as they are in the repository's deployment.json.
 """
 
 from __future__ import annotations

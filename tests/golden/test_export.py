@@ -97,7 +97,7 @@ def test_a_graph_that_embeds_wrongly_is_refused(small: LoadedModel, tmp_path: Pa
         verify.verify(
             "torchscript", verify.torchscript_encoder(path), small, verify.FP32_TOLERANCE, lines.append
         )
-    assert "REFUSED" in lines[0]
+    assert "REJECTED" in lines[0]
 
 
 def test_a_mask_that_does_not_work_is_refused(small: LoadedModel) -> None:

@@ -93,7 +93,7 @@ def test_a_bad_int8_is_not_published(tmp_path: Path, capsys: pytest.CaptureFixtu
         "model.onnx", "model.py", "proof.npz", "spec.json",
     ]  # fmt: skip
     assert ModelSpec.load(version / SPEC_FILE).min_cosine["int8"] < 0.99
-    with pytest.raises(ConfigurationError, match=r"the export refused it: its cosine to fp32 was"):
+    with pytest.raises(ConfigurationError, match=r"the export rejected int8: its cosine to fp32 was"):
         choose(version, "int8", 1)
     config = tmp_path / "clip_image_encoder" / "configs" / "cpu.pbtxt"
     before = config.read_text()
@@ -107,7 +107,7 @@ def test_a_bad_int8_is_not_published(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.usefixtures("bad_quantization")
 def test_a_bad_int8_that_is_asked_for_ends_the_export(fp32: Path, proof: Proof, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").symlink_to(fp32)
-    with pytest.raises(ParityError, match=r"nothing was published. Take auto") as caught:
+    with pytest.raises(ParityError, match=r"Nothing was published. Choose auto") as caught:
         write_int8(tmp_path, proof.first(8), print, required=True)
     assert caught.value.exit_status == 1
 
@@ -129,10 +129,10 @@ def test_natural_pictures_are_many_and_alike_each_time() -> None:
 
 
 def test_photos_that_are_none_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="is no folder of photos"):
+    with pytest.raises(ExportError, match="is not a folder"):
         pictures.own_pictures(tmp_path / "absent", 1, 8)
     (tmp_path / "a.jpg").write_bytes(b"no photo")
-    with pytest.raises(ExportError, match=r"holds 0 photos that can be read; 1 are needed"):
+    with pytest.raises(ExportError, match=r"has 0 readable photos, and 1 are needed"):
         pictures.own_pictures(tmp_path, 1, 8)
     Image.new("RGB", (5000, 10), "red").save(tmp_path / "b.png")
     (picture,) = pictures.own_pictures(tmp_path, 1, 8)
@@ -142,7 +142,7 @@ def test_photos_that_are_none_are_named(tmp_path: Path) -> None:
 def test_int8_needs_fp32(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--repository", str(tmp_path), "--formats", "onnx-int8"])
-    assert "made of onnx-fp32: name both" in capsys.readouterr().err
+    assert "made from onnx-fp32: name both" in capsys.readouterr().err
     arguments = ["--formats", "onnx-fp32", "--encoder-precision", "int8"]
     assert main(["--repository", str(tmp_path), *arguments]) == 2
     assert "needs onnx-int8" in capsys.readouterr().err

@@ -10,10 +10,10 @@ from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.flags import add_flags
 
 _DESCRIPTION = """\
-Writes an open_clip image tower as ONNX (fp32 and int8 for a CPU, fp16 for a GPU) and TorchScript, holds
-each against open_clip's own encode_image, and publishes them as a new version of clip_image_encoder.
-Nothing of the repository changes until all of it is right; earlier versions stay. int8 is published only
-where its cosine to fp32 is at least 0.99 on real photos, and served only to who asks for it.
+Writes an open_clip image tower as ONNX (fp32 and int8 for a CPU, fp16 for a GPU) and TorchScript, compares
+each with open_clip's own encode_image, and publishes them as a new version of clip_image_encoder. The
+repository does not change until every artefact is verified, and earlier versions stay. int8 is published
+only if its cosine to fp32 is at least 0.99 on real photos; serving it is opt-in.
 """
 _EPILOG = """\
 examples:
@@ -28,7 +28,7 @@ exit status: 0 published, 1 an artefact differs from open_clip (nothing publishe
 """
 
 FORMATS = ("onnx-fp32", "onnx-fp16", "torchscript", "onnx-int8")
-"""In the order in which they are written: int8 is made of fp32."""
+"""In the order in which they are written: int8 is made from fp32."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,14 +55,14 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         default="laion2b_s34b_b79k",
         help="a tag of open_clip, a checkpoint file, or `none` for random weights (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of random weights (default: %(default)s)")
     add("--preprocess-from", metavar="TAG", help="take mean, std and resize mode of this pretrained tag")
     add(
         "--fallback-random",
         action="store_true",
-        help="use random weights, loudly, where the hub does not answer (for trying things out)",
+        help="use random weights if the hub does not answer, and say so (for trials)",
     )
-    add("--repository", type=Path, required=True, metavar="DIR", help="made where it does not exist")
+    add("--repository", type=Path, required=True, metavar="DIR", help="created if it does not exist")
     add(
         "--formats",
         type=_formats,
@@ -71,9 +71,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help=f"comma-separated, of {','.join(FORMATS)} (default: all)",
     )
     add("--verify-photos", type=Path, metavar="DIR",
-        help="photos like yours to judge int8 and bf16 by; eight of them, as the model sees them, stay in "
-        "the repository (default: some that come along)")  # fmt: skip
-    add("--activate", type=int, metavar="VERSION", help="serve an earlier version again; exports nothing")
+        help="photos like yours, to verify int8 and bf16 with; the pixels of eight of them are stored in the "
+        "repository (default: photos that are installed with scikit-image)")  # fmt: skip
+    add("--activate", type=int, metavar="VERSION", help="serve an earlier version again; nothing is exported")
     add("--json", action="store_true", help="print a summary as JSON on standard output")
 
 
@@ -83,5 +83,5 @@ def _formats(text: str) -> tuple[str, ...]:
     if unknown or not chosen:
         raise argparse.ArgumentTypeError(f"not among {', '.join(FORMATS)}: {', '.join(sorted(unknown))}")
     if "onnx-int8" in chosen and "onnx-fp32" not in chosen:
-        raise argparse.ArgumentTypeError("onnx-int8 is made of onnx-fp32: name both")
+        raise argparse.ArgumentTypeError("onnx-int8 is made from onnx-fp32: name both")
     return tuple(name for name in FORMATS if name in chosen)

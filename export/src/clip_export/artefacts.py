@@ -1,4 +1,4 @@
-"""Writes what was asked for into a staging folder, and holds each artefact to its bound."""
+"""Writes the chosen formats into a staging folder, and verifies each artefact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FILES = {
 
 
 def write_and_verify(name: str, loaded: LoadedModel, folder: Path, say: Say) -> list[verify.Parity]:
-    """One of open_clip's own precision or fp16; raises ParityError past its tolerance."""
+    """Writes one format in open_clip's own precision or in fp16; raises ParityError past its tolerance."""
     half = name == "onnx-fp16"
     # half() changes a module in place, and the loaded model stays the reference.
     visual = copy.deepcopy(loaded.model.visual) if half else loaded.model.visual
@@ -43,9 +43,9 @@ def write_and_verify(name: str, loaded: LoadedModel, folder: Path, say: Say) -> 
 
 
 def write_int8(folder: Path, photos: Proof, say: Say, *, required: bool) -> list[verify.Int8Parity]:
-    """The fp32 graph quantized; it stays only where it is near enough to fp32 on real photos.
+    """Quantizes the fp32 graph, and deletes the result if it is too far from fp32 on real photos.
 
-    Raises ParityError where it is not and is `required`.
+    Raises ParityError in that case if int8 is `required`.
     """
     path = folder / defaults.ONNX_INT8_FILE
     begin = time.monotonic()
@@ -56,9 +56,9 @@ def write_int8(folder: Path, photos: Proof, say: Say, *, required: bool) -> list
         return results
     if required:
         raise ParityError(
-            f"int8 is further from fp32 than a cosine of {results[0].bound} allows, and "
-            "--encoder-precision asks for it; nothing was published. Take auto, bf16 or fp32"
+            f"the cosine of int8 to fp32 is below {results[0].bound}, and the encoder's precision is int8. "
+            "Nothing was published. Choose auto, bf16 or fp32"
         )
     path.unlink()
-    say("int8 is too far from fp32 and is not published; everything else is")
+    say("int8 is too far from fp32 and is not published; the other formats are")
     return results

@@ -1,4 +1,4 @@
-"""`clip-export`: an open_clip image tower into a Triton model repository."""
+"""`clip-export`: exports an open_clip image tower into a Triton model repository."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("stopped; nothing was published")
         return 130
-    except Exception as error:  # 1, which Python would end with, says that an artefact differs
+    except Exception as error:  # Python would exit with 1, which means that an artefact differs
         traceback.print_exc()
-        _say(f"error: {type(error).__name__}, which was not expected: see above. Nothing was published")
+        _say(f"internal error ({type(error).__name__}): see the traceback above. Nothing was published")
         return 2
     if options.json:
         print(json.dumps(summary))
@@ -78,7 +78,7 @@ def _unusual(settings: ImageSettings) -> str:
 
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
-    # torch takes seconds to import: --help and a misspelt option need not wait for it.
+    # torch takes seconds to import: --help and a misspelled option need not wait for it.
     from clip_export.publish import publish, staging
     from clip_export.verify import with_reference
 
@@ -86,7 +86,7 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     deployment = _changed(options, load_or_default(options.repository))
     int8_required = deployment.settings(IMAGE).encoder_precision == "int8"
     if int8_required and "onnx-int8" not in options.formats:
-        raise ExportError("--encoder-precision int8 needs onnx-int8 among the --formats")
+        raise ExportError("the encoder's precision is int8, which needs onnx-int8 among the --formats")
     loaded = _load(options)
     spec = with_reference(loaded)
     if spec.random_weights:
@@ -115,7 +115,7 @@ def _load(options: argparse.Namespace) -> Any:
     from clip_export.load import load
 
     def attempt(pretrained: str) -> Any:
-        download = " (without a hub in reach, giving up takes a minute)" if pretrained != "none" else ""
+        download = " (if no hub answers, this fails after a minute)" if pretrained != "none" else ""
         _say(f"loading {options.model} with {pretrained}{download} ...")
         return load(options.model, pretrained, seed=options.seed, preprocess_from=options.preprocess_from)
 
@@ -124,12 +124,12 @@ def _load(options: argparse.Namespace) -> Any:
     except HubUnreachable as error:
         if not options.fallback_random:
             raise
-        _say(f"{error}\n--fallback-random was given, so going on without them.")
+        _say(f"{error}\nContinuing with random weights, because --fallback-random was given.")
         return attempt("none")
 
 
 def _write_all(options: argparse.Namespace, loaded: Any, folder: Path, *, int8_required: bool) -> list[Any]:
-    """What was asked for, and the proof for those that serve; every line of parity that was found."""
+    """Writes the chosen formats, and proof.npz for the servers; returns the measured parities."""
     from clip_export.artefacts import write_and_verify, write_int8
     from clip_export.verify import PROOF_PHOTOS, photo_proof
 
@@ -146,7 +146,7 @@ def _write_all(options: argparse.Namespace, loaded: Any, folder: Path, *, int8_r
 
 
 def _least_cosines(parities: list[Any]) -> dict[str, float]:
-    """By precision; TorchScript is fp32 as well, but never a CPU's."""
+    """The least cosine by precision. TorchScript is fp32 too, but is not served on a CPU."""
     found: dict[str, float] = {}
     for parity in parities:
         form, _, precision = parity.artefact.partition("-")

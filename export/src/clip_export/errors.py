@@ -1,11 +1,11 @@
 """The errors of an export.
 
 ExportError            any of these; `exit_status` is the command's
-├── LoadError          the model or its weights cannot be had, or do not fit
-├── HubUnreachable     the weights lie on a hub that does not answer
+├── LoadError          the model or its weights are not available, or do not match
+│   └── HubUnreachable the weights must be downloaded, and the hub does not answer
 ├── GraphError         the model cannot be exported
 ├── ParityError        an artefact's embeddings differ from open_clip's
-└── NotRendered        the version is in the repository, and its configs could not be written
+└── NotRendered        the version is in the repository, but its configs could not be written
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ class ExportError(Exception):
 
 
 class LoadError(ExportError):
-    """open_clip does not know the model, or its weights do not fit it."""
+    """open_clip does not know the model, or its weights do not match it."""
 
 
 class HubUnreachable(LoadError):  # noqa: N818 - reads as the state that it names
-    """The weights have to be downloaded, and cannot be."""
+    """The weights must be downloaded, and the hub does not answer."""
 
 
 class GraphError(ExportError):
-    """The tower holds something that the exporter cannot express; the text says what."""
+    """The tower contains something that the exporter cannot express; the text says what."""
 
 
 class ParityError(ExportError):
-    """What was written does not embed as open_clip does; nothing has been replaced."""
+    """A written artefact does not embed like open_clip; nothing was published."""
 
     exit_status = 1
 
 
 class NotRendered(ExportError):  # noqa: N818 - reads as the state that it names
-    """The version is in the repository, and its configs are not, or not all of them."""
+    """The version is in the repository, but not all of its configs are."""
 
     def __init__(self, version: int, repository: Path, cause: BaseException) -> None:
         stopped = isinstance(cause, KeyboardInterrupt)
         super().__init__(
-            f"version {version} is in {repository}, but not all configs were rendered for it "
-            f"({'stopped' if stopped else cause}). Render them before a server starts, with the settings "
-            f"that you gave: clip-export --activate {version} --repository {repository}"
+            f"version {version} is in {repository}, but its configs were not rendered "
+            f"({'stopped' if stopped else cause}). Render them, with the same settings, before you start a "
+            f"server: clip-export --activate {version} --repository {repository}"
         )
         self.exit_status = 130 if stopped else 2

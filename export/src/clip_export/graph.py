@@ -20,14 +20,14 @@ from clip_serving.repository.spec import ModelSpec
 
 OPSET = 18
 MAX_IR_VERSION = 10
-"""The newest that Triton's onnxruntime backend of 24.10 reads; newer onnx packages stamp more."""
+"""The newest that Triton 24.10's onnxruntime backend reads; newer onnx packages write a higher one."""
 
 
 class ServedTower(nn.Module):
-    """uint8 pixels [N,H,W,3] and valid [N,1] to L2-normalised float32 [N,D]; NaN where not valid.
+    """uint8 pixels [N,H,W,3] and valid [N,1] to L2-normalized float32 [N,D]; NaN if not valid.
 
-    Scale, mean and std, and the norm are part of the graph, so that 1 byte a channel travels and no
-    caller can get them wrong. With `half` the tower itself computes in float16.
+    Scale, mean, std and norm are part of the graph, so pixels travel as 1 byte per channel and no caller
+    can get them wrong. With `half` the tower itself computes in float16.
     """
 
     def __init__(self, visual: nn.Module, spec: ModelSpec, *, half: bool = False) -> None:
@@ -52,7 +52,7 @@ def example(spec: ModelSpec, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def write_onnx(tower: ServedTower, spec: ModelSpec, path: Path) -> None:
-    """Writes the graph with a dynamic batch; raises GraphError that says what could not be expressed."""
+    """Writes the graph with a dynamic batch size; raises GraphError that says what cannot be expressed."""
     batch = torch.export.Dim("batch", min=1, max=defaults.MAX_BATCH_SIZE)
     try:
         with _quiet():
@@ -77,7 +77,7 @@ def write_onnx(tower: ServedTower, spec: ModelSpec, path: Path) -> None:
 
 
 def write_torchscript(tower: ServedTower, spec: ModelSpec, path: Path) -> None:
-    """Traces the module; any other batch size gives the same rows."""
+    """Traces the module; the rows are the same at any batch size."""
     try:
         with _quiet(), torch.inference_mode():
             traced: Any = torch.jit.trace(tower, example(spec, 2), check_trace=False)
@@ -87,10 +87,10 @@ def write_torchscript(tower: ServedTower, spec: ModelSpec, path: Path) -> None:
 
 
 def write_int8(fp32: Path, path: Path) -> None:
-    """Quantizes the weights of `fp32`'s matrix products; activations are quantized as they come.
+    """Quantizes the weights of `fp32`'s matrix products; activations are quantized at run time.
 
-    Weights take seven of their eight bits: a CPU without VNNI adds pairs of products in 16 bits, which
-    eight-bit weights overflow (cosines of 0.98 where these give 0.9997, at the same speed).
+    Weights use seven of their eight bits: a CPU without VNNI adds pairs of products in 16 bits, which
+    eight-bit weights overflow (a cosine of 0.98 instead of 0.9997, at the same speed).
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -112,9 +112,9 @@ def _sentence(spec: ModelSpec, form: str, error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters print and warn about their own insides; what matters is verified afterwards.
+    """Silences the exporters' output; their results are verified afterwards.
 
-    The fused attention of torch's fast path has no ONNX form, so it is off meanwhile.
+    Also turns torch's fast path off, because its fused attention has no ONNX form.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -1,4 +1,4 @@
-"""Loads an open_clip model and says exactly what was loaded."""
+"""Loads an open_clip model, and describes in a spec exactly what was loaded."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ class LoadedModel:
     spec: ModelSpec
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """open_clip's own embedding of normalised float pixels [N,3,H,W]: L2-normalised [N,D]."""
+        """open_clip's own embedding of normalized float pixels [N,3,H,W]: L2-normalized [N,D]."""
         with torch.inference_mode():
             return cast(torch.Tensor, self.model.encode_image(pixels, normalize=True))
 
 
 def load(name: str, pretrained: str, *, seed: int = 0, preprocess_from: str | None = None) -> LoadedModel:
-    """`pretrained`: a tag of open_clip, a checkpoint file, or `none` for seeded random weights.
+    """Loads a model. `pretrained`: an open_clip tag, a checkpoint file, or `none` for seeded random weights.
 
-    Raises LoadError, and HubUnreachable where the weights would have to be downloaded and cannot.
+    Raises LoadError, and HubUnreachable if the weights must be downloaded and the hub does not answer.
     """
     random = pretrained == "none"
     _check_name(name, pretrained)
-    with warnings.catch_warnings(), _Complaints() as complaints:
+    with warnings.catch_warnings(), _LoadWarnings() as warned:
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         try:
             model = open_clip.create_model(name, pretrained=None if random else pretrained)
         except Exception as error:  # hubs, pickles and towers fail in many ways
             raise _explain(name, pretrained, error) from error
-    complaints.refuse(name, pretrained, random=random)
+    warned.raise_for(name, pretrained, random=random)
     model.eval().requires_grad_(False)
     label = f"random:seed={seed}" if random else Path(pretrained).name if _is_file(pretrained) else pretrained
     return LoadedModel(model, _spec(model, name, label, random=random, preprocess_from=preprocess_from))
@@ -85,10 +85,10 @@ def _check_name(name: str, pretrained: str) -> None:
 
 
 def _check_activation(name: str, tag: str) -> None:
-    """open_clip only warns of weights trained with QuickGELU in a tower without it.
+    """Rejects weights trained with QuickGELU in a tower without it, which open_clip only warns about.
 
-    The other way round is no fault: a model of open_clip's with QuickGELU of its own, whose tag does not
-    repeat it (roberta-ViT-B-32).
+    The reverse is fine: some models of open_clip (roberta-ViT-B-32) have QuickGELU in their own config, and
+    their tags do not repeat it.
     """
     wants = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
     if wants and not (open_clip.get_model_config(name) or {}).get("quick_gelu", False):
@@ -109,8 +109,8 @@ def _explain(name: str, pretrained: str, error: Exception) -> LoadError:
     return LoadError(f"{name} with {pretrained!r} cannot be loaded: {first}")
 
 
-class _Complaints(logging.Handler):
-    """What open_clip only warns of while it loads, where going on would give a wrong model."""
+class _LoadWarnings(logging.Handler):
+    """Collects open_clip's warnings about keys that do not match: the loaded model would be wrong."""
 
     _words = ("missing keys", "unexpected keys", "incompatible keys")
 
@@ -123,20 +123,20 @@ class _Complaints(logging.Handler):
         if any(word in message.lower() for word in self._words):
             self.found.append(message)
 
-    def __enter__(self) -> _Complaints:
+    def __enter__(self) -> _LoadWarnings:
         self._root = logging.getLogger()
         self._handlers = self._root.handlers[:]
         self._root.handlers[:] = [self]
-        # Each of its many retries would be a line; what they come to is said once, by us.
+        # It logs each of its many retries; clip-export reports the outcome once.
         logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._root.handlers[:] = self._handlers
 
-    def refuse(self, name: str, pretrained: str, *, random: bool) -> None:
+    def raise_for(self, name: str, pretrained: str, *, random: bool) -> None:
         if self.found and not random:
-            raise LoadError(f"{name} does not fit the weights {pretrained!r}: {self.found[0]}")
+            raise LoadError(f"the weights {pretrained!r} do not match {name}: {self.found[0]}")
 
 
 def _spec(model: Any, name: str, label: str, *, random: bool, preprocess_from: str | None) -> ModelSpec:
@@ -144,7 +144,7 @@ def _spec(model: Any, name: str, label: str, *, random: bool, preprocess_from: s
     if preprocess_from is not None:
         tag = open_clip.get_pretrained_cfg(name, preprocess_from)
         if not tag:
-            raise LoadError(f"{name} has no pretrained tag {preprocess_from!r} to take a preprocess from")
+            raise LoadError(f"--preprocess-from: {name} has no pretrained tag {preprocess_from!r}")
         preprocess.update(
             {key: tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in tag}
         )

@@ -1,6 +1,6 @@
-"""Pictures to verify an export by, anywhere, offline, and always alike.
+"""Pictures to verify an export with: reproducible, and available offline.
 
-Some are made by code; natural ones come in scikit-image's wheel, or from a folder of the user's own.
+Some are drawn by code; natural ones come from scikit-image's wheel, or from a folder of the user's.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from clip_export.errors import ExportError
 
 
 def sample_pictures(count: int) -> list[Image.Image]:
-    """RGB pictures of many shapes and contents; the first ones never change."""
+    """RGB pictures of many shapes and contents; picture i is the same for every `count`."""
     return [_picture(seed) for seed in range(count)]
 
 
 def reference_jpeg() -> bytes:
-    """The picture that every server is asked to embed before it is called ready: a few kB.
+    """The picture that a server must embed correctly before it is ready: a few kB.
 
-    Smaller than twice any encoder's side, so that no decoder is tempted to scale it.
+    It is smaller than twice any encoder's side, so no decoder reads it at a reduced scale.
     """
     buffer = io.BytesIO()
     _picture(7, size=(320, 240)).save(buffer, "JPEG", quality=85)
@@ -31,7 +31,7 @@ def reference_jpeg() -> bytes:
 
 
 def _picture(seed: int, size: tuple[int, int] | None = None) -> Image.Image:
-    """A coloured gradient with shapes and some noise: edges, flats and texture in one picture."""
+    """A colored gradient with shapes and some noise: edges, flat areas and texture in one picture."""
     random = np.random.default_rng(seed)
     width, height = size or (int(random.integers(180, 700)), int(random.integers(180, 700)))
     across = np.linspace(0, 1, width)[None, :, None]
@@ -66,10 +66,10 @@ _OWN_SIDE = 1024
 
 
 def natural_pictures(count: int) -> list[Image.Image]:
-    """RGB crops of scikit-image's photos, a new one each time round; its code is not imported."""
+    """RGB crops of scikit-image's photos, each one different; scikit-image itself is not imported."""
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
-        raise ExportError("scikit-image, whose photos int8 is judged by, is not installed: pip install it")
+        raise ExportError("its photos verify int8, and it is not installed: pip install scikit-image")
     folder = Path(package.origin).parent / "data"
     random = np.random.default_rng(0)
     found = []
@@ -85,9 +85,9 @@ def natural_pictures(count: int) -> list[Image.Image]:
 
 
 def own_pictures(folder: Path, least: int, most: int) -> list[Image.Image]:
-    """Up to `most` photos, taken evenly from the names of `folder`. Raises ExportError below `least`."""
+    """Up to `most` photos, spread evenly over the names in `folder`. Raises ExportError below `least`."""
     if not folder.is_dir():
-        raise ExportError(f"{folder} is no folder of photos")
+        raise ExportError(f"{folder} is not a folder")
     readable = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     names = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in readable]
     found: list[Image.Image] = []
@@ -95,10 +95,10 @@ def own_pictures(folder: Path, least: int, most: int) -> list[Image.Image]:
         try:
             with Image.open(path) as picture:
                 small = ImageOps.exif_transpose(picture).convert("RGB")
-                small.thumbnail((_OWN_SIDE, _OWN_SIDE))  # all are held in memory at once
+                small.thumbnail((_OWN_SIDE, _OWN_SIDE))  # all of them are in memory at once
                 found.append(small)
         except (OSError, ValueError, Image.DecompressionBombError):
             continue
     if len(found) < least:
-        raise ExportError(f"{folder} holds {len(found)} photos that can be read; {least} are needed")
+        raise ExportError(f"{folder} has {len(found)} readable photos, and {least} are needed")
     return found

@@ -1,8 +1,7 @@
-"""Puts a finished version into the repository: whole or not at all, and beside the earlier ones."""
+"""Publishes a finished version in the repository: whole or not at all, and beside the earlier ones."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from clip_export.errors import ExportError, NotRendered
 from clip_serving import defaults
 from clip_serving.errors import ConfigurationError
+from clip_serving.files import flush, locked
 from clip_serving.repository.deployment import Deployment
 from clip_serving.repository.families.base import MODEL_PY
 from clip_serving.repository.families.image import IMAGE
@@ -25,21 +25,21 @@ _STAGING = ".staging-"
 
 @contextmanager
 def staging(repository: Path) -> Iterator[Path]:
-    """A folder beside the encoder's versions, where Triton looks for numbers alone; gone afterwards.
+    """A folder beside the encoder's versions, which Triton ignores; removed afterwards.
 
-    Those that killed exports left behind are removed first.
+    Folders that killed exports left behind are removed first.
     """
     encoder = repository / defaults.ENCODER
     with ExitStack() as stack:
         try:
             encoder.mkdir(parents=True, exist_ok=True)
             stack.callback(_remove_empty, encoder)
-            # Between its making and its lock a folder looks like one that was left behind.
-            with _locked(encoder):
-                _remove_left_behind(encoder)
+            # Until it is locked, a new folder looks like one that a killed export left behind.
+            with locked(encoder):
+                _remove_abandoned(encoder)
                 folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=encoder))
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
-                stack.enter_context(_locked(folder))
+                stack.enter_context(locked(folder))
         except OSError as error:
             raise ExportError(f"cannot write into {encoder}: {error.strerror}") from error
         yield folder
@@ -56,7 +56,7 @@ def publish(staged: Path, repository: Path, spec: ModelSpec, deployment: Deploym
     (staged / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
     (staged / "model.py").write_text(MODEL_PY.format("encoder"), encoding="utf-8")
     for path in [*staged.iterdir(), staged]:
-        _sync(path)
+        flush(path)
     encoder = repository / defaults.ENCODER
     staged.chmod(0o755)  # mkdtemp's 0700 would keep a server of another user out
     while True:
@@ -68,7 +68,7 @@ def publish(staged: Path, repository: Path, spec: ModelSpec, deployment: Deploym
             if not (encoder / str(version)).exists():
                 raise
     with _rendering(repository, version):
-        _sync(encoder)
+        flush(encoder)
         write_repository(repository, deployment.replaced(IMAGE, encoder_version=version), specs)
     return version
 
@@ -103,36 +103,12 @@ def _rendering(repository: Path, version: int) -> Iterator[None]:
         raise NotRendered(version, repository, error) from error
 
 
-@contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds the folder's lock. Without `wait` raises OSError where another process does."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            if not wait:
-                raise
-            # A file system without locks: there, what was left behind stays.
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_left_behind(encoder: Path) -> None:
+def _remove_abandoned(encoder: Path) -> None:
     for folder in encoder.glob(f"{_STAGING}*"):
-        with suppress(OSError), _locked(folder, wait=False):
+        with suppress(OSError), locked(folder, wait=False):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_empty(folder: Path) -> None:
     with suppress(OSError):  # it holds versions
         folder.rmdir()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

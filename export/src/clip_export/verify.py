@@ -1,4 +1,4 @@
-"""Holds each written artefact against open_clip's own encode_image, before anything is published."""
+"""Compares each written artefact with open_clip's own encode_image, before anything is published."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from clip_serving.repository.spec import ModelSpec
 BATCHES = (1, 3, 8)
 _INT8_MASK_TOLERANCE = 0.05
 PHOTOS, PROOF_PHOTOS = 32, 8
-"""Natural pictures by which int8 is judged, and of those the ones that every server is asked."""
+"""Natural pictures that int8 is compared on, and how many of them are stored for every server."""
 FP32_TOLERANCE = 1e-4
 FP16_TOLERANCE = 5e-3
 
@@ -41,7 +41,7 @@ Encoder = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], Floats]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an artefact is from open_clip at one batch size, over normalised vectors."""
+    """How far an artefact is from open_clip at one batch size, over normalized vectors."""
 
     artefact: str
     batch: int
@@ -57,12 +57,12 @@ class Parity:
         return (
             f"{self.artefact:16} batch {self.batch}: max abs difference {self.max_abs_difference:.1e}, "
             f"min cosine {self.min_cosine:.7f} (tolerance {self.tolerance:.0e})"
-            + ("" if self.ok else "  REFUSED")
+            + ("" if self.ok else "  REJECTED")
         )
 
 
 def reference_embeddings(loaded: LoadedModel, pictures: list[Image.Image]) -> Floats:
-    """open_clip's transform and encode_image, float32 [N,D]: what everything else is held against."""
+    """open_clip's transform and encode_image, float32 [N,D]: the reference for every artefact."""
     spec = loaded.spec
     transform = open_clip.image_transform(
         spec.image_size,
@@ -97,7 +97,7 @@ def with_reference(loaded: LoadedModel) -> ModelSpec:
 def verify(
     artefact: str, encode: Encoder, loaded: LoadedModel, tolerance: float, report: Callable[[str], None]
 ) -> list[Parity]:
-    """Runs `encode` at each of BATCHES; raises ParityError past the tolerance or for a wrong mask."""
+    """Compares `encode` at each of BATCHES; raises ParityError past the tolerance or for a wrong mask."""
     pictures = sample_pictures(max(BATCHES))
     wanted = reference_embeddings(loaded, pictures)
     pixels = _exact_pixels(loaded, pictures)
@@ -117,7 +117,7 @@ def verify(
 
 @dataclass(frozen=True)
 class Int8Parity:
-    """How far int8 is from fp32 on real photos, at one batch size: what it is compared with is a cosine."""
+    """How far int8 is from fp32 on real photos, at one batch size; the bound is on the cosine."""
 
     artefact: str
     batch: int
@@ -140,13 +140,13 @@ class Int8Parity:
 
 
 def photo_proof(loaded: LoadedModel, folder: Path | None = None) -> Proof:
-    """Real photos, of `folder` or those that come along, and open_clip's own embeddings of them."""
+    """Real photos, from `folder` or from scikit-image, and open_clip's own embeddings of them."""
     pictures = own_pictures(folder, PROOF_PHOTOS, 2 * PHOTOS) if folder else natural_pictures(PHOTOS)
     return Proof(_exact_pixels(loaded, pictures), reference_embeddings(loaded, pictures))
 
 
 def compare_int8(encode: Encoder, photos: Proof, report: Callable[[str], None]) -> list[Int8Parity]:
-    """Photo by photo and in batches, as the scale of what is quantized on the way is a batch's."""
+    """Compares one by one and in batches, because quantized activations share one scale per batch."""
     results = []
     for batch in sorted({1, 8, len(photos.pixels)}):
         ends = range(batch, len(photos.pixels), batch)
@@ -186,7 +186,7 @@ def _check_mask(
     rows = encode(pixels, np.array([[True], [False], [True]]))
     neighbours = np.abs(rows[[0, 2]] - wanted[[0, 2]]).max()
     if not (np.isnan(rows[1]).all() and neighbours <= tolerance):
-        raise ParityError(f"{artefact}: a row that is not valid must be NaN and leave the others alone")
+        raise ParityError(f"{artefact}: a row that is not valid must be NaN and must not change the others")
 
 
 def torchscript_encoder(path: Path) -> Encoder:

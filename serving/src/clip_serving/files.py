@@ -1,11 +1,13 @@
-"""Atomic file replacement: a reader sees the old content or the new content, never a part of either.
+"""Atomic file replacement and folder locks.
 
-`replacing` is the primitive. Content is written to a temporary file in the same folder, flushed to disk,
-and renamed over the target. If the write fails, the target stays as it was and the temporary file is removed.
+A reader sees the old content of a file or the new content, never a part of either: content is written to a
+temporary file in the same folder, flushed to disk, and renamed over the target. If the write fails, the
+target stays as it was and the temporary file is removed.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -25,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if not temporary.is_symlink():
-            _flush(temporary)
+            flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -49,7 +51,27 @@ def write_all_atomically(texts: Mapping[Path, str]) -> None:
             stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")
 
 
-def _flush(path: Path) -> None:
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds an exclusive lock on a folder until the block ends or the process dies; leaves no file behind.
+
+    Without `wait`, raises BlockingIOError if another process holds the lock, and OSError on a file system
+    that has no locks; with `wait`, such a file system is used without a lock.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            if not wait:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file, or a folder's list of files, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from clip_serving.files import replacing, write_all_atomically, write_atomically
+from clip_serving.files import locked, replacing, write_all_atomically, write_atomically
 
 
 def test_a_file_is_created_and_replaced(tmp_path: Path) -> None:
@@ -73,3 +75,25 @@ def test_one_file_that_cannot_be_written_changes_none(tmp_path: Path) -> None:
             write_all_atomically(dict.fromkeys(order, "new"))
         assert first.read_text() == "old"
         assert sorted(tmp_path.iterdir()) == [blocked, first]
+
+
+_HOLD = """
+import sys
+from pathlib import Path
+from clip_serving.files import locked, replacing, write_all_atomically, write_atomically
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_locked_until_its_owner_dies(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "locked\n"
+        with pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
+            pass
+        owner.kill()
+    with locked(tmp_path, wait=False), locked(tmp_path.parent):
+        assert list(tmp_path.iterdir()) == []
