@@ -57,7 +57,7 @@ $(TEST_REPOSITORY)/.ready: $(EXPORT_SOURCES)
 	$(CLIP_EXPORT) --model ViT-B-32 --pretrained none --seed 0 --repository $(@D)
 	touch $@
 
-$(SMALL_REPOSITORY)/.ready: $(EXPORT_SOURCES) $(wildcard testing/export_small.py testing/towers/*.json)
+$(SMALL_REPOSITORY)/.ready: $(EXPORT_SOURCES) $(wildcard testing/export_small.py testing/towers/*)
 	rm -rf $(@D)
 	$(EXPORT_VENV)/bin/python -m testing.export_small --model ViT-tiny-32 --pretrained none --seed 0 --repository $(@D)
 	touch $@

@@ -26,7 +26,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def small_repository() -> Path:
-    """An exported ViT-tiny-32 (see testing/export_small.py), for all other tests."""
+    """An exported ViT-tiny-32 (see testing/towers), for all other tests."""
     return _exported("CLIP_SMALL_REPOSITORY", "build/test/small_repository")
 
 

@@ -1,4 +1,4 @@
-"""A running server for the tests that need open_clip: started through the real command."""
+"""Fixtures for the tests that need open_clip; servers are started through the real command."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from testing import towers
+
+towers.register()
 
 
 @pytest.fixture(scope="session")

@@ -24,14 +24,12 @@ from clip_serving.repository.deployment import Deployment
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from clip_serving.repository.versions import versions
-
-_SMALL = "ViT-S-32"
-"""The smallest tower of open_clip; the served default has its own tests."""
+from testing import towers
 
 
 @pytest.fixture(scope="module")
 def small() -> LoadedModel:
-    return load(_SMALL, "none", seed=1)
+    return load(towers.SMALL, "none", seed=1)
 
 
 def export(repository: Path, *arguments: str) -> int:
@@ -43,7 +41,7 @@ def spec_of(repository: Path, version: int = 1) -> ModelSpec:
 
 
 def test_all_formats_of_one_tower(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export(tmp_path, "--model", _SMALL, "--encoder-precision", "int8", "--json") == 0
+    assert export(tmp_path, "--model", towers.SMALL, "--encoder-precision", "int8", "--json") == 0
     said = capsys.readouterr()
     assert "RANDOM WEIGHTS" in said.err
     summary = json.loads(said.out)
@@ -69,6 +67,7 @@ def test_all_formats_of_one_tower(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert written.graph.input[0].type.tensor_type.shape.dim[0].dim_param
 
 
+@pytest.mark.slow
 def test_a_squashing_tower_with_its_tags_preprocess(tmp_path: Path) -> None:
     arguments = ("--model", "ViT-B-16-SigLIP-256", "--preprocess-from", "webli", "--formats", "onnx-fp32")
     assert export(tmp_path, *arguments) == 0
@@ -80,6 +79,7 @@ def test_a_squashing_tower_with_its_tags_preprocess(tmp_path: Path) -> None:
     assert '"squash"' in config
 
 
+@pytest.mark.slow
 def test_a_resnet(tmp_path: Path) -> None:
     assert export(tmp_path, "--model", "RN50", "--formats", "onnx-fp32") == 0
     assert spec_of(tmp_path).embedding_dim == 1024
@@ -123,7 +123,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_versions_stay_and_can_be_gone_back_to(tmp_path: Path) -> None:
-    common = ("--model", _SMALL, "--formats", "torchscript")
+    common = ("--model", towers.SMALL, "--formats", "torchscript")
     assert export(tmp_path, *common, "--seed", "1", "--quality", "exact") == 0
     assert export(tmp_path, *common, "--seed", "2") == 0
     assert versions(tmp_path) == [1, 2]
@@ -142,7 +142,7 @@ def test_versions_stay_and_can_be_gone_back_to(tmp_path: Path) -> None:
 def test_a_checkpoint_file_gives_the_same_weights(small: LoadedModel, tmp_path: Path) -> None:
     path = tmp_path / "mine.pt"
     torch.save(small.model.state_dict(), path)
-    again = load(_SMALL, str(path))
+    again = load(towers.SMALL, str(path))
     assert again.spec.weights_sha256 == small.spec.weights_sha256
     assert (again.spec.pretrained, again.spec.random_weights) == ("mine.pt", False)
 
@@ -152,7 +152,7 @@ def test_a_checkpoint_with_missing_keys_is_refused(small: LoadedModel, tmp_path:
     del state["visual.conv1.weight"]
     torch.save(state, tmp_path / "part.pt")
     with pytest.raises(LoadError, match="cannot be loaded"):
-        load(_SMALL, str(tmp_path / "part.pt"))
+        load(towers.SMALL, str(tmp_path / "part.pt"))
 
 
 @pytest.mark.parametrize(

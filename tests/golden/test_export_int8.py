@@ -20,14 +20,14 @@ from clip_serving.encoder.engines import OnnxEncoder
 from clip_serving.encoder.proof import Proof
 from clip_serving.errors import ConfigurationError
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from testing import towers
 from testing.pictures import camera_photos
 
-_SMALL = "ViT-S-32"
 _FORMATS = ("--formats", "onnx-fp32,onnx-int8")
 
 
 def export(repository: Path, *arguments: str) -> int:
-    model = ("--model", _SMALL, "--pretrained", "none", "--seed", "1")
+    model = ("--model", towers.SMALL, "--pretrained", "none", "--seed", "1")
     return main([*model, "--repository", str(repository), *_FORMATS, *arguments])
 
 
@@ -37,7 +37,7 @@ def version_of(repository: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def small() -> LoadedModel:
-    return load(_SMALL, "none", seed=1)
+    return load(towers.SMALL, "none", seed=1)
 
 
 @pytest.fixture(scope="module")
