@@ -10,6 +10,7 @@ import pytest
 
 from clip_profile.answer.bottleneck import bottleneck_of
 from clip_profile.answer.recommend import Recommendation, recommend
+from clip_profile.errors import ProfileError
 from clip_profile.records.measurement import EMBED, PREPROCESS, Failure, Measurement, Round, Stage
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import Result, frontier, results_of
@@ -34,9 +35,7 @@ def repeats(at: Any, photos_per_s: list[float], p95_ms: float) -> list[Measureme
 
 
 def advised(run: RunFolder, objective: Objective) -> Recommendation:
-    found = recommend(run, objective)
-    assert found is not None
-    return found
+    return recommend(run, objective)
 
 
 @pytest.fixture
@@ -223,7 +222,8 @@ def test_instances_past_the_cores_are_warned_against(
 
 
 def test_an_empty_run_has_no_advice(tmp_path: Path) -> None:
-    assert recommend(run_of(tmp_path), Objective()) is None
+    with pytest.raises(ProfileError, match="has no measurements yet"):
+        recommend(run_of(tmp_path), Objective())
 
 
 def test_repeats_take_the_place_of_the_searchs_run(tmp_path: Path) -> None:

@@ -61,31 +61,22 @@ def columns_of(names: Sequence[str], objective: Objective, top: int = 3) -> list
     Raises ProfileError if there is no such run or setting.
     """
     if len(names) == 1 and ":" not in names[0]:
-        run, results = _results(Path(names[0]))
+        run = RunFolder.load(Path(names[0]))
+        results = results_of(run)
         results.sort(key=lambda one: (not objective.met(one), not one.repeated, -one.photos_per_s))
         return [Column(run.path, one) for one in results[:top]]
     return [_column(name, objective) for name in names]
 
 
-def _results(path: Path) -> tuple[RunFolder, list[Result]]:
-    run = RunFolder.load(path)
-    results = results_of(run)
-    if not results:
-        raise ProfileError(f"{path} has no measurements yet")
-    return run, results
-
-
 def _column(name: str, objective: Objective) -> Column:
     path, _, label = name.partition(":")
-    run, results = _results(Path(path))
-    if label:
-        found = {one.setting.label: one for one in results}
-        if label not in found:
-            raise ProfileError(f"{path} has no setting {label!r}; it has {', '.join(sorted(found))}")
-        return Column(run.path, found[label])
-    recommendation = recommend(run, objective)
-    assert recommendation is not None
-    return Column(run.path, recommendation.nearest)
+    run = RunFolder.load(Path(path))
+    if not label:
+        return Column(run.path, recommend(run, objective).nearest)
+    found = {one.setting.label: one for one in results_of(run)}
+    if label not in found:
+        raise ProfileError(f"{path} has no setting {label!r}; it has {', '.join(sorted(found))}")
+    return Column(run.path, found[label])
 
 
 def rows_of(columns: Sequence[Column]) -> list[Row]:

@@ -153,11 +153,9 @@ class Recommendation:
         }
 
 
-def recommend(run: RunFolder, objective: Objective) -> Recommendation | None:
-    """None if nothing was measured."""
+def recommend(run: RunFolder, objective: Objective) -> Recommendation:
+    """Raises ProfileError if nothing was measured."""
     results = results_of(run)
-    if not results:
-        return None
     ranking = _Ranking(results)
     able = [one for one in results if objective.met(one)]
     steady = [one for one in able if not one.breaks]

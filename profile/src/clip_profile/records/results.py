@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from clip_profile.errors import ProfileError
 from clip_profile.records.measurement import Failure, Measurement
 from clip_profile.records.run_folder import RunFolder
 from clip_profile.records.setting import Setting
@@ -61,12 +62,14 @@ class Result:
 
 
 def results_of(run: RunFolder) -> list[Result]:
-    """Every setting that was measured, highest throughput first."""
+    """Every setting that was measured, highest throughput first. Raises ProfileError if there is none."""
     own: dict[Setting, list[Measurement | Failure]] = {}
     for one in run.records.values():
         own.setdefault(one.setting, []).append(one)
-    found = [_result(setting, records) for setting, records in own.items()]
-    return sorted((one for one in found if one.closed), key=lambda one: -one.photos_per_s)
+    found = [result for setting, records in own.items() if (result := _result(setting, records)).closed]
+    if not found:
+        raise ProfileError(f"{run.path} has no measurements yet")
+    return sorted(found, key=lambda one: -one.photos_per_s)
 
 
 def _result(setting: Setting, records: Sequence[Measurement | Failure]) -> Result:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from clip_profile.answer.recommend import recommend
-from clip_profile.errors import ProfileError
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import results_of
 from clip_profile.records.run_folder import RunFolder
@@ -29,8 +28,6 @@ def write_report(run: RunFolder, objective: Objective, path: Path) -> int:
 def page(run: RunFolder, objective: Objective) -> str:
     """The whole HTML."""
     found = recommend(run, objective)
-    if found is None:
-        raise ProfileError(f"{run.path} has no measurements yet")
     results = results_of(run)
     names = sections.Names.within([result.setting for result in results])
     parts = [

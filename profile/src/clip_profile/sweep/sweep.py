@@ -20,7 +20,6 @@ from clip_profile.records.objective import Objective
 from clip_profile.records.results import results_of
 from clip_profile.records.run_folder import Finalists, RunFolder
 from clip_profile.records.setting import Setting
-from clip_profile.sweep.budget import Budget
 from clip_profile.sweep.search import Search
 from clip_profile.sweep.target import Target
 from clip_profile.sweep.trials import Measurer, Trials
@@ -53,9 +52,8 @@ class Sweep:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._options, self._console = run, options, console
-        self._budget = Budget(options.budget_s, clock)
         self._trials = Trials(
-            run, target, measurer, self._budget, console, retry_failed=options.retry_failed, clock=clock
+            run, target, measurer, options.budget_s, console, retry_failed=options.retry_failed, clock=clock
         )
         space = run.about.space
         points = space.points()
@@ -95,7 +93,7 @@ class Sweep:
         complete = (
             self._rounds(settings, finalists.group) and self._load_curves(settings) and self._confirm_best()
         )
-        rest = f"{duration(self._budget.left_s)} of the budget left"
+        rest = f"{duration(self._trials.left_s)} of the budget left"
         if not (complete and finalists.complete):
             rest = "the budget ran out: run the same command to continue"
         counts = f"{len(self._run.measurements)} measurements, {len(self._run.failures)} failures"
@@ -108,7 +106,7 @@ class Sweep:
         """Whether there were any."""
         failed = list(self._trials.to_retry)
         for trial in failed:
-            if not self._budget.fits(self._trials.cost_s(trial.setting, repeat=trial.round is not None)):
+            if not self._trials.fits(trial.setting, repeat=trial.round is not None):
                 break
             if trial.round is None:
                 self._measure(trial.setting, "retry")
@@ -120,7 +118,7 @@ class Sweep:
         """Starts or continues the search."""
         complete = True
         for setting in self._all_points() if self._options.exhaustive else self._proposals():
-            if not self._budget.fits(self._trials.cost_s(setting), self._reserve_s()):
+            if not self._trials.fits(setting, reserve_s=self._reserve_s()):
                 self._console.line("search stopped: the time left is reserved for the finalists")
                 complete = False
                 break
@@ -139,7 +137,7 @@ class Sweep:
             for setting in [*settings[turn:], *settings[:turn]]:
                 if self._trials.is_repeated(setting, round := Round(group, number)):
                     continue
-                if not self._budget.fits(self._trials.cost_s(setting, repeat=True)):
+                if not self._trials.fits(setting, repeat=True):
                     return False
                 self._trials.repeat(setting, round, f"round {number} of {self._options.rounds}")
         return True
@@ -150,7 +148,7 @@ class Sweep:
             for setting in (point for point in self._search.points if point.server == server):
                 if self._trials.is_known(_single(setting)):
                     continue
-                if not self._budget.fits(self._trials.cost_s(setting)):
+                if not self._trials.fits(setting):
                     return False
                 self._measure(setting, "load curve")
         return True
@@ -181,8 +179,7 @@ class Sweep:
 
     def _unconfirmed(self) -> list[Setting] | None:
         objective = self._options.objective
-        found = recommend(self._run, objective)
-        best = found.best if found else None
+        best = recommend(self._run, objective).best
         if best is None or best.in_rounds >= min(2, self._options.rounds):
             return None
         rated = [one for one in results_of(self._run) if one.in_rounds and not one.breaks]
@@ -198,11 +195,8 @@ class Sweep:
         self._search.add(setting, self._options.objective.value(one) if one else None)
 
     def _reserve_s(self) -> float:
-        """For all rounds of as many finalists as are wanted, if they are like the best so far."""
-        n, best = self._options.finalists, self._search.best(self._options.finalists)
-        windows = [seconds for setting in best for seconds in self._trials.windows_s(setting)]
-        round_s = self._budget.cost(windows or [self._run.about.seconds] * 2, len(best) or 1)
-        return self._budget.reserve(self._options.rounds * n * round_s / max(1, len(best)))
+        n, rounds = self._options.finalists, self._options.rounds
+        return self._trials.reserve_s(self._search.best(n), n, rounds)
 
 
 def _single(setting: Setting) -> Trial:

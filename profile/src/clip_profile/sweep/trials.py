@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from clip_profile.console import Console, duration
 from clip_profile.errors import ProfileError, ServerGone
@@ -12,7 +12,6 @@ from clip_profile.load.server import Server
 from clip_profile.records.measurement import Failure, Measurement, Round, Trial
 from clip_profile.records.run_folder import RunFolder
 from clip_profile.records.setting import Setting
-from clip_profile.sweep.budget import Budget
 from clip_profile.sweep.target import Served, Target
 from clip_serving.errors import ClipServingError
 
@@ -26,21 +25,24 @@ _ARRIVALS = 30
 
 
 class Trials:
-    """The trials of a run folder, and what they cost. With `retry_failed` its failures count as unknown."""
+    """The trials of a run folder, and the budget for them. With `retry_failed` its failures are unknown."""
 
     def __init__(
         self,
         run: RunFolder,
         target: Target,
         measurer: Measurer,
-        budget: Budget,
+        budget_s: float,
         console: Console,
         *,
         retry_failed: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._target, self._measurer = run, target, measurer
-        self._budget, self._console, self._clock = budget, console, clock
+        self._console, self._clock = console, clock
+        self._budget_s, self._end = budget_s, clock() + budget_s
+        self.start_s, self.overhead_s = 10.0, 3.0
+        """Seconds of the last server start, and of the last run beyond its windows; guesses at first."""
         self.to_retry = [one.trial for one in run.failures] if retry_failed else []
         self._rates: dict[Setting, float] = {}
         for one in run.measurements:
@@ -73,17 +75,43 @@ class Trials:
         failed = self.is_known(closed) and self.measurement(closed) is None
         return failed or self.is_known(Trial(setting, round, "poisson"))
 
-    def cost_s(self, setting: Setting, *, repeat: bool = False) -> float:
-        """Of a single run, or of the setting's part of a round, with the start of its server if needed."""
-        windows, starts = self.windows_s(setting), int(self._target.running != setting.server)
-        return self._budget.cost(windows if repeat else windows[:1], starts)
+    # --- the budget, in seconds ----------------------------------------------------------------------------
 
-    def windows_s(self, setting: Setting) -> list[float]:
-        """Seconds of a closed and of an open loop, at the throughput that is expected of the setting."""
+    @property
+    def left_s(self) -> float:
+        return self._end - self._clock()
+
+    def fits(self, setting: Setting, *, repeat: bool = False, reserve_s: float = 0.0) -> bool:
+        """Whether a single run, or the setting's part of a round, fits into the time left."""
+        return self.cost_s(setting, repeat=repeat) + reserve_s <= self.left_s
+
+    def cost_s(self, setting: Setting, *, repeat: bool = False) -> float:
+        """With the start of the server, unless it is running."""
+        starts_s = 0.0 if self._target.running == setting.server else self.start_s
+        return starts_s + (
+            self._repeat_s(setting) if repeat else self._windows_s(setting)[0] + self.overhead_s
+        )
+
+    def reserve_s(self, best: Sequence[Setting], finalists: int, rounds: int) -> float:
+        """For the rounds after the search, if the finalists are like the best so far.
+
+        At most half of the budget: the search gets the other half.
+        """
+        unknown_s = 2 * (self._run.about.seconds + self.overhead_s)
+        each_s = [self._repeat_s(setting) for setting in best] or [unknown_s]
+        return min(self._budget_s / 2, rounds * finalists * (sum(each_s) / len(each_s) + self.start_s))
+
+    def _repeat_s(self, setting: Setting) -> float:
+        return sum(self._windows_s(setting)) + 2 * self.overhead_s
+
+    def _windows_s(self, setting: Setting) -> tuple[float, float]:
+        """Of a closed and of an open loop, at the throughput that is expected of the setting."""
         rate, seconds = self._rate(setting), self._run.about.seconds
         if not rate:
-            return [seconds] * 2
-        return [self._closed_load(setting, rate).seconds, self._poisson_load(setting, rate, 0).seconds]
+            return seconds, seconds
+        return self._closed_load(setting, rate).seconds, self._poisson_load(setting, rate, 0).seconds
+
+    # --- one trial -----------------------------------------------------------------------------------------
 
     def _closed(self, trial: Trial, part: str) -> Measurement | None:
         def load(served: Served) -> Load:
@@ -105,14 +133,14 @@ class Trials:
         if self.is_known(trial):
             return self.measurement(trial)
         name = f"{part}: {trial.setting.describe()}"
-        self._console.doing(f"{name} ... {duration(self._budget.left_s)} left")
+        self._console.doing(f"{name} ... {duration(self.left_s)} left")
         record = self._run_trial(trial, load)
         self._run.add(record)
         if trial in self.to_retry:
             self.to_retry.remove(trial)
         if isinstance(record, Measurement):
             self._note_rate(record)
-        self._console.line(f"{name}: {_outcome(record)}; {duration(self._budget.left_s)} left")
+        self._console.line(f"{name}: {_outcome(record)}; {duration(self.left_s)} left")
         return self.measurement(trial)
 
     def _run_trial(self, trial: Trial, load: Callable[[Served], Load]) -> Measurement | Failure:
@@ -123,7 +151,7 @@ class Trials:
             served = self._target.serve(trial.setting)
             ready = self._clock()
             if restart:
-                self._budget.start_s = ready - begin
+                self.start_s = ready - begin
             wanted = load(served)
             one = self._measurer(served.server, trial, wanted)
         except (ProfileError, ClipServingError) as error:
@@ -137,7 +165,7 @@ class Trials:
             return Failure(
                 trial.setting, trial.round, trial.arrival, time.time(), failure, died=death is not None
             )
-        self._budget.overhead_s = self._clock() - ready - wanted.seconds
+        self.overhead_s = self._clock() - ready - wanted.seconds
         return one
 
     def _note_rate(self, one: Measurement) -> None:
