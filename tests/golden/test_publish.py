@@ -103,8 +103,11 @@ def test_a_setting_that_cannot_be_read_is_named_and_not_replaced(
 
 def test_version_0_is_no_request_for_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     published(tmp_path)
-    assert main(["--activate", "0", "--repository", str(tmp_path)]) == 2
-    assert "has no version 0 of the encoder; it has [1]" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--activate", "0", "--repository", str(tmp_path)])
+    assert "--activate: '0'. Allowed: a whole number, at least 1\n" in capsys.readouterr().err
+    assert main(["--activate", "2", "--repository", str(tmp_path)]) == 2
+    assert "has no version 2 of the encoder; it has [1]" in capsys.readouterr().err
     assert versions(tmp_path) == [1]
 
 

@@ -41,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_model(parser)
     settings = parser.add_argument_group(
-        "settings", f"written to {DEPLOYMENT_FILE}; those that are not given keep the repository's value"
+        "settings",
+        f"written to {DEPLOYMENT_FILE}; those that are not given keep the repository's value, or the default "
+        "in a new repository. With --activate, nothing is exported",
     )
     add_flags(settings, IMAGE)
     return parser
@@ -73,7 +75,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add("--verify-photos", type=Path, metavar="DIR",
         help="photos like yours, to verify int8 and bf16 with; the pixels of eight of them are stored in the "
         "repository (default: photos that are installed with scikit-image)")  # fmt: skip
-    add("--activate", type=int, metavar="VERSION", help="serve an earlier version again; nothing is exported")
     add("--json", action="store_true", help="print a summary as JSON on standard output")
 
 

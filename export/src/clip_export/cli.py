@@ -33,7 +33,7 @@ _LOUD = """\
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
-        summary = _export(options) if options.activate is None else _activate(options)
+        summary = _export(options) if options.encoder_version is None else _activate(options)
     except (ExportError, ClipServingError) as error:
         _say(f"error: {error}")
         return getattr(error, "exit_status", 2)
@@ -57,12 +57,12 @@ def _changed(options: argparse.Namespace, now: Deployment) -> Deployment:
 def _activate(options: argparse.Namespace) -> dict[str, Any]:
     from clip_export.publish import activate
 
-    spec, deployment = activate(options.repository, options.activate, partial(_changed, options))
+    spec, deployment = activate(options.repository, options.encoder_version, partial(_changed, options))
     settings = deployment.settings(IMAGE)
-    _say(f"version {options.activate} ({spec.model}, {spec.pretrained}) is served after a restart")
+    _say(f"version {options.encoder_version} ({spec.model}, {spec.pretrained}) is served after a restart")
     _say(f"settings: {_unusual(settings)}")
     return {
-        "version": options.activate,
+        "version": options.encoder_version,
         "model": spec.model,
         "pretrained": spec.pretrained,
         "settings": settings.to_section(),
@@ -71,7 +71,8 @@ def _activate(options: argparse.Namespace) -> dict[str, Any]:
 
 def _unusual(settings: ImageSettings) -> str:
     """The settings that differ from the defaults."""
-    found = {line.name: getattr(settings, line.name) for line in table(ImageSettings) if line.flag}
+    found = {line.name: getattr(settings, line.name) for line in table(ImageSettings)}
+    del found["encoder_version"]
     usual = ImageSettings()
     unusual = {name: value for name, value in found.items() if value != getattr(usual, name)}
     return ", ".join(f"{name} {value}" for name, value in unusual.items()) or "the defaults"

@@ -78,18 +78,15 @@ def activate(
 ) -> tuple[ModelSpec, Deployment]:
     """Pins an earlier version and renders its configs: a rollback. Restart the server afterwards.
 
-    `change` makes the new settings from those that the repository has now.
+    `change` makes the new settings, which pin `version`, from those that the repository has now.
     """
     known = versions(repository)
     if version not in known:
         raise ExportError(f"{repository} has no version {version} of the encoder; it has {known}")
     folder = repository / defaults.ENCODER / str(version)
 
-    def pinned(now: Deployment) -> Deployment:
-        return change(now).replaced(IMAGE, encoder_version=version)
-
     with _rendering(repository, version):
-        deployment, _ = render_repository(repository, pinned)
+        deployment, _ = render_repository(repository, change)
     return ModelSpec.load(folder / SPEC_FILE), deployment
 
 

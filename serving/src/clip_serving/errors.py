@@ -1,8 +1,8 @@
-"""The errors of the server as a whole. Those of one photo are clip_preprocess.errors.ItemError.
+"""The errors of the server and its repository; clip_preprocess.errors.ItemError is the error of one photo.
 
 ClipServingError
-├── ConfigurationError   a spec, a setting or a repository that cannot work
-└── ServerError          the embedded tritonserver did not start, or died
+├── ConfigurationError   an invalid spec, setting or model repository
+└── ServerError          the embedded tritonserver did not start, or exited
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ class ClipServingError(Exception):
 
 
 class ConfigurationError(ClipServingError):
-    """A spec, a setting or a model repository that cannot work; the text says the way out."""
+    """An invalid spec, setting or model repository; the text says what to do."""
 
 
 class ServerError(ClipServingError):
-    """The embedded tritonserver did not start, or ended; the text holds the cause."""
+    """The embedded tritonserver did not start, or exited; the text says why."""

@@ -141,7 +141,7 @@ def test_the_readme_lists_every_setting() -> None:
     for line in table(ImageSettings):
         (row,) = [row for row in readme.splitlines() if f"| `{line.key}` |" in row]
         switch = line.values.off if isinstance(line.values, Switch) and line.default else line.flag
-        assert f"`--{switch or 'activate'}" in row
+        assert f"`--{switch}" in row
 
 
 # --- flags -----------------------------------------------------------------------------------------
@@ -153,15 +153,15 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def test_every_setting_has_a_flag_but_for_the_version_which_has_activate() -> None:
+def test_every_setting_has_a_flag() -> None:
     flags = (
         "--max-batch-size 16 --preprocess-instances 7 --preprocess-threads 2 --max-queue-size 0 "
         "--quality exact --ignore-exif-orientation --allow-truncated --max-bytes 1234 --max-pixels 5678 "
         "--decode-timeout 4.5 --encoder-instances 3 --encoder-threads 2 --encoder-precision fp32 "
-        "--preferred-batch-sizes 4,16 --max-queue-delay-us 0"
+        "--preferred-batch-sizes 4,16 --max-queue-delay-us 0 --activate 2"
     )
     found = given(parser().parse_args(flags.split()), IMAGE)
-    assert ImageSettings(**found, encoder_version=2) == TUNED
+    assert ImageSettings(**found) == TUNED
 
 
 def test_flags_that_are_not_given_change_nothing() -> None:

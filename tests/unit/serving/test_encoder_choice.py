@@ -90,8 +90,8 @@ def test_the_worst_row_counts() -> None:
 
 def test_the_line_of_the_log_is_read_back(tmp_path: Path) -> None:
     log = tmp_path / "tritonserver.log"
-    said = announcement("int8 in onnxruntime, 2 threads (asked for)")
+    said = announcement("int8 in onnxruntime, 2 threads (chosen)")
     log.write_text(f'I1124 10:00:00.1 7 pb_stub.cc:92] "{said}"\nI1124 10:00:00.2 7 server.cc:1] "ready"\n')
-    assert announced(log) == "int8 in onnxruntime, 2 threads (asked for)"
+    assert announced(log) == "int8 in onnxruntime, 2 threads (chosen)"
     log.write_text("nothing of the kind\n")
     assert announced(log) is None

@@ -33,7 +33,9 @@ class WordSpec(TowerSpec):
 class WordSettings(FamilySettings):
     max_batch_size: int = setting(32, "max_batch_size", "largest batch", WholeNumber())
     encoder_instances: int = setting(2, "encoder.instances", "instances", WholeNumber())
-    encoder_version: int | None = setting(None, "encoder.version", "", WholeNumber(optional=True), flag="")
+    encoder_version: int | None = setting(
+        None, "encoder.version", "", WholeNumber(optional=True), flag="activate"
+    )
 
 
 class WordFamily(ModelFamily[WordSpec, WordSettings]):
@@ -111,9 +113,11 @@ def test_flags_of_two_families_do_not_meet() -> None:
     parser = argparse.ArgumentParser()
     for family in (IMAGE, WORDS):
         add_flags(parser, family)
-    options = parser.parse_args(["--max-batch-size", "4", "--words-max-batch-size", "5"])
+    options = parser.parse_args(
+        ["--max-batch-size", "4", "--words-max-batch-size", "5", "--words-activate", "3"]
+    )
     assert given(options, IMAGE) == {"max_batch_size": 4}
-    assert given(options, WORDS) == {"max_batch_size": 5}
+    assert given(options, WORDS) == {"max_batch_size": 5, "encoder_version": 3}
 
 
 def test_an_image_spec_has_what_every_tower_has() -> None:

@@ -81,7 +81,9 @@ def _cores(result: Result, server: float) -> Bottleneck:
         return Bottleneck(
             "encoder", why, "use a GPU for the encoder, a smaller model, a lower precision, or more cores."
         )
-    return Bottleneck("preprocess", why, "add cores for preprocess, or lower --quality (see docs/explanation/pixels.md).")
+    return Bottleneck(
+        "preprocess", why, "add cores for preprocess, or lower --quality (see docs/explanation/pixels.md)."
+    )
 
 
 def _stages(result: Result, server: float | None) -> Bottleneck:

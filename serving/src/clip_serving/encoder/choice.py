@@ -1,7 +1,7 @@
-"""Which encoder a CPU serves: by what was asked for, what the CPU has and what is proved on it.
+"""Chooses the encoder that a CPU serves: by the setting, the CPU's instructions and a check at load.
 
-Measured in docs/adr/0009: OpenVINO in bf16 where the CPU multiplies bfloat16, else onnxruntime in fp32;
-int8 in onnxruntime for who asks for it.
+As measured in docs/adr/0009: OpenVINO in bf16 if the CPU has BF16 instructions, else onnxruntime in fp32;
+int8 in onnxruntime is opt-in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _INSTEAD = "Serve another precision (clip-serve --encoder-precision, clip-export
 
 @dataclass(frozen=True)
 class Chosen:
-    """A loaded encoder, and what is said of it at start-up. `cosine` is to fp32; None for fp32 itself."""
+    """A loaded encoder and its description for the log. `cosine` is to fp32; None for fp32 itself."""
 
     encoder: Encoder
     precision: Precision
@@ -34,22 +34,22 @@ class Chosen:
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread" + "s" * (self.threads != 1)
-        proved = "" if self.cosine is None else f", cosine to fp32 {self.cosine:.6f} on this CPU"
-        return f"{self.precision} in {self.engine}, {threads}{proved} ({self.why})"
+        checked = "" if self.cosine is None else f", cosine to fp32 {self.cosine:.6f} on this CPU"
+        return f"{self.precision} in {self.engine}, {threads}{checked} ({self.why})"
 
 
 def choose(version: Path, wanted: EncoderPrecision, threads: int, cpu: Cpu | None = None) -> Chosen:
-    """The encoder of a version directory, loaded; `auto` takes bf16 where it can be had, else fp32.
+    """Loads the encoder of a version directory; `auto` is bf16 if it can be served here, else fp32.
 
-    Raises ConfigurationError where `wanted` is another and cannot be served here; the text says why.
+    Raises ConfigurationError if another precision is `wanted` and cannot be served here; the text says why.
     """
     if wanted == "int8":
         return _int8(version, threads)
     if wanted == "fp32":
-        return _fp32(version, threads, "asked for")
+        return _fp32(version, threads, "chosen")
     cpu = cpu or Cpu.here()
     try:
-        return _bf16(version, threads, "asked for" if wanted == "bf16" else "auto", cpu)
+        return _bf16(version, threads, "chosen" if wanted == "bf16" else "auto", cpu)
     except ConfigurationError as error:
         if wanted == "bf16":
             raise ConfigurationError(f"bf16 cannot be served here: {error}. {_INSTEAD}") from error
@@ -57,7 +57,7 @@ def choose(version: Path, wanted: EncoderPrecision, threads: int, cpu: Cpu | Non
 
 
 def servable(version: Path, cpu: Cpu | None = None) -> tuple[Precision, ...]:
-    """What is worth trying of a version on this CPU; whether it proves right is seen when it is loaded."""
+    """The precisions of a version that this CPU may serve; each one is only checked when it is loaded."""
     found: list[Precision] = ["fp32"]
     try:
         _require_bf16(version, cpu or Cpu.here())
@@ -82,7 +82,7 @@ def _bf16(version: Path, threads: int, why: str, cpu: Cpu) -> Chosen:
     encoder = OpenVinoEncoder(version / defaults.ONNX_FP32_FILE, threads, "bf16")
     if encoder.precision != "bf16":
         raise ConfigurationError(f"OpenVINO computes in {encoder.precision} on this CPU")
-    cosine = _proved(encoder, version, "bf16")
+    cosine = _checked(encoder, version, "bf16")
     return Chosen(encoder, "bf16", "OpenVINO", threads, cosine, why)
 
 
@@ -90,10 +90,10 @@ def _int8(version: Path, threads: int) -> Chosen:
     try:
         ModelSpec.load(version / SPEC_FILE).require_int8()
         encoder = OnnxEncoder(version / defaults.ONNX_INT8_FILE, threads)
-        cosine = _proved(encoder, version, "int8")
+        cosine = _checked(encoder, version, "int8")
     except ConfigurationError as error:
         raise ConfigurationError(f"int8 cannot be served here: {error}. {_INSTEAD}") from error
-    return Chosen(encoder, "int8", "onnxruntime", threads, cosine, "asked for")
+    return Chosen(encoder, "int8", "onnxruntime", threads, cosine, "chosen")
 
 
 def _require_bf16(version: Path, cpu: Cpu) -> None:
@@ -103,16 +103,16 @@ def _require_bf16(version: Path, cpu: Cpu) -> None:
         raise ConfigurationError("openvino is not installed (pip install 'clip-triton-serving[cpu]')")
     if not (version / defaults.PROOF_FILE).is_file():
         raise ConfigurationError(
-            f"this export holds no {defaults.PROOF_FILE} to prove it by (export the model again)"
+            f"this export has no {defaults.PROOF_FILE} to check it with (export the model again)"
         )
 
 
-def _proved(encoder: Encoder, version: Path, precision: Precision) -> float:
-    """The least cosine to fp32; raises ConfigurationError where it is below the precision's bound."""
+def _checked(encoder: Encoder, version: Path, precision: Precision) -> float:
+    """The least cosine to fp32 on proof.npz; raises ConfigurationError if it is below the bound."""
     proof, bound = Proof.load(version), defaults.MIN_COSINE[precision]
     try:
         cosine = proof.least_cosine(encoder.embed)
-    except RuntimeError as error:  # what both engines raise where an instruction or a kernel is missing
+    except RuntimeError as error:  # both engines raise it if an instruction or a kernel is missing
         raise ConfigurationError(f"it fails on this CPU: {error}") from error
     if cosine < bound:
         raise ConfigurationError(f"its cosine to fp32 is {cosine:.6f} on this CPU, below {bound}")

@@ -1,4 +1,4 @@
-"""What this machine's CPU is, and which instructions it has."""
+"""This machine's CPU and its instructions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-"""With either, products of bfloat16 are instructions; without, they are made of several float32 ones."""
+"""With either flag, bfloat16 products are single instructions; without, they are emulated in float32."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Cpu:
 
     @classmethod
     def from_cpuinfo(cls, text: str) -> Cpu:
-        """Of the text of /proc/cpuinfo; empty of what it does not hold."""
+        """Parses /proc/cpuinfo; fields that it lacks are empty."""
         fields = {key.strip(): value.strip() for key, _, value in map(_split, text.splitlines())}
         name = fields.get("model name") or platform.processor() or os.uname().machine
         return cls(name, frozenset(fields.get("flags", "").split()))

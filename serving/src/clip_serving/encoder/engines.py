@@ -1,4 +1,4 @@
-"""The image encoder on the CPU, in onnxruntime or OpenVINO, with no Triton in sight."""
+"""The image encoder on the CPU, in onnxruntime or OpenVINO; independent of Triton."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from clip_serving.errors import ConfigurationError
 
 
 class Encoder(Protocol):
-    """An exported graph: uint8 pixels and a validity mask to L2-normalised float32 rows."""
+    """An exported graph: uint8 pixels and a validity mask to L2-normalized float32 rows."""
 
     def embed(self, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
         """uint8 [N,H,W,3] and bool [N,1] to float32 [N,D]; rows that are not valid are NaN."""
 
 
 class OnnxEncoder:
-    """A graph in onnxruntime, in the precision that it was written in."""
+    """A graph in onnxruntime, computed in the precision that it was written in."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        """Raises ConfigurationError when `path` is missing or is no graph that onnxruntime loads."""
+        """Raises ConfigurationError if `path` is missing or onnxruntime cannot load it."""
         _require(path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Spinning threads would take the cores that preprocess needs.
+        # Spinning threads would take cores from preprocess.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -42,14 +42,14 @@ class OnnxEncoder:
 
 
 class OpenVinoEncoder:
-    """A float32 graph in OpenVINO, computed in `precision` where OpenVINO finds that this CPU can.
+    """A float32 graph in OpenVINO, computed in `precision` if this CPU supports it.
 
-    `precision` is then what it is really computed in: on a CPU without BF16 OpenVINO takes the hint for
-    bf16 and computes in float32.
+    The attribute `precision` says what OpenVINO really computes in: without BF16 instructions it accepts the
+    hint for bf16 and computes in float32.
     """
 
     def __init__(self, path: Path, threads: int, precision: Literal["fp32", "bf16"]) -> None:
-        """Raises ConfigurationError when OpenVINO is not installed or does not load `path`."""
+        """Raises ConfigurationError if OpenVINO is not installed or cannot load `path`."""
         _require(path)
         try:
             import openvino
@@ -62,7 +62,7 @@ class OpenVinoEncoder:
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-            # Each instance is a process: pinned, all of them would sit on the first cores.
+            # Each instance is a process: if pinned, all of them would share the first cores.
             "ENABLE_CPU_PINNING": False,
         }
         try:
@@ -76,7 +76,7 @@ class OpenVinoEncoder:
 
     def embed(self, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
         rows: npt.NDArray[np.float32] = self._request.infer({"pixels": pixels, "valid": valid})["embedding"]
-        # In bf16 the norm is rounded too, to three digits; and what is given back is OpenVINO's own memory.
+        # In bf16 the norm is rounded to three digits. Dividing also copies: `rows` is OpenVINO's memory.
         normal: npt.NDArray[np.float32] = rows / np.maximum(
             np.linalg.norm(rows, axis=1, keepdims=True), 1e-12
         )

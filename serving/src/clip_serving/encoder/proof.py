@@ -1,8 +1,8 @@
-"""Pixels and open_clip's embeddings of them, by which an encoder proves itself where it serves.
+"""Pixels and open_clip's embeddings of them, to check an encoder on the machine that serves it.
 
-The machine that exports seldom has the instructions of the one that serves: BF16 may not exist there,
-and int8 products saturate on one CPU and not on the next. So the export leaves this file beside the
-graphs, and every encoder of less than fp32 embeds it before it takes a request.
+The machine that exports often lacks the instructions of the one that serves: it may not have BF16, and int8
+products saturate on some CPUs only. So the export stores this file beside the graphs, and every encoder below
+fp32 must embed it correctly before it accepts requests.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ class Proof:
 
     @classmethod
     def load(cls, version: Path) -> Proof:
-        """Raises ConfigurationError where the encoder's version directory holds none."""
+        """Raises ConfigurationError if the version directory has no valid proof.npz."""
         path = version / defaults.PROOF_FILE
         try:
             with path.open("rb") as file, np.load(file) as arrays:
                 return cls(arrays["pixels"], arrays["embeddings"])
         except (OSError, KeyError, ValueError, BadZipFile) as error:
             raise ConfigurationError(
-                f"{path} is missing or damaged ({error}), and less than fp32 is served only after it was "
-                "proved by it: export the model again"
+                f"{path} is missing or damaged ({error}); precisions below fp32 are checked with it before "
+                "they are served. Export the model again"
             ) from error
 
     def least_cosine(self, embed: Embed) -> float:
-        """Of `embed`'s rows to these, all in one batch; -1 where a row is no vector."""
+        """The least cosine of `embed`'s rows to these, in one batch; -1 if a row has NaN."""
         return least_cosine(embed(self.pixels, np.ones((len(self.pixels), 1), np.bool_)), self.embeddings)
 
 
 def least_cosine(rows: Floats, wanted: Floats) -> float:
-    """The smallest over rows; -1 for other shapes and for rows with NaN."""
+    """The least cosine over rows; -1 for other shapes and for rows with NaN."""
     if rows.shape != wanted.shape:
         return -1.0
     norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(wanted, axis=1)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from clip_serving.errors import ClipServingError
 from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
 from clip_serving.repository.families import FAMILIES
-from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.flags import add_flags, given
 from clip_serving.repository.render import outdated_configs, render_repository
 
@@ -53,7 +51,6 @@ def _parser() -> argparse.ArgumentParser:
         help="default: %(default)s")  # fmt: skip
     add("--check", action="store_true",
         help="change nothing; list the configs that differ from deployment.json")  # fmt: skip
-    add("--activate", type=int, metavar="VERSION", help="serve this exported version of the image encoder")
     for family in FAMILIES.values():
         add_flags(
             parser.add_argument_group(
@@ -79,10 +76,7 @@ def _check(repository: Path) -> int:
 def _render(options: argparse.Namespace) -> int:
     def change(deployment: Deployment) -> Deployment:
         for family in FAMILIES.values():
-            changes: dict[str, Any] = given(options, family)
-            if family is IMAGE and options.activate is not None:
-                changes["encoder_version"] = options.activate
-            if changes:
+            if changes := given(options, family):
                 deployment.settings(family)  # a family that this repository does not serve is an error
                 deployment = deployment.replaced(family, **changes)
         return deployment

@@ -13,10 +13,13 @@ Family = ModelFamily[Any, Any]
 
 
 def add_flags(group: argparse._ActionsContainer, family: Family, only: Collection[str] | None = None) -> None:
-    """A flag for each setting of `family`, or for those named in `only`; one that is not given is None."""
+    """A flag for each setting of `family`, or for those named in `only`; one that is not given is None.
+
+    The help shows the default of all settings, but not of a few: they override the repository's.
+    """
     for line in table(family.settings):
         if line.flag and (only is None or line.name in only):
-            _add(group, family.flag_prefix, line)
+            _add(group, family.flag_prefix, line, show_default=only is None)
 
 
 def given(options: argparse.Namespace, family: Family) -> dict[str, Any]:
@@ -28,9 +31,10 @@ def given(options: argparse.Namespace, family: Family) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _add(group: argparse._ActionsContainer, prefix: str, line: Setting) -> None:
+def _add(group: argparse._ActionsContainer, prefix: str, line: Setting, *, show_default: bool) -> None:
     destination, flag = _destination(prefix, line), f"--{prefix}{line.flag}"
-    text = f"{line.help} (default: {_shown(line.default)})".replace("%", "%%")
+    default = f" (default: {_shown(line.default)})" if show_default else ""
+    text = (line.help + default).replace("%", "%%")
     match line.values:
         case Switch(off=off):
             group.add_argument(flag, dest=destination, action="store_true", default=None, help=text)
@@ -52,12 +56,15 @@ def _reader(line: Setting) -> Callable[[str], Any]:
         try:
             return line.values.accept(line.values.parse(text))
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r}. Allowed: {line.values.allowed}") from None
+            allowed = line.values.allowed.removesuffix(", or null")
+            raise argparse.ArgumentTypeError(f"{text!r}. Allowed: {allowed}") from None
 
     return read
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "null"
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

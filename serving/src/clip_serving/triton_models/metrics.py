@@ -1,6 +1,6 @@
-"""What clip_image_preprocess counts for Prometheus, beside Triton's own metrics.
+"""The Prometheus metrics of clip_image_preprocess, beside Triton's own.
 
-Instances are processes of their own; Triton adds up what they report under one name.
+Each instance is a process; Triton adds up what they report under one name.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import triton_python_backend_utils as pb_utils
 from clip_preprocess import Outcome
 
 _SECONDS = [0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
-"""Upper bounds: a phone's photo at the default quality falls into the middle."""
+"""Upper bounds; a phone's photo at the default quality falls in the middle."""
 
 
 class PhotoMetrics:
-    """Counters are reported once a batch and histograms once a photo: each report is a message to Triton."""
+    """Reports counters once per batch and histograms once per photo: each report is a message to Triton."""
 
     def __init__(self) -> None:
         def family(name: str, description: str, kind: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Reads what Triton hands to a Python model about its own configuration."""
+"""Reads the configuration that Triton passes to a Python model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clip_serving.errors import ConfigurationError
 
 
 class Parameters(dict[str, str]):
-    """The config's `parameters`; one that is missing raises ConfigurationError."""
+    """The config's `parameters`; a missing one raises ConfigurationError."""
 
     def __missing__(self, name: str) -> str:
         raise ConfigurationError(

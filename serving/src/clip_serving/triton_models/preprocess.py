@@ -31,8 +31,8 @@ _libc = ctypes.CDLL(None)
 class TritonPythonModel:
     """Input `image` BYTES [N,1].
 
-    Outputs `pixels` UINT8 [N,H,W,3], `valid` BOOL [N,1], `error` BYTES [N,1] ("" where all is well),
-    `stage_seconds` FP64 [N,2]: what decode and preprocess took.
+    Outputs `pixels` UINT8 [N,H,W,3], `valid` BOOL [N,1], `error` BYTES [N,1] ("" if there is none),
+    `stage_seconds` FP64 [N,2]: the times of decode and preprocess.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -47,7 +47,7 @@ class TritonPythonModel:
         self._renewal: threading.Timer | None = None
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """All requests' photos are one batch for the decoder; a bad one costs only its own row."""
+        """Decodes all requests' photos as one batch; a bad photo affects only its own row."""
         photos = [
             pb_utils.get_input_tensor_by_name(request, "image").as_numpy().reshape(-1) for request in requests
         ]
@@ -67,28 +67,28 @@ class TritonPythonModel:
         return responses
 
     def finalize(self) -> None:
-        """Called before the process ends; a stuck thread must not keep it from doing so."""
+        """Called before the process exits, which a stuck thread must not prevent."""
         if self._preprocessor.stuck:
             os._exit(0)
         self._preprocessor.close()
 
     def _return_memory(self, photos: int) -> None:
-        """Photos of all sizes leave holes in the heap; now and then they go back to the system."""
+        """Mixed sizes fragment the heap; trim it periodically."""
         self._since_trim += photos
         if self._since_trim >= _TRIM_EVERY:
             self._since_trim = 0
             _libc.malloc_trim(0)
 
     def _guard(self) -> None:
-        """Ends this process if a decoder keeps even Python's lock, so that no deadline could pass."""
+        """Ends this process if a decoder never releases the GIL, because then no deadline can expire."""
         faulthandler.dump_traceback_later(3 * self._settings.limits.decode_timeout_s, exit=True)
 
     def _renew_if_stuck(self) -> None:
-        """Threads that hang take cores from the others: Triton's owner starts a process that has none."""
+        """Exits, so that the server is restarted, when stuck threads take too many cores from the others."""
         if self._renewal is None and self._preprocessor.stuck >= defaults.MAX_STUCK_DECODES:
-            text = f"{self._preprocessor.stuck} photos hang in their decoders: ending this process"
+            text = f"{self._preprocessor.stuck} photos are stuck in their decoders: ending this process"
             print(text, file=sys.stderr, flush=True)
-            # Only after this batch's answers have left.
+            # Delayed until the responses of this batch are sent.
             self._renewal = threading.Timer(1.0, os._exit, (1,))
             self._renewal.daemon = True
             self._renewal.start()

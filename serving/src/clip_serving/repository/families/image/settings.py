@@ -119,7 +119,7 @@ class ImageSettings(FamilySettings):
         "encoder.version",
         "exported version to serve; null serves the newest",
         WholeNumber(optional=True),
-        flag="",  # clip-export and clip-render have --activate
+        flag="activate",
     )
 
 
