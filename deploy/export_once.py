@@ -1,4 +1,4 @@
-"""Runs clip-export unless the repository already holds what it would make.
+"""Runs clip-export unless the repository already holds that export.
 
     export_once.py --repository DIR [--preprocess-instances N] [--encoder-instances N]
         [--encoder-precision NAME] -- OPTION...
@@ -64,10 +64,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(command: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs clip-export; its messages go where ours go, its standard output comes back.
+    """Runs clip-export and returns its standard output; its messages go to our standard error.
 
-    SIGTERM, which ends a container, reaches it as the SIGINT that it cleans up after; a terminal's
-    Ctrl-C reaches it by itself.
+    SIGTERM, which ends a container, is forwarded as SIGINT, after which clip-export cleans up. Ctrl-C in a
+    terminal reaches it directly.
     """
     with subprocess.Popen([command, *arguments], stdout=subprocess.PIPE, text=True) as process:
         signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
@@ -77,7 +77,7 @@ def run(command: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def fingerprint(model_options: list[str]) -> str:
-    """Of the options, of the checkpoint file among them (its size and time), and of the exporter."""
+    """A digest of the options, a checkpoint file among them (size and time), and the exporter's code."""
     digest = hashlib.sha256()
     for option in model_options:
         file = Path(option.partition("=")[2] or option)
@@ -91,7 +91,7 @@ def fingerprint(model_options: list[str]) -> str:
 
 
 def read_stamp(repository: Path) -> dict[str, Any] | None:
-    """What the last export left, where its version is still there."""
+    """The last export's stamp, if its version still exists."""
     try:
         stamp: dict[str, Any] = json.loads((repository / STAMP).read_text(encoding="utf-8"))
         return stamp if (repository / _ENCODER / str(stamp["version"])).is_dir() else None

@@ -1,9 +1,9 @@
-"""The container's health check: embeds the reference picture, and ends a server that no longer can.
+"""The container's health check: embeds the reference picture, and ends a server that fails repeatedly.
 
-Triton does not restart a Python process that died, and Docker does not restart a container that is
-unhealthy. So after some failures in a row, of a server that was right before, this ends the server;
-`restart: unless-stopped` then brings a fresh one. Before the first success nothing is ended: a server
-may take long to load, and one that cannot load ends by itself.
+Triton does not restart a Python process that died, and Docker does not restart an unhealthy container. So if
+a server that passed before fails several times in a row, this script ends it, and `restart: unless-stopped`
+starts a new one. Before the first success it ends nothing: a server may take long to load, and one that
+cannot load exits by itself.
 
 Standard library only. Exit status: 0 healthy, 1 not.
 """
@@ -22,13 +22,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _BUSY = 3
-"""The check's exit status for a server that sheds load: it is alive, and ending it would help nobody."""
+"""The check's exit status for a server that sheds load: it is alive, and a restart would not help."""
 _CHECK = "python3 -m clip_client.cli --check 127.0.0.1:8001 --wait 10"
 
 
 @dataclass
 class State:
-    """What earlier checks of this container found; it lies in a tmpfs, so a new start begins anew."""
+    """What earlier checks of this container found. The file is in a tmpfs: a restart clears it."""
 
     was_right: bool = False
     failures: int = 0
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     state.write(options.state)
     print(f"unhealthy ({state.failures} in a row): {message}", file=sys.stderr, flush=True)
     if state.was_right and state.failures >= options.failures:
-        print("ending the server, so that the container is started afresh", file=sys.stderr, flush=True)
+        print("ending the server so that the container restarts", file=sys.stderr, flush=True)
         end(options.pid, options.grace)
     return 1
 
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--check", default=_CHECK, metavar="COMMAND", help="exits 0 when the server embeds rightly")
+    add("--check", default=_CHECK, metavar="COMMAND", help="exits 0 if the server embeds correctly")
     add("--timeout", type=float, default=20.0, metavar="SECONDS", help="for one check")
     add("--failures", type=int, default=int(os.environ.get("CLIP_CHECK_FAILURES", "3")), metavar="N")
     add("--grace", type=float, default=15.0, metavar="SECONDS", help="between SIGTERM and SIGKILL")
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def check(command: list[str], timeout_s: float) -> str | None:
-    """None when the server is right, or busy; otherwise the last line of what the check had to say."""
+    """None if the server is right, or busy; otherwise the last line of the check's output."""
     try:
         done = subprocess.run(
             command,
@@ -89,7 +89,7 @@ def check(command: list[str], timeout_s: float) -> str | None:
     except subprocess.TimeoutExpired:
         return f"no answer within {timeout_s:.0f} s"
     except OSError as error:
-        return f"{command[0]} cannot be run: {error.strerror}"
+        return f"cannot run {command[0]}: {error.strerror}"
     if done.returncode in (0, _BUSY):
         return None
     lines = done.stderr.decode(errors="replace").strip().splitlines()
@@ -97,10 +97,10 @@ def check(command: list[str], timeout_s: float) -> str | None:
 
 
 def end(pid: int, grace_s: float) -> None:
-    """SIGTERM to `pid`, an init that passes it on; after `grace_s`, SIGKILL to all its children.
+    """Sends SIGTERM to `pid`, an init that forwards it; after `grace_s`, SIGKILL to all its children.
 
-    The kernel keeps SIGKILL from a container's PID 1, so it goes to the server below it, and the
-    init ends with it.
+    The kernel does not deliver SIGKILL to a container's PID 1, so the server below it gets the signal, and
+    the init exits with it.
     """
     try:
         os.kill(pid, signal.SIGTERM)
@@ -121,7 +121,7 @@ def children(pid: int) -> list[int]:
         if not folder.name.isdigit():
             continue
         try:
-            # After the name, which may hold anything: ") S PPID ..."
+            # After the name, which may contain anything: ") S PPID ..."
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:  # it ended meanwhile
             continue
