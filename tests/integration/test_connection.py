@@ -242,8 +242,8 @@ def test_a_certificate_that_is_not_there_is_named(guarded: Guarded, tmp_path: Pa
     ("model", "said"),
     [
         ("clip_imag", "does not serve clip_imag: .*unknown model"),
-        ("clip_image_encoder", "'clip_image_encoder' is not clip-triton's: .* one BYTES input"),
-        ("clip_image_preprocess", "'clip_image_preprocess' is not clip-triton's: .* one FP32 output"),
+        ("clip_image_encoder", "'clip_image_encoder' is not a clip-triton model: .* one BYTES input"),
+        ("clip_image_preprocess", "'clip_image_preprocess' is not a clip-triton model: .* one FP32 output"),
     ],
 )
 def test_a_model_that_is_not_the_ensemble(

@@ -3,7 +3,7 @@
 from clip_client import ClipClient
 
 with ClipClient("127.0.0.1:8001") as client:
-    vectors = client.embed(["a.jpg", "b.jpg"])     # float32 [2, D], L2-normalised
+    vectors = client.embed(["a.jpg", "b.jpg"])     # float32 [2, D], L2-normalized
 """
 
 from clip_client.aio import AsyncClipClient
@@ -18,7 +18,8 @@ from clip_client.errors import (
     SinkError,
     SourceError,
 )
-from clip_client.requests.channel import ConnectionOptions
+from clip_client.pipeline import embed_all
+from clip_client.requests.channel import ConnectionOptions, Transport
 from clip_client.requests.wire import ModelInfo
 from clip_client.sinks import open_sink
 from clip_client.sinks.base import EmbeddedObject, Sink
@@ -46,7 +47,9 @@ __all__ = [
     "Stage",
     "TimedAnswer",
     "Timings",
+    "Transport",
     "check",
+    "embed_all",
     "open_sink",
     "open_source",
 ]

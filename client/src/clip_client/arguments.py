@@ -1,4 +1,4 @@
-"""Options of every command that reaches a server: TLS and headers."""
+"""Command-line options for the connection to a server: TLS and headers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _FILES = ("root_certificates", "private_key", "certificate_chain")
 
 
 def add_connection_options(parser: argparse.ArgumentParser, title: str = "TLS and headers") -> None:
-    """Those of ConnectionOptions, under the same names."""
+    """Adds the fields of ConnectionOptions, under the same names."""
     group = parser.add_argument_group(title)
     group.add_argument("--ssl", action="store_true", help="connect with TLS")
     for name in _FILES:
         group.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="PEM")
     group.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", type=_header,
-                       help="sent with every call; may be given again")  # fmt: skip
+                       help="sent with every call; can be repeated")  # fmt: skip
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -28,6 +28,6 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def connection_of(options: argparse.Namespace) -> ConnectionOptions:
-    """What was given to the parser."""
+    """The ConnectionOptions in parsed arguments."""
     files = {name: getattr(options, name) for name in _FILES}
     return ConnectionOptions(ssl=options.ssl, **files, headers=dict(options.header))

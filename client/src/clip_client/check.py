@@ -1,8 +1,8 @@
-"""Is a server right? It is asked to embed the reference picture that its own config carries.
+"""Checks a server's embeddings with the reference picture in its own config.
 
-A server can answer every health probe and still embed wrongly: another preprocess, another file of
-weights, a driver that computes badly. The expected vector was made by open_clip at export. It can also
-embed rightly with all of its Python processes but one, which Triton does not start again.
+A server can pass every health probe and still embed wrongly: with other preprocessing, other weights, or a
+driver that computes wrong values. open_clip computed the expected vector at export. A server can also embed
+correctly while one of its Python processes is dead, because Triton does not restart it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clip_client.requests.channel import ConnectionOptions
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found; `cosine` is to open_clip's own embedding, None where there is none."""
+    """The result of a check. `cosine` is the similarity to open_clip's embedding, None if there is none."""
 
     ok: bool
     cosine: float | None
@@ -37,9 +37,9 @@ def check(
     wait_s: float = defaults.WAIT_FOR_SERVER_S,
     min_cosine: float | None = None,
 ) -> CheckResult:
-    """Embeds the reference picture; raises ServerUnavailable when nobody answers within `wait_s`.
+    """Embeds the reference picture. Raises ServerUnavailable if there is no answer within `wait_s` seconds.
 
-    `min_cosine` None takes what the server's config promises (less where it serves int8).
+    By default `min_cosine` is the value in the server's config, which is lower if it serves int8.
     """
     with ClipClient(url, model=model, connection=connection, deadline_s=wait_s, concurrency=1) as client:
         try:
@@ -49,19 +49,19 @@ def check(
         picture = base64.b64decode(parameters.get("reference_image", ""))
         wanted = np.frombuffer(base64.b64decode(parameters.get("reference_embedding", "")), "<f4")
         if not picture or wanted.size != client.info.dimension:
-            text = f"{model} at {url} carries no reference picture: export it with clip-export"
+            text = f"{model} at {url} has no reference picture. Export the model with clip-export"
             return CheckResult(False, None, 0.0, text)
         if min_cosine is None:
             min_cosine = float(parameters.get("reference_min_cosine", defaults.MIN_REFERENCE_COSINE))
         begin = time.monotonic()
         (row,) = client.request([picture])
         took = time.monotonic() - begin
-        maimed = client.dead_processes or client.is_unready()
+        has_dead_process = client.dead_processes or client.is_unready()
     if isinstance(row, ItemError):
-        return CheckResult(False, None, took, f"the reference picture was refused: {row}")
+        return CheckResult(False, None, took, f"the server rejected the reference picture: {row}")
     cosine = float(row @ wanted)
-    if maimed:
-        text = "the server embeds, and one of its Python processes has died: requests to that one fail"
+    if has_dead_process:
+        text = "the server embeds, but one of its Python processes has died: requests to it fail"
         return CheckResult(False, cosine, took, text)
     ok = cosine >= min_cosine
     text = (

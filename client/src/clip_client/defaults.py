@@ -1,4 +1,4 @@
-"""Every default of this distribution, once."""
+"""The defaults of this distribution."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ URL = "127.0.0.1:8001"
 CONCURRENCY = 16
 """Requests in flight. Triton batches across them."""
 IMAGES_PER_REQUEST = 8
-"""A request is never split by Triton, and one preprocess instance decodes all of it."""
+"""Triton never splits a request: one preprocess instance decodes all of it."""
 BYTES_PER_REQUEST = 64 * 1024 * 1024
 MAX_PHOTO_BYTES = 2**31 - 2**20
-"""No gRPC message is larger than 2 GiB; a server's own limit is far below."""
+"""A gRPC message is at most 2 GiB; a server's own limit is far lower."""
 BYTES_IN_FLIGHT = 256 * 1024 * 1024
 UNPACKED_BYTES = 64 * 1024 * 1024
-"""The most that an object stored as gzip may unpack to: twice what a server takes, by its default."""
+"""The largest photo in an object stored as gzip: twice the server's default limit."""
 
 MALLOC_MMAP_BYTES = 32 * 1024 * 1024
-"""Larger blocks alone come from the system each time; glibc allows no more."""
+"""Only larger blocks are fetched from the system each time. This is glibc's maximum."""
 MALLOC_KEPT_BYTES = 128 * 1024 * 1024
-"""Free memory at an arena's end that is kept."""
+"""Free memory to keep at the end of an arena."""
 
 DEADLINE_S = 60.0
 """For one request with all its retries."""
@@ -35,4 +35,4 @@ NORM_TOLERANCE = 1e-2
 SHARD_ROWS = 1000
 SHARD_SECONDS = 5.0
 ROW_GROUP_ROWS = 10_000
-"""Of the finished file, about: 20 MB of vectors of 512."""
+"""Approximate, in the finished file: 20 MB of vectors of 512 numbers."""

@@ -1,11 +1,11 @@
 """What can go wrong between a photo and its embedding.
 
 ClipClientError
-├── ItemError          one photo: a stable `code` and a text; its neighbours are not concerned
-├── ServerUnavailable  no answer within the deadline, in spite of retries; or this client is turned away
-│   └── ServerBusy     it answers, but has refused load until the deadline
-├── ServerMismatch     a server answers, but it is not one of ours; check() tells whether it embeds rightly
-├── SourceError        a bucket or folder cannot be listed, or its credentials are refused
+├── ItemError          one photo: a stable `code` and a text; other photos are not affected
+├── ServerUnavailable  no answer within the deadline despite retries, or the server rejects this client
+│   └── ServerBusy     the server answers, but rejected load until the deadline
+├── ServerMismatch     the server is not a clip-triton server, or does not have the model
+├── SourceError        a bucket or folder cannot be listed, or its credentials are rejected
 └── SinkError          the output cannot be written
 """
 
@@ -13,6 +13,33 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
+SERVER_CODES = frozenset(
+    {
+        "empty",
+        "unsupported_format",
+        "corrupt",
+        "truncated",
+        "too_many_bytes",
+        "too_many_pixels",
+        "too_complex",
+        "decode_timeout",
+        "internal",
+    }
+)
+"""Codes of an ItemError from the server: clip_preprocess.ErrorCode, which the client does not depend on."""
+CLIENT_CODES = frozenset(
+    {
+        "not_found",
+        "forbidden",
+        "load_failed",
+        "checksum_mismatch",
+        "too_many_bytes",
+        "bad_embedding",
+        "request_failed",
+    }
+)
+"""Codes of an ItemError from the client itself."""
 
 
 class ClipClientError(Exception):
@@ -22,12 +49,11 @@ class ClipClientError(Exception):
 class ItemError(ClipClientError):
     """One photo has no embedding.
 
-    `code` is the server's (`empty`, `unsupported_format`, `corrupt`, `truncated`, `too_many_bytes`,
-    `too_many_pixels`, `too_complex`, `decode_timeout`, `internal`) or the client's (`not_found`,
-    `forbidden`, `checksum_mismatch`, `load_failed`, `too_many_bytes`, `bad_embedding`, `request_failed`).
+    `code` is in SERVER_CODES or CLIENT_CODES, unless the server is newer than this client; its meaning never
+    changes. `text` is for people.
 
-    `embedding` is None, or the float32 vector [D] of what could be read of the photo, where the server
-    was told to keep truncated ones.
+    `embedding` is None, or the float32 vector [D] of what could be read of the photo if the server is set to
+    embed truncated ones.
     """
 
     def __init__(self, code: str, text: str, embedding: npt.NDArray[np.float32] | None = None) -> None:
@@ -44,7 +70,7 @@ class ItemError(ClipClientError):
 
 
 class ServerUnavailable(ClipClientError):  # noqa: N818 - reads as the state that it names
-    """The server did not answer within the deadline, or it does not let this client in."""
+    """The server did not answer within the deadline, or it rejects this client."""
 
 
 class ServerBusy(ServerUnavailable):
@@ -52,12 +78,12 @@ class ServerBusy(ServerUnavailable):
 
 
 class ServerMismatch(ClipClientError):  # noqa: N818 - reads as the state that it names
-    """The server has no such model, or its metadata is not that of clip-triton's."""
+    """The server does not have the model, or the model's metadata is not that of a clip-triton model."""
 
 
 class SourceError(ClipClientError):
-    """The photos' bucket or folder cannot be read: none of its photos, not one."""
+    """The photos' bucket or folder cannot be read; this affects all of its photos, not a single one."""
 
 
 class SinkError(ClipClientError):
-    """The output cannot be written; what was finished is kept where the text says."""
+    """The output cannot be written. The text says where finished rows are kept."""

@@ -1,4 +1,4 @@
-"""How this process's C library treats memory that was freed: glibc's malloc, told once."""
+"""Settings of glibc's malloc for a process that sends many photos."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _M_MMAP_THRESHOLD = -3
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep the memory of photos that have been sent for those that come next.
+    """Makes glibc reuse the memory of photos that were sent.
 
-    It would return each to the system and fetch it again page by page, several times a photo, which is a
-    third of what `clip-embed` costs. It calls this; a process that only embeds may do so too. Elsewhere
-    than on glibc nothing happens.
+    By default it returns the memory to the system and fetches it again page by page, several times per
+    photo, which costs a third of the CPU time of `clip-embed`. That command calls this function; a process
+    that mostly embeds can do so too. Has no effect without glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

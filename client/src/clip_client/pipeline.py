@@ -51,7 +51,8 @@ def embed_all(
 
     Calls `on_item` for each. A folder may be the source and hold the sink's files as well. Raises
     ServerUnavailable, ServerMismatch, SourceError and SinkError. Rows finished before an error or a
-    KeyboardInterrupt are kept, and the next run continues from them.
+    KeyboardInterrupt are kept, and the next run continues from them; the client is closed then, to end its
+    requests in flight.
     """
     if isinstance(source, FolderSource):
         source = source.excluding(*sink.local_paths)

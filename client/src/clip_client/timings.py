@@ -1,9 +1,9 @@
-"""What each stage of the road cost: load, transport, queue, decode, preprocess, embed.
+"""The time of each stage: load, transport, queue, decode, preprocess, embed.
 
-Three clocks meet here. Load and the whole request are this client's; decode and preprocess come with
-each photo's answer; queue and embed are means of Triton's own statistics over the time measured, as
-Triton keeps no times of a single request that a client could ask for (other clients' requests of that
-time are in them too). Transport is what remains of the request.
+The times have three origins. Load and the whole request are measured by this client. Decode and preprocess
+come with each photo's answer. Queue and embed are means from Triton's statistics over the measured period,
+because Triton reports no times of single requests; they include other clients' requests. Transport is what
+remains of the request.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ STAGES = ("load", "transport", "queue", "decode", "preprocess", "embed")
 
 @dataclass(frozen=True)
 class Stage:
-    """Seconds a photo (load, decode, preprocess) or a request (transport, queue, embed).
+    """Seconds per photo (load, decode, preprocess) or per request (transport, queue, embed).
 
-    `min_s` and `max_s` are None where only the mean is known, all three where nothing is.
+    `min_s` and `max_s` are None if only the mean is known, and all three if nothing is.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Stage:
 
     @classmethod
     def of(cls, name: str, seconds: Sequence[float]) -> Stage:
-        """From one value a photo."""
+        """From one value per photo."""
         if not seconds:
             return cls(name, 0, None)
         return cls(name, len(seconds), float(np.mean(seconds)), min(seconds), max(seconds))
@@ -46,11 +46,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class TimedAnswer:
-    """One request's entries, one a photo, and the seconds until its answer, all tries included.
+    """One request's entries, one per photo, and the seconds until its answer, including all tries.
 
-    `photo_s` is float64 [N,2], decode and preprocess seconds of each photo; None where the server does not
-    measure them, or refused the request. `waited_s`, of `seconds`, passed before the last try: a turn was
-    waited for, as the server had enough to do, or tries before it failed.
+    `photo_s` is float64 [N,2], the decode and preprocess seconds of each photo; None if the server does not
+    measure them, or rejected the request. `waited_s` is the part of `seconds` before the last try: waiting
+    for a slot, failed tries, and backoff.
     """
 
     outcomes: list[Embedding | ItemError]
@@ -60,7 +60,7 @@ class TimedAnswer:
 
     @classmethod
     def of(cls, info: ModelInfo, answer: InferResult, seconds: float, waited_s: float = 0.0) -> TimedAnswer:
-        """Of an answer to request_bytes(), `timed` or not."""
+        """From the answer to a message of wire.request_bytes()."""
         told = answer.as_numpy(info.seconds_output) if info.seconds_output else None
         return cls(read_answer(info, answer), seconds, told, waited_s)
 
@@ -92,23 +92,23 @@ class ServerTimes:
 
 
 def server_times(answers: Iterable[Any]) -> dict[str, ServerTimes]:
-    """By model, from Triton's answers to requests for statistics."""
+    """By model, from Triton's ModelStatisticsResponse messages."""
     return {each.name: ServerTimes.of(each) for answer in answers for each in answer.model_stats if each.name}
 
 
 @dataclass
 class Timings:
-    """Collects times while a client's timed() is open; `stages()` is complete after it."""
+    """The times of what a client does in a timed() block; `stages()` is complete after the block."""
 
     load_s: list[float] = field(default_factory=list)
     decode_s: list[float] = field(default_factory=list)
     preprocess_s: list[float] = field(default_factory=list)
     request_s: list[float] = field(default_factory=list)
-    """Of the last try of each."""
+    """Of the last try of each request."""
     waited_s: list[float] = field(default_factory=list)
-    """Before it."""
+    """Before that try."""
     server: dict[str, ServerTimes] = field(default_factory=dict)
-    """By composing model, in their order; empty where the server does not tell."""
+    """By composing model, in their order; empty if the server does not report them."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add_load(self, seconds: float) -> None:
@@ -116,7 +116,7 @@ class Timings:
             self.load_s.append(seconds)
 
     def add(self, answer: TimedAnswer) -> None:
-        """Nothing where the server does not measure its stages."""
+        """Adds a request. Ignores answers of a server that does not measure its stages."""
         if answer.photo_s is None:
             return
         with self._lock:
@@ -126,13 +126,13 @@ class Timings:
             self.preprocess_s.extend(map(float, answer.photo_s[:, 1]))
 
     def set_server(self, before: Mapping[str, ServerTimes], after: Mapping[str, ServerTimes]) -> None:
-        """Nothing where they do not tell: the server has started again meanwhile, and counts from 0."""
+        """Sets the server's part. Ignores a server that was restarted meanwhile and counts from 0."""
         since = {name: times.since(before[name]) for name, times in after.items() if name in before}
         told = since and all(times.requests > 0 for times in since.values())
         self.server = since if told else {}
 
     def stages(self) -> dict[str, Stage]:
-        """The six stages by name, in the order of the road."""
+        """The six stages by name, in their order."""
         queue, embed = self._queue_and_embed()
         return {
             "load": Stage.of("load", self.load_s),
@@ -144,11 +144,11 @@ class Timings:
         }
 
     def _own_s(self) -> float:
-        """Mean seconds of decode and preprocess in a request."""
+        """Mean decode and preprocess seconds per request."""
         return (sum(self.decode_s) + sum(self.preprocess_s)) / len(self.request_s)
 
     def _queue_and_embed(self) -> tuple[float | None, float | None]:
-        """Waiting for the other photos of one's batch counts as queue, and for one's turn as well."""
+        """Waiting for other photos of the same batch counts as queue, and so does waiting for a slot."""
         if not self.server or not self.request_s:
             return None, None
         *before, encoder = self.server.values()
@@ -166,7 +166,7 @@ class Timings:
 
 
 def table(stages: Mapping[str, Stage]) -> str:
-    """The stages for people, in milliseconds."""
+    """The stages as a text table, in milliseconds."""
 
     def cell(seconds: float | None) -> str:
         return f"{'-':>9}" if seconds is None else f"{seconds * 1000:9.2f}"

@@ -79,15 +79,6 @@ def test_what_is_too_large_is_not_loaded() -> None:
     assert source.most <= 10
 
 
-@pytest.fixture
-def _sigint() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt, even if the parent process made Python ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_sigint")
 @pytest.mark.parametrize("within", [True, False], ids=["waiting for the next", "between two"])
 def test_ctrl_c_ends_what_is_in_flight_before_it_is_waited_for(within: bool) -> None:
     source, ended = Memory([1] * 30), threading.Event()

@@ -40,7 +40,7 @@ def test_the_public_names() -> None:
         "AsyncClipClient", "CheckResult", "ClipClient", "ClipClientError", "ConnectionOptions",
         "EmbeddedObject", "ItemError", "ModelInfo", "ObjectInfo", "ServerBusy", "ServerMismatch",
         "ServerUnavailable", "Sink", "SinkError", "Source", "SourceError", "Stage", "TimedAnswer", "Timings",
-        "check", "open_sink", "open_source",
+        "Transport", "check", "embed_all", "open_sink", "open_source",
     ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from tritonclient.grpc import InferResult
 
 from clip_client import defaults
-from clip_client.errors import ServerMismatch
+from clip_client.errors import ServerMismatch, ServerUnavailable
 from clip_client.requests import wire
 from clip_client.requests.backoff import Backoff
 from clip_client.requests.channel import Transport
@@ -205,6 +205,8 @@ class RetryEngine:
         end = yield from self._slot(suspicion)
         if end is not None:
             return end
+        if self.slots.closed.is_set():
+            raise ServerUnavailable("this client was closed")
         if self.slots.limit.is_overloaded:
             raise busy(self._url, self._deadline_s)
         raise no_answer(self._url, self._deadline_s, "also none to the requests before this one")

@@ -1,4 +1,4 @@
-"""What a server says of its model, and the messages to it and back: requests, answers, an error a photo."""
+"""The messages: the model's description, requests, and answers with a vector or an error per photo."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from clip_client.errors import ItemError, ServerMismatch
 
 Embedding = npt.NDArray[np.float32]
 Image = bytes | Path | str
-"""An encoded photo, or where one lies."""
+"""An encoded photo, or the path of one."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the server says of its model."""
+    """The server's description of its model."""
 
     name: str
     image_input: str
@@ -34,11 +34,11 @@ class ModelInfo:
     steps: tuple[str, ...] = ()
     """The composing models of the ensemble, in their order."""
     seconds_output: str | None = None
-    """FP64 [2], decode and preprocess; None where the server does not measure them."""
+    """FP64 [2], decode and preprocess seconds; None if the server does not measure them."""
 
     @classmethod
     def from_config(cls, config: Any) -> ModelInfo:
-        """From Triton's ModelConfig message; raises ServerMismatch that names what does not fit."""
+        """From Triton's ModelConfig message. Raises ServerMismatch that names what is missing."""
         strings = [i.name for i in config.input if i.data_type == _type(config, "TYPE_STRING")]
         vectors = [o for o in config.output if o.data_type == _type(config, "TYPE_FP32") and len(o.dims) == 1]
         seconds = [o.name for o in config.output if o.data_type == _type(config, "TYPE_FP64")]
@@ -50,7 +50,7 @@ class ModelInfo:
         ):
             if len(found) != 1:
                 raise ServerMismatch(
-                    f"the model {config.name!r} is not clip-triton's: it should have {what} and has "
+                    f"the model {config.name!r} is not a clip-triton model: it must have {what} and has "
                     f"{len(found)}"
                 )
         return cls(
@@ -66,11 +66,14 @@ class ModelInfo:
         )
 
     def too_large(self, size: int) -> ItemError | None:
-        """The error for a photo that the server would refuse, before its bytes are loaded or sent."""
+        """The error for a photo of `size` bytes that the server would reject; None for others.
+
+        Known before the photo is loaded or sent.
+        """
         most = int(self.parameters.get("max_bytes", defaults.MAX_PHOTO_BYTES))
         if size <= most:
             return None
-        return ItemError("too_many_bytes", f"{size:,} bytes; the server takes at most {most:,}")
+        return ItemError("too_many_bytes", f"{size:,} bytes; the server accepts at most {most:,}")
 
 
 def _type(config: Any, name: str) -> int:
@@ -81,7 +84,7 @@ def _type(config: Any, name: str) -> int:
 def collect(
     results: list[Embedding | ItemError], info: ModelInfo, on_error: Literal["raise", "return"]
 ) -> Embedding | list[Embedding | ItemError]:
-    """embed()'s answer: the list itself, or one array [N, D]; raises the first ItemError for the latter."""
+    """The result of embed(): the list itself, or an array [N, D] unless there is an ItemError to raise."""
     if on_error == "return":
         return results
     rows: list[Embedding] = []
@@ -95,10 +98,10 @@ def collect(
 def request_bytes(
     info: ModelInfo, photos: Sequence[bytes], *, timed: bool = False, request_id: str = ""
 ) -> bytes:
-    """One infer call for `photos` (at most the model's batch), as a serialised ModelInferRequest.
+    """A serialized ModelInferRequest for `photos` (at most the model's batch).
 
-    Photos are most of it, and are copied once: the message is serialised without them, and the field that
-    holds them, protobuf's last but for none, is written behind it.
+    The photos are most of it and are copied only once: the message is serialized without them, and the field
+    that holds them, protobuf's last, is appended.
     """
     wanted = [info.embedding_output, info.error_output]
     if timed and info.seconds_output:
@@ -116,11 +119,11 @@ def request_bytes(
 
 
 _RAW_INPUT_CONTENTS = bytes([pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
-"""Protobuf's tag of that field: its number, and that a length and bytes follow."""
+"""Protobuf's tag of that field: its number and the wire type for length-prefixed bytes."""
 
 
 def _varint(number: int) -> bytes:
-    """As protobuf writes lengths: seven bits a byte, the lowest first."""
+    """Protobuf's encoding of lengths: seven bits per byte, the lowest first."""
     groups = bytearray()
     while number > 0x7F:
         groups.append(number & 0x7F | 0x80)
@@ -129,7 +132,7 @@ def _varint(number: int) -> bytes:
 
 
 def read_answer(info: ModelInfo, result: InferResult) -> list[Embedding | ItemError]:
-    """One entry a photo, in the request's order."""
+    """One entry per photo, in the order of the request."""
     rows = result.as_numpy(info.embedding_output)
     texts = result.as_numpy(info.error_output).reshape(-1)
     return [_read_row(row, text.decode("utf-8", "replace")) for row, text in zip(rows, texts, strict=True)]
@@ -137,17 +140,17 @@ def read_answer(info: ModelInfo, result: InferResult) -> list[Embedding | ItemEr
 
 def _read_row(row: Embedding, message: str) -> Embedding | ItemError:
     norm = float(np.linalg.norm(row))
-    # A comparison with NaN is false, so that a NaN row is never taken for an embedding.
-    sound = abs(norm - 1.0) <= defaults.NORM_TOLERANCE
+    # Comparisons with NaN are false, so a NaN row is never valid.
+    is_valid = abs(norm - 1.0) <= defaults.NORM_TOLERANCE
     if message:
-        return ItemError.from_wire(message, embedding=row if sound else None)
-    if not sound:
+        return ItemError.from_wire(message, embedding=row if is_valid else None)
+    if not is_valid:
         return ItemError("bad_embedding", f"the server's vector has the norm {norm:.4g}, not 1")
     return row
 
 
 def size_of(image: Image) -> int:
-    """Bytes; 0 for a file that cannot be read, of which read_photo() tells."""
+    """Bytes; 0 for a file that cannot be read, which read_photo() reports."""
     if isinstance(image, bytes):
         return len(image)
     try:
@@ -157,7 +160,7 @@ def size_of(image: Image) -> int:
 
 
 def read_photo(info: ModelInfo, image: Image) -> bytes | ItemError:
-    """The encoded photo, or why its file cannot be read or need not be sent."""
+    """The encoded photo, or the error for a file that cannot be read or is too large."""
     if too_large := info.too_large(size_of(image)):
         return too_large
     if isinstance(image, bytes):
@@ -173,15 +176,15 @@ def read_photo(info: ModelInfo, image: Image) -> bytes | ItemError:
 def filled(
     read: Sequence[bytes | ItemError], answers: Sequence[Embedding | ItemError]
 ) -> list[Embedding | ItemError]:
-    """`read` with the next of `answers` in the place of each photo."""
+    """`read` with each photo replaced by its answer."""
     rest = iter(answers)
     return [next(rest) if isinstance(entry, bytes) else entry for entry in read]
 
 
 def chunks(sizes: Sequence[int], limit: int, max_bytes: int) -> Iterator[list[int]]:
-    """Indices of photos, given their sizes, for one request each: at most `limit` and `max_bytes` bytes.
+    """Splits photos, given their sizes, into requests of at most `limit` photos and `max_bytes` bytes.
 
-    A photo that is larger than `max_bytes` travels alone.
+    Yields the indices for each request. A photo larger than `max_bytes` gets a request of its own.
     """
     chunk: list[int] = []
     total = 0

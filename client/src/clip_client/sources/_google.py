@@ -1,6 +1,6 @@
-"""Google's libraries, imported without their notices about Python, grpcio and optional packages.
+"""Google's libraries, imported without their warnings about Python, grpcio and optional packages.
 
-Those are for whoever maintains this package's dependencies, not for each run of a command.
+The warnings are for the maintainers of this package, not for every run of a command.
 """
 
 import warnings

@@ -1,8 +1,8 @@
-"""Names of files as text: a path on Linux is bytes, a row's name has to be Unicode.
+"""File names as text: a path on Linux is bytes, but a row's name must be Unicode.
 
-A name in UTF-8 stands for itself. In any other, a byte that is not UTF-8 is written `\\xe9`, and a
-backslash twice. A name in UTF-8 that looks like one of those is written as they are, so that no two
-files share a name and each name leads back to its file.
+A UTF-8 name is used as it is. In other names, a byte that is not UTF-8 is escaped as `\\xe9`, and a
+backslash is doubled. A UTF-8 name that contains such an escape is escaped as well, so that every name is
+unique and leads back to its file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _READ = re.compile(rb"\\x([89a-f][0-9a-f])|\\\\")
 
 
 def printable(path: str) -> str:
-    """The name of `path`, which os.fsdecode made."""
+    """The name of `path`, a string from os.fsdecode()."""
     raw = os.fsencode(path)
     try:
         text = raw.decode()
@@ -25,7 +25,7 @@ def printable(path: str) -> str:
 
 
 def path_of(name: str) -> str:
-    """The path that printable() made `name` of, for os.fsencode."""
+    """The inverse of printable(): a string for os.fsencode()."""
     if not _WRITTEN.search(name):
         return name
     return os.fsdecode(_READ.sub(_byte, name.encode()))

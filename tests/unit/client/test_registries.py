@@ -1,0 +1,165 @@
+"""Sources and sinks by URI: what is refused, and how another kind is added."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from clip_client import (
+    ClipClient,
+    EmbeddedObject,
+    ObjectInfo,
+    Sink,
+    SinkError,
+    Source,
+    SourceError,
+    embed_all,
+    open_sink,
+    open_source,
+)
+from clip_client.sinks import SINKS
+from clip_client.sources import SOURCES
+from clip_client.sources.base import ObjectKey
+from tests.unit.client.servers import INVALID, FakeTransport
+
+
+class Words:
+    """A source of the words in its URI."""
+
+    def __init__(self, uri: str) -> None:
+        self._words = uri.removeprefix("words://").split("/")
+
+    def list(self) -> Iterator[ObjectInfo]:
+        for word in self._words:
+            yield ObjectInfo(word, len(word))
+
+    def load(self, item: ObjectInfo) -> bytes:
+        return item.name.encode()
+
+
+class Memory:
+    """A sink in memory; interrupted runs are kept as well."""
+
+    local_paths: tuple[Path, ...] = ()
+    unfinished: str | None = None
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.rows: dict[ObjectKey, EmbeddedObject] = {}
+        self.model: Mapping[str, str] = {}
+        self.ended = ""
+
+    def open(
+        self, model: Mapping[str, str], dimension: int, *, overwrite: bool = False, resume: bool = False
+    ) -> set[ObjectKey]:
+        assert dimension == 2
+        assert not overwrite
+        assert not resume
+        self.model = model
+        return {key for key, item in self.rows.items() if not item.error}
+
+    def write(self, item: EmbeddedObject) -> None:
+        self.rows[item.info.key] = item
+
+    def finish(self) -> dict[str, int]:
+        self.ended = "finished"
+        codes = [item.error.code if item.error else "" for item in self.rows.values()]
+        return {code: codes.count(code) for code in codes}
+
+    def keep(self) -> dict[str, int]:
+        counts = self.finish()
+        self.ended = "kept"
+        return counts
+
+    def close(self) -> None:
+        self.ended += ", closed"
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> Source:
+    monkeypatch.setitem(SOURCES, "words", lambda uri, connections: Words(uri))  # noqa: ARG005
+    return open_source("words://one/two/three")
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    monkeypatch.setitem(SINKS, "memory", Memory)
+    sink: Sink = open_sink("memory://rows")
+    assert isinstance(sink, Memory)
+    return sink
+
+
+def test_added_kinds_are_found_by_their_scheme_and_resume(words: Source, memory: Memory) -> None:
+    failing = iter([None, INVALID, None])
+    transport = FakeTransport(lambda _: next(failing))
+    with ClipClient(transport=transport, concurrency=1) as client:
+        first = embed_all(client, words, memory)
+        assert memory.ended == "finished, closed"
+        assert (first.out, first.photos, first.embedded) == ("memory://rows", 3, 2)
+        assert first.failed == {"request_failed": 1}
+        failing = iter([None])
+        second = embed_all(client, words, memory)
+    assert (second.photos, second.skipped, second.embedded, second.failed) == (1, 2, 3, {})
+    assert memory.model["triton_model"] == "clip_image"
+
+
+def test_finished_rows_are_kept_before_an_error_and_an_interruption(words: Source, memory: Memory) -> None:
+    class Revoked(Words):
+        def load(self, item: ObjectInfo) -> bytes:
+            if item.name == "three":
+                raise SourceError("the credentials are gone")
+            return super().load(item)
+
+    def interrupt(item: EmbeddedObject) -> None:
+        if item.name == "three":
+            raise KeyboardInterrupt
+
+    transport = FakeTransport(lambda _: None)
+    with pytest.raises(SourceError, match="credentials"):
+        embed_all(ClipClient(transport=transport), Revoked("words://one/two/three"), memory)
+    assert memory.ended == "kept, closed"
+    assert [item.name for item in memory.rows.values()] == ["one", "two"]
+    summary = embed_all(ClipClient(transport=transport), words, memory, on_item=interrupt)
+    assert summary.interrupted
+    assert memory.ended == "kept, closed"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("gs://album/rows.parquet", "cannot write to gs://album/rows.parquet: gs:// is not supported"),
+        ("lance://rows", "lance:// is not supported. Give the path of a local Parquet file"),
+        (".", ". is a folder"),
+    ],
+)
+def test_outputs_that_are_refused(uri: str, said: str) -> None:
+    with pytest.raises(SinkError, match=re.escape(said)):
+        open_sink(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("s3://album", "s3:// is not supported. Give gs://bucket/prefix or a folder"),
+        ("gs://", "gs:// names no bucket"),
+    ],
+)
+def test_sources_that_are_refused(uri: str, said: str) -> None:
+    with pytest.raises(SourceError, match=re.escape(said)):
+        open_source(uri)
+
+
+def test_a_path_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"photo")
+    assert [item.name for item in open_source(str(tmp_path)).list()] == ["a.jpg"]
+
+
+def test_libraries_of_sources_and_sinks_are_not_imported_before_they_are_needed() -> None:
+    code = "import sys, clip_client; print({'pyarrow', 'google.cloud.storage'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
