@@ -164,7 +164,7 @@ def test_traces_of_somebody_else_are_left_alone(
         assert trace_settings(url) == settings
     told = json.loads(capsys.readouterr().out)
     assert told["queue_from"] == "statistics"
-    assert any("for somebody else" in note for note in told["notes"])
+    assert any("for someone else" in note for note in told["notes"])
     with trace_setting(url, trace_rate="7", log_frequency="3"):
         settings = trace_settings(url)
         assert main([*command, "--warm-up", "0", "--json"]) == 0
@@ -183,7 +183,7 @@ def test_the_embedded_server_and_its_table(
     lines = {line.split()[0]: line.split() for line in table.splitlines() if line}
     for stage in (*STAGES, "whole"):
         assert len(lines[stage]) == 1 + len(FIGURES), table
-    assert "server: CPU, ms a photo" in table
+    assert "server: CPU, ms per photo" in table
     assert "client: memory, MB" in table
     assert "GPU" not in table or Path("/dev/nvidia0").exists()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clip_profile.stages.traces import RequestTrace, Try, by_request, parse
+from clip_profile.stages.traces import Attempt, RequestTrace, by_request, parse
 
 _STEPS = ("clip_image_preprocess", "clip_image_encoder")
 _SEEN = {
@@ -51,8 +51,8 @@ def test_a_request_may_be_refused_in_one_file_and_answered_in_the_next(records: 
     first = min(ids)
     files = [[record for record in records if (record["id"] == first) is mine] for mine in (True, False)]
     assert files[0]
-    tries = [one for file in files for one in parse(file, _STEPS)]
-    assert by_request(tries)["ours-3"] == whole["ours-3"]
+    attempts = [one for file in files for one in parse(file, _STEPS)]
+    assert by_request(attempts)["ours-3"] == whole["ours-3"]
 
 
 def test_other_models_and_unnamed_requests_are_not_ours(records: list[dict[str, Any]]) -> None:
@@ -63,9 +63,9 @@ def test_other_models_and_unnamed_requests_are_not_ours(records: list[dict[str, 
 
 
 def test_the_parts_lie_between_the_moments() -> None:
-    tries = [Try("a", (1_000_000_000,)), Try("a", (3_000_000_000, 3_100_000_000, 3_300_000_000,
+    attempts = [Attempt("a", (1_000_000_000,)), Attempt("a", (3_000_000_000, 3_100_000_000, 3_300_000_000,
         3_700_000_000, 4_500_000_000))]  # fmt: skip
-    assert by_request(tries)["a"] == RequestTrace(2.0, 0.1, 0.2, 0.4, 0.8)
-    assert by_request(tries)["a"].total_s == pytest.approx(3.5)
-    assert by_request(tries[:1]) == {}, "never answered"
-    assert by_request([Try("b", (5, 4, 6, 7, 8))]) == {}, "time does not run backwards"
+    assert by_request(attempts)["a"] == RequestTrace(2.0, 0.1, 0.2, 0.4, 0.8)
+    assert by_request(attempts)["a"].total_s == pytest.approx(3.5)
+    assert by_request(attempts[:1]) == {}, "never answered"
+    assert by_request([Attempt("b", (5, 4, 6, 7, 8))]) == {}, "time does not run backwards"

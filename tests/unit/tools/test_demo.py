@@ -1,4 +1,4 @@
-"""The demo's parts: pictures, neighbours, the page, and the programs it runs. `make demo` is the whole."""
+"""The demo's parts: pictures, neighbors, the page, and the programs it runs. `make demo` is the whole."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from clip_client import EmbeddedObject, ObjectInfo
 from clip_client.errors import ItemError
 from clip_client.sinks.parquet import ParquetSink
 from testing.scenes import SCENES, SHOTS, Scene, take
-from tools.demo.console import Console, DemoError, run_program
-from tools.demo.neighbours import Neighbours, Vectors, nearest, read_embeddings, same_scene
+from tools.demo.neighbors import Neighbors, Vectors, nearest, read_embeddings, same_scene
 from tools.demo.page import write_page
+from tools.demo.steps import DemoError, Steps, run_program
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -67,7 +67,7 @@ def test_pictures_are_always_the_same() -> None:
     assert take(SCENES[0], SHOTS[0], 1, 0.05) != take(SCENES[0], SHOTS[0], 2, 0.05)
 
 
-# --- neighbours ----------------------------------------------------------------------------------
+# --- neighbors ----------------------------------------------------------------------------------
 
 
 def test_nearest_are_by_cosine_and_never_the_photo_itself() -> None:
@@ -93,7 +93,7 @@ def test_nearest_in_blocks_are_those_of_the_whole() -> None:
 
 
 def test_same_scene_is_the_folder() -> None:
-    rows = [Neighbours("cat/1", [("cat/2", 0.9)]), Neighbours("cat/2", [("dog/1", 0.9)])]
+    rows = [Neighbors("cat/1", [("cat/2", 0.9)]), Neighbors("cat/2", [("dog/1", 0.9)])]
     assert same_scene(rows) == 1
 
 
@@ -135,7 +135,7 @@ class _Page(HTMLParser):
             self.links.add((values.get("href") or "").removeprefix("#"))
 
 
-def page(folder: Path, rows: list[Neighbours], **options: str) -> str:
+def page(folder: Path, rows: list[Neighbors], **options: str) -> str:
     path = folder / "similar.html"
     write_page(path, rows, folder, facts=[("model", "M <1>")], failures=[("x<y", "bad & gone")], **options)
     return path.read_text(encoding="utf-8")
@@ -146,7 +146,7 @@ def test_page_holds_its_pictures_and_fetches_nothing(tmp_path: Path) -> None:
     (tmp_path / "no picture.txt").write_text("text")
     text = page(
         tmp_path,
-        [Neighbours("a.jpg", [("no picture.txt", 0.5)]), Neighbours("no picture.txt", [("a.jpg", 0.5)])],
+        [Neighbors("a.jpg", [("no picture.txt", 0.5)]), Neighbors("no picture.txt", [("a.jpg", 0.5)])],
     )
     parsed = _Page(text)
     assert parsed.links <= parsed.ids
@@ -158,11 +158,19 @@ def test_page_holds_its_pictures_and_fetches_nothing(tmp_path: Path) -> None:
 
 
 def test_page_shows_names_as_text(tmp_path: Path) -> None:
-    name = "<script>alert(1)</script>.jpg"
-    text = page(tmp_path, [Neighbours(name, [])], warning="random <weights>")
+    name = '<script>alert(1)</script>" onclick="x\'\x1b[2J\x00\u202e\udcff.jpg'
+    text = page(tmp_path, [Neighbors(name, [(name, 0.5)])], warning="random <weights>")
     assert "<script" not in text
     for shown in ("x&lt;y", "bad &amp; gone", "M &lt;1&gt;", "random &lt;weights&gt;"):
         assert shown in text
+    assert 'aria-label="&lt;script&gt;alert(1)&lt;/script&gt;&#34; onclick=&#34;x&#39;\ufffd[2J' in text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    assert _Page(text).tags == _Page(page(tmp_path, [Neighbors("a", [("a", 0.5)])], warning="b")).tags
+
+
+def test_names_do_not_reach_the_terminal_as_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    Steps(1).line("a\x1b[2J\u202eb")
+    assert capsys.readouterr().out == "      a\ufffd[2J\ufffdb\n"
 
 
 def test_thumbnail_stands_upright(tmp_path: Path) -> None:
@@ -171,7 +179,7 @@ def test_thumbnail_stands_upright(tmp_path: Path) -> None:
     picture = Image.new("RGB", (60, 60), "white")
     picture.paste("black", (0, 0, 30, 60))  # the left half: turned by 90 degrees, the upper one
     picture.save(tmp_path / "a.jpg", exif=exif)
-    (encoded,) = re.findall(r"base64,([^)]+)\)", page(tmp_path, [Neighbours("a.jpg", [])]))
+    (encoded,) = re.findall(r"base64,([^)]+)\)", page(tmp_path, [Neighbors("a.jpg", [])]))
     shown = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("L")
     pixels = np.asarray(shown)
     half = len(pixels) // 2
@@ -194,13 +202,13 @@ def test_program_that_fails_or_is_missing_is_an_error() -> None:
         run_program(["/nowhere/clip-embed"])
 
 
-def test_failed_step_tells_its_number_and_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(steps=2)
-    with console.step("first", "no hint"):
+def test_failed_step_names_its_number_and_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = Steps(2)
+    with steps.step("first", "no hint"):
         pass
     with (
         pytest.raises(DemoError, match=r"(?s)step 2, second: No such thing.*Try it by hand\."),
-        console.step("second", "Try it by hand."),
+        steps.step("second", "Try it by hand."),
     ):
         fail()
     assert "[2/2] second" in capsys.readouterr().out
@@ -209,7 +217,7 @@ def test_failed_step_tells_its_number_and_the_way_out(capsys: pytest.CaptureFixt
 def test_ctrl_c_ends_the_program_that_runs(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     code = (
-        "from tools.demo.console import run_program\n"
+        "from tools.demo.steps import run_program\n"
         f"run_program(['/bin/sh', '-c', 'echo $$ > {note}.part; mv {note}.part {note}; exec sleep 60'])"
     )
     demo = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)

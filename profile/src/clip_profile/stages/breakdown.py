@@ -43,6 +43,7 @@ def make_report(measured: Measured, plan: Plan, about: dict[str, Any]) -> Report
         seconds=measured.seconds,
         requests=len(answered),
         photos=measured.photos,
+        photos_per_s=measured.photos / measured.seconds if measured.seconds > 0 else 0.0,
         bytes=sum(one.bytes for one in answered),
         failed=measured.failed.failed_by_code(),
         queue_from=source,
@@ -50,7 +51,7 @@ def make_report(measured: Measured, plan: Plan, about: dict[str, Any]) -> Report
         per_request={stage: Distribution() for stage in ROWS} | own_request | request,
         mean_batch={model: mean_batch(statistics[model].batches) for model in _MODELS if model in statistics},
         resources=measured.resources,
-        notes=tuple(_notes(measured, source, told=told)),
+        notes=_notes(measured, source, told=told),
     )
 
 

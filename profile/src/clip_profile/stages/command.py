@@ -1,10 +1,9 @@
-"""`clip-profile stages`: its arguments, and from them to the table."""
+"""`clip-profile stages`: from its arguments to the table."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,19 +30,19 @@ from clip_serving.repository.stage import InstanceLayout, available_cores
 from clip_serving.server.embedded import ServerOptions
 
 _MOST_OBJECTS = 10_000
-"""Of a larger bucket these are listed: more than a measurement comes to."""
+"""Listed of a larger bucket: more than a measurement needs."""
 _EXAMPLES = 3
 
 _DESCRIPTION = """\
-Measures load, transport, queue, decode, preprocess and embed while so many requests are always in flight:
-min, mean, p50, p95, p99 and max, a photo and a request; CPU, memory and GPU of server and client over the
-same time. Photos that fail are counted by code, once each, and left out.
+Measures load, transport, queue, decode, preprocess and embed in a closed loop, with a
+fixed number of requests in flight: min, mean, p50, p95, p99 and max per photo and per request, and the CPU,
+memory and GPU of server and client meanwhile. Photos that fail are counted by code, once each, and left out.
 """
 _EPILOG = """\
 exit status:
   0    measured
-  1    the server died, or no photo was left, before the time was over; what was measured is shown and kept
-  2    nothing was measured: no photos, none that can be decoded, no server, or not one of ours
+  1    the server died, or no photo was left, before the end; what was measured is shown and kept
+  2    nothing was measured: no photos, none that can be decoded, no server, or another kind of server
   130  stopped by Ctrl-C; what was measured is shown and kept
 """
 
@@ -55,24 +54,24 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--photos", required=True, metavar="DIR|gs://...", help="a folder, or gs://bucket/prefix")
     add("--repository", type=Path, default=Path("model_repository"), metavar="DIR",
-        help="what the embedded server serves (default: %(default)s)")  # fmt: skip
-    add("--url", help="a running server's gRPC address instead")
+        help="of the embedded server (default: %(default)s)")  # fmt: skip
+    add("--url", help="gRPC address of a running server, instead of the embedded one")
     add_connection_options(parser, "TLS and headers, for --url")
-    add("--metrics-url", help="its metrics, as http://host:8002/metrics: CPU, memory and GPU of its machine")
+    add("--metrics-url", help="its metrics, such as http://host:8002/metrics: CPU, memory, GPU")
     add("--concurrency", type=at_least(1), default=client_defaults.CONCURRENCY, metavar="N",
         help="requests in flight (default: %(default)s)")  # fmt: skip
     add("--images-per-request", type=at_least(1), default=defaults.STAGES_IMAGES_PER_REQUEST, metavar="N",
-        help="photos of one request (default: %(default)s)")  # fmt: skip
+        help="photos per request (default: %(default)s)")  # fmt: skip
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=positive, default=defaults.STAGES_SECONDS, metavar="S",
-                        help="to measure (default: %(default)g)")  # fmt: skip
-    length.add_argument("--count", type=at_least(1), metavar="N", help="photos to measure, instead")
+                        help="measure for this long (default: %(default)g)")  # fmt: skip
+    length.add_argument("--count", type=at_least(1), metavar="N", help="measure this many photos instead")
     add("--warm-up", type=float, default=defaults.STAGES_WARM_UP_S, metavar="S",
-        help="at least, before anything counts; every request in flight comes round once "
+        help="at least this long, and until every request in flight was answered once "
         "(default: %(default)g)")  # fmt: skip
-    add("--out", type=Path, metavar="FILE", help="keep it as JSON; clip-profile compare takes several")
+    add("--out", type=Path, metavar="FILE", help="also write JSON, for clip-profile compare")
     add("--json", action="store_true", help="print JSON")
-    layout = parser.add_argument_group("the embedded server's processes (default: from the cores)")
+    layout = parser.add_argument_group("processes of the embedded server (default: from the cores)")
     for field in dataclasses.fields(InstanceLayout):
         layout.add_argument(f"--{field.name.replace('_', '-')}", type=at_least(1), metavar="N")
 
@@ -95,24 +94,24 @@ def _stages(options: argparse.Namespace) -> int:
         measured = measuring.run()
         console.clear()
         report = make_report(measured, plan, about)
-        _show(report, options)  # before the server takes its time to end
+        _show(report, options)  # before the server needs time to stop
     return _status(measured, report, options)
 
 
 def _can_write(out: Path | None) -> None:
-    """Before anything is measured."""
+    """Raises ProfileError before anything is measured."""
     if out is None:
         return
     if out.exists():
-        raise ProfileError(f"{out} exists already: give another --out, or remove it")
+        raise ProfileError(f"{out} exists already. Choose another --out, or remove it")
     if not out.resolve().parent.is_dir():
-        raise ProfileError(f"{out}: the folder {out.parent} does not exist")
+        raise ProfileError(f"{out}: the folder {out.parent} does not exist. Create it first")
 
 
 def _listed(source: Source, uri: str) -> list[ObjectInfo]:
     items = list(islice(source.list(), _MOST_OBJECTS))
     if not items:
-        raise ProfileError(f"there is no photo in {uri}")
+        raise ProfileError(f"{uri} holds no photos")
     return items
 
 
@@ -151,29 +150,29 @@ def _about(
 
 
 def _show(report: Report, options: argparse.Namespace) -> None:
-    text = json.dumps(report.to_dict(), indent=2)
+    text = report.to_json()
     if options.json:
         print(text)
     elif report.photos:
         print(table(report))
-    if options.out is not None:  # last, so that a full disk takes nothing from the screen
+    if options.out is not None:  # last, so that a full disk does not keep the table from the screen
         options.out.write_text(text + "\n", encoding="utf-8")
 
 
 def _status(measured: Measured, report: Report, options: argparse.Namespace) -> int:
     if measured.ended == INTERRUPTED:
-        raise KeyboardInterrupt  # the command's main says what becomes of it
+        raise KeyboardInterrupt  # main says that it was stopped
     if not report.photos:
         raise ProfileError(f"nothing was measured: {_cause(measured, report, options.photos)}")
     if measured.ended:
-        print(f"clip-profile: error: {measured.ended}; what was measured until then is kept", file=sys.stderr)
+        print(f"clip-profile: error: {measured.ended}. What was measured until then is kept", file=sys.stderr)
         return 1
     return 0
 
 
 def _cause(measured: Measured, report: Report, photos: str) -> str:
     if measured.ended != str(NoPhotoLeft()):
-        return measured.ended or "no request was answered in the time; give it more --seconds"
+        return measured.ended or "no request was answered in time. Measure longer with --seconds"
     failed = measured.failed.failed
     codes = ", ".join(f"{n} {code}" for code, n in report.failed.items())
     examples = "".join(f"\n  {name}: {error}" for name, error in islice(sorted(failed.items()), _EXAMPLES))

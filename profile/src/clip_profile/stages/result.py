@@ -1,38 +1,37 @@
-"""The result of one measurement of the stages; what is unknown stays empty."""
+"""The result of one measurement of the stages, as it is in JSON; what is unknown is null."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from clip_client.timings import STAGES
 from clip_profile.errors import ProfileError
 from clip_profile.observe.usage import Resources
 from clip_profile.records.statistics import percentile
 
-KIND = "clip-profile stages"
-VERSION = 1
 WHOLE = "whole"
 """The row below the six: from the start of the first load to the answer."""
 ROWS = (*STAGES, WHOLE)
+FIGURES = ("min", "mean", "p50", "p95", "p99", "max")
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Milliseconds. If only the mean is known, the others are None; if nothing is, all are."""
+    """If only the mean is known, the others are None; if nothing is, all are."""
 
     count: int = 0
-    min: float | None = None
-    mean: float | None = None
-    p50: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    max: float | None = None
+    min_ms: float | None = None
+    mean_ms: float | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    max_ms: float | None = None
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Distribution:
@@ -44,10 +43,11 @@ class Distribution:
 
     @classmethod
     def mean_alone(cls, count: int, seconds: float | None, share: float = 1.0) -> Distribution:
-        return cls() if seconds is None else cls(count, mean=1000 * share * seconds)
+        return cls() if seconds is None else cls(count, mean_ms=1000 * share * seconds)
 
-
-FIGURES = tuple(field.name for field in dataclasses.fields(Distribution) if field.name != "count")
+    def figures(self) -> list[float | None]:
+        """In the order of FIGURES."""
+        return [getattr(self, f"{name}_ms") for name in FIGURES]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Report:
     seconds: float
     requests: int
     photos: int
+    photos_per_s: float
     bytes: int
     failed: dict[str, int]
     queue_from: str
@@ -71,49 +72,25 @@ class Report:
     per_request: dict[str, Distribution]
     mean_batch: dict[str, float]
     resources: Resources
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    kind: Literal["clip-profile stages"] = "clip-profile stages"
+    version: Literal[2] = 2
 
-    @property
-    def photos_per_s(self) -> float:
-        return self.photos / self.seconds if self.seconds > 0 else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON. Without a GPU there is no `gpu`; what is unknown is null."""
-        values = dataclasses.asdict(self)
+    def to_json(self) -> str:
+        """Indented; without a GPU there is no `gpu`."""
+        values = msgspec.to_builtins(self)
         if self.resources.gpu is None:
             del values["resources"]["gpu"]
-        for block in ("per_photo", "per_request"):
-            values[block] = {
-                stage: {"count": one["count"], **{f"{name}_ms": one[name] for name in FIGURES}}
-                for stage, one in values[block].items()
-            }
-        rates = {"photos_per_s": self.photos_per_s}
-        return {"kind": KIND, "version": VERSION, **_rounded({**values, **rates})}
+        return msgspec.json.format(msgspec.json.encode(values)).decode()
 
 
-def _rounded(value: Any) -> Any:
-    """To four digits: a tenth of a microsecond in milliseconds."""
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, Mapping):
-        return {name: _rounded(each) for name, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def load_report(file: Path) -> dict[str, Any]:
-    """A report that --out wrote, as to_dict() made it. Raises ProfileError for anything else."""
+def load_report(file: Path) -> Report:
+    """A report that --out wrote. Raises ProfileError for anything else."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        return msgspec.json.decode(file.read_bytes(), type=Report)
     except OSError as error:
         raise ProfileError(f"{file}: {error.strerror}") from error
-    except ValueError as error:
+    except msgspec.MsgspecError as error:
         raise ProfileError(
-            f"{file} is not JSON ({error}). Give a file that `clip-profile stages --out` wrote"
+            f"{file} was not written by `clip-profile stages --out` of this version: {error}"
         ) from error
-    if not isinstance(values, dict) or values.get("kind") != KIND:
-        raise ProfileError(f"{file} was not written by `clip-profile stages --out`")
-    if values.get("version") != VERSION:
-        raise ProfileError(
-            f"{file} has version {values.get('version')}; this clip-profile reads {VERSION}. Measure again"
-        )
-    return values

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from clip_profile.observe.usage import Resources, Usage
 from clip_profile.stages.result import FIGURES, Distribution, Report
 
-_NAME, _CELL = 26, 10
+_NAME, _CELL = 27, 10
 
 
 def table(report: Report) -> str:
-    """Cells that are not known are empty; columns and rows of which nothing is known are left out."""
+    """Unknown cells are empty; rows of which nothing is known are left out."""
     images = report.load["images_per_request"]
-    lines = [*_head(report), "", _row("ms", FIGURES)]
+    lines = [*_head(report), "", _row("milliseconds", FIGURES)]
     if images > 1:
-        lines += [_rule("a photo (its share of the request where it shares)"), *_stages(report.per_photo)]
-    title = "a request of one photo" if images == 1 else f"a request of {images} photos"
+        lines += [_rule("per photo (where its request shares a time, its part of it)")]
+        lines += _stages(report.per_photo)
+    title = "per request of one photo" if images == 1 else f"per request of {images} photos"
     lines += [_rule(title), *_stages(report.per_request), "", *_resources(report)]
     if report.notes:
         lines += ["", *(f"note: {note}" for note in report.notes)]
@@ -31,17 +32,15 @@ def _head(report: Report) -> list[str]:
     if report.photos:
         photos += f" of {report.bytes / report.requests / 1e6:.2f} MB, {report.photos_per_s:.1f} photos/s"
     return [
-        f"{about['model']} at {about['server']}; photos of {about['photos']}",
-        f"{load['concurrency']} requests in flight, {report.seconds:.1f} s after a warm-up of "
+        f"{about['model']} at {about['server']}; photos from {about['photos']}",
+        f"{load['concurrency']} requests in flight for {report.seconds:.1f} s, after a warm-up of "
         f"{load['warm_up_s']:.1f} s" + (f"; {report.ended}" if report.ended else ""),
         photos + (f"; mean batch: {batches}" if batches else "") + (f"; failed: {failed}" if failed else ""),
     ]
 
 
 def _stages(stages: dict[str, Distribution]) -> list[str]:
-    return [
-        _row(name, [_number(getattr(one, figure), 2) for figure in FIGURES]) for name, one in stages.items()
-    ]
+    return [_row(name, [_number(value, 2) for value in one.figures()]) for name, one in stages.items()]
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -57,35 +56,24 @@ def _rule(title: str) -> str:
 
 
 def _resources(report: Report) -> list[str]:
-    rows = [
-        (name, mean, peak)
-        for name, mean, peak in resource_rows(report.resources)
-        if mean is not None or peak is not None
-    ]
-    shown = [_row(name, [_number(mean, 1), _number(peak, 1)]) for name, mean, peak in rows]
-    return [_row("over the same time", ["mean", "peak"]), *shown] if shown else []
+    rows = resource_rows(report.resources).items()
+    shown = [_row(name, [_number(value, 1) for value in values]) for name, values in rows]
+    return [_row("meanwhile", ["mean", "peak"]), *shown] if shown else []
 
 
-def resource_rows(used: Resources) -> list[tuple[str, float | None, float | None]]:
-    """Name, mean and peak; None for what is not known."""
-    rows: list[tuple[str, float | None, float | None]] = []
+def resource_rows(used: Resources) -> dict[str, tuple[float | None, float | None]]:
+    """Mean and peak by name, of those of which one is known."""
+    rows: dict[str, tuple[float | None, float | None]] = {}
     for who, usage in (("server", used.server or Usage()), ("client", used.client)):
-        rows += [
-            (f"{who}: CPU, ms a photo", usage.cpu_ms_per_photo, None),
-            (f"{who}: CPU, %", usage.cpu_percent, None),
-            (f"{who}: memory, MB", usage.rss_mb_mean, usage.rss_mb_peak),
-        ]
+        rows[f"{who}: CPU, ms per photo"] = usage.cpu_ms_per_photo, None
+        rows[f"{who}: CPU, %"] = usage.cpu_percent, None
+        rows[f"{who}: memory, MB"] = usage.rss_mb_mean, usage.rss_mb_peak
     for who, machine in (("server's machine", used.server_machine), ("this machine", used.machine)):
         if machine is not None:
-            rows += [
-                (f"{who}: CPU, %", machine.cpu_percent_mean, machine.cpu_percent_peak),
-                (f"{who}: memory, %", machine.memory_percent_mean, machine.memory_percent_peak),
-            ]
-    gpu = used.gpu
-    if gpu is not None:
-        rows += [
-            ("GPU: in use, %", gpu.percent_mean, gpu.percent_peak),
-            ("GPU: memory, MB", gpu.memory_mb_mean, gpu.memory_mb_peak),
-            ("GPU: memory, %", gpu.memory_percent_mean, gpu.memory_percent_peak),
-        ]
-    return rows
+            rows[f"{who}: CPU, %"] = machine.cpu_percent_mean, machine.cpu_percent_peak
+            rows[f"{who}: memory, %"] = machine.memory_percent_mean, machine.memory_percent_peak
+    if (gpu := used.gpu) is not None:
+        rows["GPU: in use, %"] = gpu.percent_mean, gpu.percent_peak
+        rows["GPU: memory, MB"] = gpu.memory_mb_mean, gpu.memory_mb_peak
+        rows["GPU: memory, %"] = gpu.memory_percent_mean, gpu.memory_percent_peak
+    return {name: values for name, values in rows.items() if values != (None, None)}

@@ -1,7 +1,7 @@
-"""Triton's own traces: when each request waited and was computed in each model, one request at a time.
+"""Triton's own traces: when each single request waited and was computed in each model.
 
-tritonserver takes the file's name at its start only (`--trace-config triton,file=FILE`; clip-serve gives
-one); the rest is switched while it runs, and put back afterwards.
+tritonserver takes the name of the trace file only at its start (`--trace-config triton,file=FILE`, which
+clip-serve sets); tracing is switched on while it runs, and its settings are restored afterwards.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +21,11 @@ from tritonclient.utils import InferenceServerException
 
 _TIMEOUT_S = 10.0
 _A_FILE = 10
-"""Requests in a file: what a server that dies has not yet written is lost."""
+"""Requests per file: a server that dies loses the requests that it has not written yet."""
 _MOST = 100_000
-"""Requests that are traced, should nobody come to switch it off again; some 2 KB each."""
+"""Requests that are traced at most, if nothing switches it off again; about 2 KB each."""
 _PATIENCE_S = 3.0
-"""For the last file after an end: it is written when the last traced request has left the server."""
+"""For the last file: it is written when the last traced request has left the server."""
 
 _SETTINGS = ("trace_level", "trace_rate", "trace_count", "log_frequency")
 
@@ -34,8 +34,8 @@ _SETTINGS = ("trace_level", "trace_rate", "trace_count", "log_frequency")
 class RequestTrace:
     """Seconds of one request at the server, one part after the other without a gap.
 
-    `refused_s` is from its first try to the one that was answered, 0 where that was the first. The two stages
-    are the time of the batch that the request was in.
+    `refused_s` is from its first attempt to the one that was answered, 0 if that was the first. The two
+    stages are the time of the batch that the request was in.
     """
 
     refused_s: float
@@ -51,62 +51,54 @@ class RequestTrace:
 
 
 @dataclass(frozen=True)
-class Try:
-    """A request that reached the server: its moments in ns of the server's monotonic clock, from its start to
-    its answer; of one that was refused its start alone."""
+class Attempt:
+    """A request that reached the server: moments in ns of the server's monotonic clock, from its start to its
+    answer, or only the start if it was refused."""
 
     request_id: str
     moments: tuple[int, ...]
 
 
-@dataclass
-class _Activity:
-    """What one model did for one request: moments in ns of the server's monotonic clock."""
-
-    model: str = ""
-    request_id: str = ""
-    parent: int | None = None
-    at: dict[str, int] = field(default_factory=dict)
+_Activity = dict[str, Any]
+"""What one model did for one request: the records of one id put together, `at` its moments."""
 
 
-def parse(records: Iterable[dict[str, Any]], steps: Sequence[str]) -> list[Try]:
+def parse(records: Iterable[dict[str, Any]], steps: Sequence[str]) -> list[Attempt]:
     """All named requests in the records of one file; `steps` are the ensemble's models in their order."""
     found: dict[int, _Activity] = {}
     for record in records:
-        one = found.setdefault(record["id"], _Activity())
-        one.model = record.get("model_name", one.model)
-        one.request_id = record.get("request_id", one.request_id)
-        one.parent = record.get("parent_id", one.parent)
-        one.at |= {moment["name"]: moment["ns"] for moment in record.get("timestamps", ())}
+        one = found.setdefault(record["id"], {"at": {}})
+        one |= {name: value for name, value in record.items() if name != "timestamps"}
+        one["at"] |= {moment["name"]: moment["ns"] for moment in record.get("timestamps", ())}
     children: dict[int, dict[str, _Activity]] = {}
     for one in found.values():
-        if one.parent is not None:
-            children.setdefault(one.parent, {})[one.model] = one
+        if "parent_id" in one:
+            children.setdefault(one["parent_id"], {})[one["model_name"]] = one
     return [
-        Try(one.request_id, _moments(one, [children.get(number, {}).get(step) for step in steps]))
+        Attempt(one["request_id"], _moments(one, [children.get(number, {}).get(step) for step in steps]))
         for number, one in found.items()
-        if one.request_id and one.parent is None and "REQUEST_START" in one.at
+        if one.get("request_id") and "parent_id" not in one and "REQUEST_START" in one["at"]
     ]
 
 
 def _moments(whole: _Activity, steps: Sequence[_Activity | None]) -> tuple[int, ...]:
-    start, first, last = whole.at["REQUEST_START"], steps[0], steps[-1]
-    # The answer leaves before the encoder's batch is put away, so REQUEST_END comes too late.
-    end = whole.at.get("INFER_RESPONSE_COMPLETE", whole.at.get("REQUEST_END"))
+    start, first, last = whole["at"]["REQUEST_START"], steps[0], steps[-1]
+    # The answer leaves before the encoder's batch is finished, so REQUEST_END comes too late.
+    end = whole["at"].get("INFER_RESPONSE_COMPLETE", whole["at"].get("REQUEST_END"))
     if first is None or last is None or end is None:
         return (start,)
     try:
-        inner = first.at["COMPUTE_START"], last.at["REQUEST_START"], last.at["COMPUTE_START"]
+        inner = first["at"]["COMPUTE_START"], last["at"]["REQUEST_START"], last["at"]["COMPUTE_START"]
     except KeyError:  # refused, or answered from a cache
         return (start,)
     return (start, *inner, end)
 
 
-def by_request(tries: Iterable[Try]) -> dict[str, RequestTrace]:
-    """The answered requests by their id. One that was never answered, or out of order, has no entry."""
+def by_request(attempts: Iterable[Attempt]) -> dict[str, RequestTrace]:
+    """The answered requests by id, without those whose moments are out of order."""
     first: dict[str, int] = {}
-    answered: dict[str, Try] = {}
-    for one in tries:
+    answered: dict[str, Attempt] = {}
+    for one in attempts:
         first[one.request_id] = min(one.moments[0], first.get(one.request_id, one.moments[0]))
         if len(one.moments) > 1:
             answered[one.request_id] = one
@@ -122,8 +114,8 @@ def by_request(tries: Iterable[Try]) -> dict[str, RequestTrace]:
 class Traces:
     """Traces every request to `model` within the block, on a server of this machine.
 
-    `why_not` says why that cannot be had, or is None. Never raises for what the server does: traces are
-    worth having, and nothing depends on them.
+    `why_not` says why the server does not trace, or is None. Nothing that the server does raises an error, as
+    no measurement depends on traces.
     """
 
     def __init__(self, client: InferenceServerClient, model: str, *, local: bool) -> None:
@@ -156,13 +148,13 @@ class Traces:
         if here.get("trace_mode", ["triton"]) != ["triton"]:
             return "the server sends its traces to OpenTelemetry"
         if here.get("trace_level", ["OFF"]) != ["OFF"]:
-            return "the server traces for somebody else already"
+            return "the server already traces for someone else"
         self._file = Path(file)
         if not self._file.parent.is_dir():
             return f"the server's trace file {file} is not on this machine"
         self._there = set(self._files())
         own = any(here.get(name) != everywhere.get(name) for name in _SETTINGS)
-        # None: whatever holds for all models.
+        # None restores what holds for all models.
         self._restore = {name: here.get(name) if own else None for name in _SETTINGS}
         on = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1", "trace_count": str(_MOST)}
         self._set({**on, "log_frequency": str(_A_FILE)})
@@ -180,30 +172,30 @@ class Traces:
         return sorted(self._file.parent.glob(f"{self._file.name}.*"))
 
     def read(self, wanted: Collection[str], steps: Sequence[str]) -> dict[str, RequestTrace]:
-        """After the block: the traces of those request ids that there are; the files are removed."""
+        """After the block: the traces of the request ids that were traced; removes the files."""
         if self._restore is None:
             return {}
-        tries: list[Try] = []
+        attempts: list[Attempt] = []
         end = time.monotonic() + _PATIENCE_S
         while True:
             for file in self._files():
                 records = _records(file) if file not in self._there else None
                 if records is not None:
-                    tries += parse(records, steps)
-                    with suppress(OSError):  # another user's folder: then it is theirs to tidy
+                    attempts += parse(records, steps)
+                    with suppress(OSError):  # another user's folder
                         file.unlink()
                     self._there.add(file)
-            found = by_request(tries)
+            found = by_request(attempts)
             if found.keys() >= set(wanted) or time.monotonic() > end:
                 break
             time.sleep(0.1)
         if wanted and not found:
-            self.why_not = f"the server wrote no traces beside {self._file} that can be read here"
+            self.why_not = f"the server wrote no readable traces next to {self._file}"
         return {name: found[name] for name in wanted if name in found}
 
 
 def _records(file: Path) -> list[dict[str, Any]] | None:
-    """None for a file that is being written, or is not ours to read."""
+    """None for a file that is still being written, or that we may not read."""
     try:
         records: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

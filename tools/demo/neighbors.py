@@ -1,4 +1,4 @@
-"""Reads what clip-embed wrote, and finds each photo's nearest neighbours."""
+"""Reads the output of clip-embed, and finds each photo's nearest neighbors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _BLOCK = 1024
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """A photo and its nearest others as (name, cosine), the nearest first."""
+class Neighbors:
+    """A photo and its nearest others as (name, cosine), nearest first."""
 
     name: str
     nearest: list[tuple[str, float]]
@@ -31,7 +31,7 @@ class Embeddings:
 
 
 def read_embeddings(path: Path) -> Embeddings:
-    """Reads `path`; raises OSError where there is none."""
+    """Raises OSError if `path` cannot be read."""
     table = pq.read_table(path, columns=["name", "embedding", "error_code", "error_text"])
     names: list[str] = table.column("name").to_pylist()
     codes = table.column("error_code").to_pylist()
@@ -50,8 +50,8 @@ def read_embeddings(path: Path) -> Embeddings:
     )
 
 
-def nearest(names: list[str], vectors: Vectors, count: int = 3) -> list[Neighbours]:
-    """For each name the `count` others of largest cosine; `vectors` are float32 [N, D], of length 1."""
+def nearest(names: list[str], vectors: Vectors, count: int = 3) -> list[Neighbors]:
+    """For each name the `count` others with the largest cosine; `vectors` is float32 [N, D], normalized."""
     count = min(count, len(names) - 1)
     found = []
     for start in range(0, len(names), _BLOCK):
@@ -61,12 +61,12 @@ def nearest(names: list[str], vectors: Vectors, count: int = 3) -> list[Neighbou
         order = np.argsort(-cosines, axis=1)[:, :count]
         for row, others in enumerate(order):
             pairs = [(names[other], float(cosines[row, other])) for other in others]
-            found.append(Neighbours(names[start + row], pairs))
+            found.append(Neighbors(names[start + row], pairs))
     return found
 
 
-def same_scene(rows: list[Neighbours]) -> int:
-    """How many have a nearest neighbour in their own folder."""
+def same_scene(rows: list[Neighbors]) -> int:
+    """The number of photos whose nearest neighbor is in the same folder."""
     return sum(
         bool(row.nearest) and row.name.split("/")[0] == row.nearest[0][0].split("/")[0] for row in rows
     )
