@@ -22,13 +22,14 @@ from clip_serving.repository.settings import Setting, Switch, table
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {
-    "clip-export": "clip_export.cli",
-    "clip-render": "clip_serving.repository.cli",
-    "clip-serve": "clip_serving.cli",
-    "clip-embed": "clip_client.cli",
-    "clip-profile": "clip_profile.cli",
+    "clip-export": "clip_export.cli:main",
+    "clip-render": "clip_serving.repository.cli:main",
+    "clip-serve": "clip_serving.cli:main",
+    "clip-embed": "clip_client.cli:main",
+    "clip-profile": "clip_profile.cli:main",
+    "clip-perf-input": "clip_serving.server.perf_analyzer:main_input",
 }
-"""The module of each command, in the order of their pages. clip-perf-analyzer is NVIDIA's own binary."""
+"""The entry point of each command, in the order of the page. clip-perf-analyzer is NVIDIA's own binary."""
 
 _FROM_CORES = re.compile(r"default: \d+, from this machine's cores")
 
@@ -94,10 +95,11 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     # The exporter itself is not installed here (torch), but its options import without it.
     export = str(ROOT / "export" / "src")
     with mock.patch.object(sys, "path", [*sys.path, export]):
-        module = importlib.import_module(COMMANDS[command])
+        module, _, function = COMMANDS[command].partition(":")
+        main = getattr(importlib.import_module(module), function)
     with mock.patch.object(argparse.ArgumentParser, "parse_args", capture):
         try:
-            module.main([])
+            main([])
         except _Captured as captured:
             return captured.parser
     raise AssertionError(f"{command} parsed no arguments")
