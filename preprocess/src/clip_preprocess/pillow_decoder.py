@@ -47,7 +47,7 @@ _silence_libtiff()
 def decode(data: Data, kind: Format, header: Header | None, settings: PreprocessSettings) -> Decoded:
     """The first (or only) picture in `data`, in its own mode: palette, alpha and CMYK are kept.
 
-    Colour profiles are ignored, as in open_clip's transform. Pillow turns TIFF and HEIC by their own
+    Color profiles are ignored, as in open_clip's transform. Pillow turns TIFF and HEIC by their own
     orientation, whatever `apply_exif_orientation` says.
 
     Raises ItemError: `unsupported_format`, `corrupt`, `truncated`, `too_many_pixels`, or `internal` if
