@@ -208,10 +208,13 @@ def test_the_server_image_has_both_engines_of_the_cpu_encoder() -> None:
     assert "import openvino" in text, "the build fails where it does not load"
 
 
-def test_what_the_dockerfile_copies_is_there() -> None:
+def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
     text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
-    for source in re.findall(r"^COPY (?!--from)(\S+)", text, re.MULTILINE):
-        assert (ROOT / source).exists(), source
+    kept = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text(encoding="utf-8")
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        for source in sources.split():
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in kept or f"!{Path(source).parent}/*" in kept, source
 
 
 def test_prometheus_scrapes_the_metrics_port() -> None:
