@@ -56,7 +56,7 @@ def _create(folder: Path, kind: str) -> None:
     install: list[str | Path] = [uv, "pip", "install", "-q", "-p", python]
     if kind != "serve" and TORCH_INDEX_URL:
         _install_cpu_torch(install)
-    install += _settings_of_pip()
+    install += settings_of_pip()
     if kind == "serve" and sys.version_info >= FIRST_WITHOUT_NUMPY_1:
         paths = os.pathsep.join(["serving/src", "preprocess/src"])
         _run(python, "-m", "tools.old_numpy", *install, PYTHONPATH=paths)
@@ -74,11 +74,12 @@ def _install_uv() -> Path:
     return ROOT / ".venv/bin/uv"
 
 
-def _settings_of_pip() -> list[str]:
+def settings_of_pip() -> list[str]:
     """pip's indexes, constraint and certificates as options of uv, which reads no pip.conf."""
     command = [str(ROOT / ".venv/bin/python"), "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     settings: dict[str, str] = {}
-    for line in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines():
+    for line in sorted(listed, key=lambda line: line.startswith(":env:")):  # a variable wins over a file
         name, _, value = line.partition("=")
         settings[name.rpartition(".")[2]] = ast.literal_eval(value)
     if "cert" in settings:
