@@ -15,7 +15,7 @@ export CLIP_TEST_REPOSITORY := $(CURDIR)/$(TEST_REPOSITORY)
 export CLIP_SMALL_REPOSITORY := $(CURDIR)/$(SMALL_REPOSITORY)
 
 .DEFAULT_GOAL := help
-.PHONY: help compare-origin setup setup-export setup-bench demo test test-fast test-slow lint docs format configs fuzz soak bench bench-preprocess bench-server bench-client clean
+.PHONY: help coverage compare-origin setup setup-export setup-bench demo test test-fast test-slow lint docs format configs fuzz soak bench bench-preprocess bench-server bench-client clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ test: lint $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## Lint, unit, i
 test-fast: setup ## The unit tests alone
 	$(RUN) -m pytest -n 2 tests/unit
 
+coverage: setup ## The unit tests, with the lines and branches they leave out
+	$(RUN) -m pytest -q -n 2 --cov --cov-report=term --cov-report=html:build/coverage tests/unit
+
 test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## What `make test` leaves out: sweeps, large towers, ...
 	$(RUN) $(PYTEST) -m slow tests/unit tests/integration
 	$(EXPORT_VENV)/bin/python $(PYTEST) -m slow tests/golden
@@ -65,7 +68,7 @@ $(SMALL_REPOSITORY)/.ready: $(EXPORT_SOURCES) $(wildcard testing/export_small.py
 lint: setup docs ## ruff, mypy --strict and the documentation's build
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy client/src preprocess/src serving/src profile/src export/src testing tools deploy benchmarks tests
+	$(VENV)/bin/mypy
 
 docs: setup ## Build the documentation site into build/site, strictly
 	$(RUN) -m tools.reference build/docs
