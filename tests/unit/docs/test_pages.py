@@ -13,8 +13,8 @@ from testing.markdown import ROOT, Block, anchors, blocks, links, pages
 from tools.reference import COMMANDS, parser_of, subcommands_of
 
 _PAGES = pages()
-_OWN_TESTS = {path.parent.name for path in ROOT.glob("*/pyproject.toml")}
-"""The README of a distribution: its examples are run by tests of that distribution."""
+_MARKED = [page for page in _PAGES if page == ROOT / "README.md" or ROOT / "docs" in page.parents]
+"""Pages whose blocks run unless they say why not; the others may have examples that nothing runs."""
 _SHELL = [block for page in _PAGES for block in blocks(page) if block.language == "sh"]
 
 
@@ -35,7 +35,7 @@ def test_links_resolve(page: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("page", [page for page in _PAGES if page.parent.name not in _OWN_TESTS], ids=_named)
+@pytest.mark.parametrize("page", _MARKED, ids=_named)
 def test_each_block_says_how_it_is_tested(page: Path) -> None:
     silent = [
         f"{block.where}: put <!-- test: run --> or <!-- test: skip; because: REASON --> in front of it"
