@@ -61,7 +61,7 @@ def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
         _, rest = process.communicate(timeout=60)
     assert process.returncode == 130, said + rest
     assert "skipped files that are too large or cannot be decoded: 1" in said
-    assert "what was measured is kept" in rest
+    assert "the measurements so far are kept" in rest
     assert all_gone(family, timeout=20)
     kept = RunFolder.load(run).measurements
     assert kept
