@@ -49,7 +49,7 @@ def measurement(
     photos_per_s: float = 10.0,
     p95_ms: float = 400.0,
     round: int = 0,
-    group: int = 1,
+    group: str = "a",
     arrival: Arrival = "closed",
     busy: tuple[float, float] = (0.5, 0.9),
     resources: dict[str, Any] | None = None,

@@ -104,7 +104,7 @@ def test_the_rounds_decide_and_not_the_means(tmp_path: Path) -> None:
 
 
 def failure(at: Any, round: int, text: str = "tritonserver ended (signal SIGSEGV)") -> Failure:
-    return Failure(at, Round(1, round), "closed", 1.7e9, text)
+    return Failure(at, Round("a", round), "closed", 1.7e9, text)
 
 
 def test_who_fails_in_a_later_round_is_not_the_best(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_an_open_loop_that_fails_by_itself_is_told_and_one_that_kills_the_server
     tmp_path: Path,
 ) -> None:
     run = run_of(tmp_path, *repeats(FAST, [15.0, 15.3, 14.9], 900), *repeats(SLOW, [12.0, 12.2, 11.9], 400))
-    alone = Failure(FAST, Round(1, 1), "poisson", 1.7e9, "perf_analyzer: no window was long enough")
+    alone = Failure(FAST, Round("a", 1), "poisson", 1.7e9, "perf_analyzer: no window was long enough")
     run.add(alone)
     found = advised(run, Objective())
     assert found.best is not None

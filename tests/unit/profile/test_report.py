@@ -135,7 +135,7 @@ _HOSTILE = "<script>alert('1')</script> \" onload=\"x\x00\x1b[2J\x9b\u202e"
 
 
 def test_names_with_markup_quotes_and_control_characters_are_harmless(tmp_path: Path) -> None:
-    failed = Failure(setting(model_config_name=_HOSTILE), Round(1, 1), "poisson", 1.7e9, _HOSTILE)
+    failed = Failure(setting(model_config_name=_HOSTILE), Round("a", 1), "poisson", 1.7e9, _HOSTILE)
     text = page(
         write(
             tmp_path / "odd",
@@ -282,7 +282,7 @@ def test_tails_are_of_all_requests_of_all_runs(tmp_path: Path) -> None:
 
 
 def test_a_run_that_failed_is_named_with_its_round_and_arrival(tmp_path: Path) -> None:
-    failed = Failure(BASE, Round(1, 2), "poisson", 1.7e9, "it died")
+    failed = Failure(BASE, Round("a", 2), "poisson", 1.7e9, "it died")
     text = Document(page(write(tmp_path / "run", measurement(round=1), failed), Objective())).text
     assert f"{BASE.describe()}, round 2, Poisson arrivals: it died" in text
 

@@ -11,8 +11,7 @@ import pytest
 
 from clip_profile.errors import RunFolderError
 from clip_profile.records.measurement import Failure, Round
-from clip_profile.records.objective import Objective
-from clip_profile.records.run_folder import FORMAT, Finalists, RunFolder
+from clip_profile.records.run_folder import FORMAT, RunFolder
 from clip_profile.records.setting import Space
 from tests.unit.profile.records import BASE, about, measurement, setting
 
@@ -22,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "run"
     with RunFolder.create_or_resume(path, about()) as run:
         run.add(measurement(latencies_ms=(1.0, 2.5)))
-        run.add(Failure(BASE, Round(1, 1), "closed", 1.7e9, "the server died"))
+        run.add(Failure(BASE, Round("a", 1), "closed", 1.7e9, "the server died"))
     return path
 
 
@@ -38,7 +37,7 @@ def test_a_failure_that_was_made_good_is_none(folder: Path) -> None:
     with RunFolder.create_or_resume(folder, about()) as run:
         for text in ("out of memory", "out of memory again"):
             run.add(Failure(other, None, "closed", 1.7e9, text))
-        run.add(Failure(other, Round(1, 1), "closed", 1.7e9, "another round"))
+        run.add(Failure(other, Round("a", 1), "closed", 1.7e9, "another round"))
         run.add(measurement(other, round=1))
     for read in (run, RunFolder.load(folder)):
         assert [one.text for one in read.failures] == ["the server died", "out of memory again"]
@@ -58,7 +57,7 @@ def test_a_line_cut_off_in_the_middle_costs_only_itself(folder: Path) -> None:
     assert len(RunFolder.load(folder).measurements) == 1
     with RunFolder.create_or_resume(folder, about()) as run:
         run.add(measurement(round=2))
-    assert [one.round for one in RunFolder.load(folder).measurements] == [None, Round(1, 2)]
+    assert [one.round for one in RunFolder.load(folder).measurements] == [None, Round("a", 2)]
 
 
 def test_damage_in_the_middle_is_named(folder: Path) -> None:
@@ -92,19 +91,16 @@ def test_another_sweep_is_refused(folder: Path, changed: dict[str, Any], named: 
         pass
 
 
-def test_the_last_choice_of_the_same_search_is_found(folder: Path) -> None:
-    wanted = [
-        Finalists(Objective(), False, False, (BASE,), 1),
-        Finalists(Objective(500), False, True, (BASE,), 2),
-        Finalists(Objective(), False, True, (BASE, setting(concurrency=1)), 3),
-    ]
+def test_settings_that_ran_in_the_same_rounds_keep_their_group(folder: Path) -> None:
+    a, b, c = (setting(concurrency=n) for n in (1, 2, 3))
     with RunFolder.create_or_resume(folder, about()) as run:
-        for choice in wanted:
-            run.add(choice)
-    run = RunFolder.load(folder)
-    assert run.finalists(Objective(), exhaustive=False) == wanted[2]
-    assert run.finalists(Objective(500), exhaustive=False) == wanted[1]
-    assert run.finalists(Objective(), exhaustive=True) is None
+        first = run.group_of([b, a])
+        assert run.group_of([a, b]) == first
+        run.add(dataclasses.replace(measurement(a), round=Round(first, 1)))
+        assert run.group_of([a, b]) == first, "that was cut off"
+        run.add(dataclasses.replace(measurement(b), round=Round(first, 1)))
+        assert run.group_of([b]) == first, "fewer of them"
+        assert run.group_of([a, b, c]) != first, "c was not in its rounds"
 
 
 def test_another_versions_folder_is_refused(folder: Path) -> None:

@@ -20,7 +20,7 @@ from clip_profile.load.server import Server
 from clip_profile.records.identity import Identity
 from clip_profile.records.measurement import Failure, Measurement, Round, Trial
 from clip_profile.records.objective import Objective
-from clip_profile.records.run_folder import Finalists, RunFolder
+from clip_profile.records.run_folder import RunFolder
 from clip_profile.records.setting import Setting, Space
 from clip_profile.sweep.sweep import Sweep, SweepOptions
 from clip_profile.sweep.target import Served
@@ -28,7 +28,6 @@ from clip_serving.errors import ServerError
 from testing.surfaces import noisy, surface
 from tests.unit.profile.records import about, measurement
 
-FIRST_ROUNDS = [Round(1, 1), Round(1, 2), Round(1, 3)]
 SPACE = Space(preprocess_instances=(1, 2, 4), encoder_threads=(1, 2), concurrency=(2, 8, 16), encoder_cores=2)
 
 
@@ -50,13 +49,14 @@ class Service:
         self.seeds: dict[Round | None, set[int]] = {}
         self.starts = 0
         self.dead = False
+        self.boosted: Setting | None = None
         self.fails = fails
         self._times = times
         self._truth = surface(np.random.default_rng(0), 2)
         self._random = np.random.default_rng(1)
 
     def truth(self, setting: Setting) -> float:
-        return self._truth(setting) / self._times
+        return self._truth(setting) / self._times * (5 if setting == self.boosted else 1)
 
     def serve(self, setting: Setting) -> Served:
         if self.running != setting.server or self.dead:
@@ -84,7 +84,7 @@ class Service:
         photos_per_s = noisy(self.truth(setting), 0.02, self._random)
         p95_ms = 1200 * setting.concurrency / photos_per_s
         one = measurement(setting, photos_per_s=photos_per_s, p95_ms=p95_ms, arrival=load.arrival)
-        return dataclasses.replace(one, round=round)
+        return dataclasses.replace(one, round=round, phase=trial.phase)
 
     def __enter__(self) -> Service:
         return self
@@ -126,12 +126,14 @@ def test_rounds_are_interleaved_and_share_their_arrivals(tmp_path: Path) -> None
     closed = [
         (number, setting) for setting, number, arrival in service.runs if number and arrival == "closed"
     ]
-    rounds = [[s for number, s in closed if number == wanted] for wanted in FIRST_ROUNDS]
+    rounds = [
+        [s for number, s in closed if number == wanted] for wanted in dict.fromkeys(n for n, _ in closed)
+    ]
+    assert len(rounds) == 3
     assert [len(set(one)) for one in rounds] == [3, 3, 3]
     assert len({one[0] for one in rounds}) == 3, "each round begins with another"
-    assert set(service.seeds) == set(FIRST_ROUNDS)
     seeds = set.union(*service.seeds.values())
-    assert len(seeds) == len(FIRST_ROUNDS), "one for all of a round, another one in each"
+    assert len(seeds) == len(service.seeds) == 3, "one for all of a round, another one in each"
 
 
 @pytest.mark.parametrize(("times", "budget_s", "rounds"), [(1, 400, 3), (20, 1600, 2)])
@@ -143,8 +145,8 @@ def test_the_budget_is_kept_and_leaves_time_for_the_finalists(
     with swept(tmp_path / "run", service, budget_s=budget_s) as sweep:
         sweep.run()
     assert service.now <= budget_s
-    repeats = Counter(number for _, number, _ in service.runs if number)
-    assert {number for number, runs in repeats.items() if runs == 6} >= set(FIRST_ROUNDS[:rounds])
+    repeats = Counter(round for _, round, _ in service.runs if round)
+    assert {round.number for round, runs in repeats.items() if runs == 6} >= set(range(1, rounds + 1))
 
 
 def test_a_budget_for_nothing_measures_nothing_and_says_so(tmp_path: Path) -> None:
@@ -239,10 +241,10 @@ def test_what_failed_in_a_round_of_its_own_is_measured_again_too(tmp_path: Path)
         sweep.run()
     (other,) = sorted(set(SPACE.points()) - {one for one, number, _ in service.runs if number}, key=str)[:1]
     with RunFolder.create_or_resume(tmp_path / "run", about(space=SPACE, seconds=3.0)) as run:
-        run.add(Failure(other, Round(2, 1), "closed", 0.0, "out of memory", died=True))
+        run.add(Failure(other, Round("b", 1), "closed", 0.0, "out of memory", died=True))
     with swept(tmp_path / "run", service, retry_failed=True) as sweep:
         sweep.run()
-    assert {(other, Round(2, 1), "closed"), (other, Round(2, 1), "poisson")} <= set(service.runs)
+    assert {(other, Round("b", 1), "closed"), (other, Round("b", 1), "poisson")} <= set(service.runs)
     assert not RunFolder.load(tmp_path / "run").failures
 
 
@@ -259,11 +261,12 @@ def test_another_objective_searches_on_and_has_its_own_finalists(tmp_path: Path)
     assert max(service.truth(p) for p in repeated if p in within) >= 0.95 * max(map(service.truth, within))
     earlier = {number for _, number, _ in service.runs[:before] if number}
     assert earlier.isdisjoint(repeated.values()), "they ran at another time"
-    total = len(service.runs)
-    for objective in (Objective(), bound):
+    totals = []
+    for objective in (Objective(), bound, Objective(), bound):
         with swept(tmp_path / "run", service, objective=objective) as sweep:
             sweep.run()
-    assert len(service.runs) == total, "both are done"
+        totals.append(len(service.runs))
+    assert totals[-1] == totals[-3], "both are done, with what the other one measured"
 
 
 def test_exhaustive_after_a_search_runs_the_rest(tmp_path: Path) -> None:
@@ -294,21 +297,21 @@ def test_a_search_that_time_cut_short_goes_on_after_its_rounds(tmp_path: Path) -
 
 
 def test_the_best_by_a_single_run_is_repeated_beside_the_best_of_the_rounds(tmp_path: Path) -> None:
-    """As after a frontier that shows more than the search did."""
-    champion, lucky, *_ = sorted(SPACE.points(), key=Service().truth, reverse=True)
+    """A load curve shows more than the search did."""
     service = Service()
-    with RunFolder.create_or_resume(tmp_path / "run", about(space=SPACE, seconds=3.0)) as run:
-        for point in SPACE.points():
-            run.add(measurement(point, photos_per_s=60.0 if point == lucky else 1.0))
-        for number in (1, 2, 3):
-            run.add(measurement(champion, photos_per_s=service.truth(champion), round=number))
-            run.add(measurement(champion, round=number, arrival="poisson"))
-        run.add(Finalists(Objective(), False, True, (champion,), 1))
     with swept(tmp_path / "run", service, finalists=1) as sweep:
         sweep.run()
-    closed = [(s, number) for s, number, arrival in service.runs if arrival == "closed"]
-    assert Counter(s for s, _ in closed) == {champion: 3, lucky: 3}
-    assert {number for _, number in closed} == {Round(2, 1), Round(2, 2), Round(2, 3)}
+    (champion,) = {setting for setting, round, _ in service.runs if round}
+    curve = [one for one in RunFolder.load(tmp_path / "run").measurements if one.phase == "load curve"]
+    lucky, service = curve[0].setting, Service()
+    service.boosted = lucky
+    with swept(tmp_path / "boosted", service, finalists=1) as sweep:
+        sweep.run()
+    rounds = {at: {r for s, r, _ in service.runs if r and s == at} for at in (champion, lucky)}
+    assert len(rounds[lucky]) == 3
+    assert len(rounds[champion]) == 6
+    assert rounds[lucky] < rounds[champion]
+    assert {setting for setting, round, _ in service.runs if round} == {champion, lucky}
 
 
 def test_more_finalists_have_rounds_of_their_own(tmp_path: Path) -> None:
@@ -318,8 +321,10 @@ def test_more_finalists_have_rounds_of_their_own(tmp_path: Path) -> None:
     before = len(service.runs)
     with swept(tmp_path / "run", service, finalists=5) as sweep:
         sweep.run()
-    new = Counter(number for _, number, arrival in service.runs[before:] if number and arrival == "closed")
-    assert new == {Round(2, 1): 5, Round(2, 2): 5, Round(2, 3): 5}
+    earlier = {round.group for _, round, _ in service.runs[:before] if round}
+    new = Counter(round for _, round, arrival in service.runs[before:] if round and arrival == "closed")
+    assert list(new.values()) == [5, 5, 5]
+    assert earlier.isdisjoint(round.group for round in new)
     total = len(service.runs)
     with swept(tmp_path / "run", service, finalists=2) as sweep:
         sweep.run()

@@ -6,13 +6,16 @@ These are the records of a run folder: msgspec writes them as JSON and checks th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from clip_profile.records.setting import Setting
 
 Arrival = Literal["closed", "poisson"]
 """Closed loop: a fixed number of requests in flight. Poisson: requests arrive at random, at a mean rate."""
+
+Phase = Literal["search", "rounds", "load curve"]
+"""Of a sweep (see sweep/sweep.py)."""
 
 PREPROCESS = "preprocess"
 EMBED = "embed"
@@ -84,9 +87,9 @@ class Resources:
 
 @dataclass(frozen=True)
 class Round:
-    """One turn of a group's interleaved repeats: every setting of the group runs once. Both count from 1."""
+    """Number 1, 2, ... of the interleaved repeats of a group: every setting of the group runs once."""
 
-    group: int
+    group: str
     number: int
 
 
@@ -94,17 +97,19 @@ class Round:
 class Trial:
     """What is measured at most once: a setting under one kind of load.
 
-    `round` is None for the single run of the search or of the load curve.
+    `round` is None for the single run of the search or of the load curve. Trials of different phases are
+    equal, so what the load curve measured is not measured again by a later search.
     """
 
     setting: Setting
     round: Round | None
     arrival: Arrival
+    phase: Phase = field(default="search", compare=False, kw_only=True)
 
     @property
     def trial(self) -> Trial:
         """The trial alone, without its outcome."""
-        return Trial(self.setting, self.round, self.arrival)
+        return Trial(self.setting, self.round, self.arrival, phase=self.phase)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ A folder belongs to one sweep and one version of the format; everything else is 
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,6 @@ from clip_client.files import FileLock
 from clip_profile.errors import RunFolderError
 from clip_profile.records.machine import Machine
 from clip_profile.records.measurement import Failure, Measurement, Trial
-from clip_profile.records.objective import Objective
 from clip_profile.records.setting import Setting, Space
 from clip_serving.files import write_atomically
 
@@ -56,26 +56,11 @@ class About:
         return {name: value for name, value in values.items() if name not in ("created", "command")}
 
 
-@dataclass(frozen=True)
-class Finalists:
-    """The best settings that a search found, best first; the rounds of `group` repeat them.
-
-    `complete` is whether the search ended by itself, not because time ran out.
-    """
-
-    objective: Objective
-    exhaustive: bool
-    complete: bool
-    settings: tuple[Setting, ...]
-    group: int
-
-
 class _Line(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """One line of measurements.jsonl: exactly one of these."""
+    """One line of measurements.jsonl: one of the two."""
 
     measurement: Measurement | None = None
     failure: Failure | None = None
-    finalists: Finalists | None = None
 
 
 class RunFolder:
@@ -89,7 +74,6 @@ class RunFolder:
         self.path = path
         self.about = about
         self.records: dict[Trial, Measurement | Failure] = {}
-        self._finalists: list[Finalists] = []
         for number, line in enumerate(_whole_lines(path / _LINES), 1):
             try:
                 self._take(msgspec.json.decode(line, type=_Line))
@@ -130,24 +114,19 @@ class RunFolder:
     def failures(self) -> list[Failure]:
         return [one for one in self.records.values() if isinstance(one, Failure)]
 
-    def finalists(self, objective: Objective, *, exhaustive: bool) -> Finalists | None:
-        """The last ones that such a search found."""
-        found = [one for one in self._finalists if (one.objective, one.exhaustive) == (objective, exhaustive)]
-        return found[-1] if found else None
+    def group_of(self, settings: Collection[Setting]) -> str:
+        """The group that repeats all of these settings, or a new one; its name follows from the settings."""
+        groups: dict[str, set[Setting]] = {}
+        for trial in self.records:
+            if trial.round:
+                groups.setdefault(trial.round.group, set()).add(trial.setting)
+        labels = "\n".join(sorted(setting.label for setting in settings))
+        new = hashlib.sha256(labels.encode()).hexdigest()[:8]
+        return next((group for group, found in groups.items() if found.issuperset(settings)), new)
 
-    def group_of(self, settings: Sequence[Setting]) -> int:
-        """The group of exactly these finalists, or a new one."""
-        same = [one.group for one in self._finalists if set(one.settings) == set(settings)]
-        return same[0] if same else self.new_group()
-
-    def new_group(self) -> int:
-        measured = [trial.round.group for trial in self.records if trial.round]
-        return max([*measured, *(one.group for one in self._finalists)], default=0) + 1
-
-    def add(self, record: Measurement | Failure | Finalists) -> None:
+    def add(self, record: Measurement | Failure) -> None:
         """Appends the record and flushes it to disk."""
-        kind: dict[str, Any] = {type(record).__name__.lower(): record}
-        line = _Line(**kind)
+        line = _Line(record) if isinstance(record, Measurement) else _Line(failure=record)
         with (self.path / _LINES).open("ab") as file:
             file.write(msgspec.json.encode(line) + b"\n")
             file.flush()
@@ -155,9 +134,7 @@ class RunFolder:
         self._take(line)
 
     def _take(self, line: _Line) -> None:
-        if line.finalists is not None:
-            self._finalists.append(line.finalists)
-        elif (record := line.measurement or line.failure) is not None:
+        if (record := line.measurement or line.failure) is not None:
             self.records.pop(record.trial, None)  # the order is that of the last records
             self.records[record.trial] = record
 

@@ -72,6 +72,7 @@ def _put_together(trial: Trial, load: Load, at: float, outcome: Outcome, observe
         setting=trial.setting,
         round=trial.round,
         arrival=trial.arrival,
+        phase=trial.phase,
         rate=load.rate if load.arrival == "poisson" else None,
         at=at,
         seconds=load.seconds,

@@ -15,10 +15,10 @@ from clip_profile import defaults
 from clip_profile.answer.recommend import recommend
 from clip_profile.console import Console, duration
 from clip_profile.errors import ServerGone
-from clip_profile.records.measurement import Round, Trial
+from clip_profile.records.measurement import Phase, Round, Trial
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import results_of
-from clip_profile.records.run_folder import Finalists, RunFolder
+from clip_profile.records.run_folder import RunFolder
 from clip_profile.records.setting import Setting
 from clip_profile.sweep.search import Search
 from clip_profile.sweep.target import Target
@@ -59,9 +59,9 @@ class Sweep:
         points = space.points()
         start = options.start if options.start in points else points[len(points) // 2]
         self._search = Search(space, start or points[0], cost=self._trials.cost_s)
-        for point in points:
-            if self._trials.is_known(_single(point)):
-                self._add_to_search(point)
+        for trial in run.records:
+            if trial.phase == "search" and self._trials.is_known(trial):
+                self._add_to_search(trial.setting)
 
     def run(self) -> bool:
         """Whether there is something to recommend, and the server lived to the end.
@@ -77,25 +77,15 @@ class Sweep:
             return False
 
     def _run_all(self) -> bool:
-        options = self._options
-        retried = self._retry_failures()
-        finalists = self._run.finalists(options.objective, exhaustive=options.exhaustive)
-        if finalists is not None:  # rounds that were cut off
-            self._rounds(finalists.settings[: options.finalists], finalists.group)
-        enough = finalists is not None and len(finalists.settings) >= options.finalists
-        if finalists is None or retried or not (finalists.complete and enough):
-            finalists = self._find_finalists()
-        settings = finalists.settings[: options.finalists]
-        if not settings:
+        complete = self._retry_failures() and self._find_finalists()
+        finalists = self._search.best(self._options.finalists)
+        if not finalists:
             last = self._run.failures[-1].text if self._run.failures else "the budget was too short"
             self._console.line(f"no setting could be measured; last error: {last}")
             return False
-        complete = (
-            self._rounds(settings, finalists.group) and self._load_curves(settings) and self._confirm_best()
-        )
-        rest = f"{duration(self._trials.left_s)} of the budget left"
-        if not (complete and finalists.complete):
-            rest = "the budget ran out: run the same command to continue"
+        complete &= self._rounds(finalists) and self._load_curves(finalists) and self._confirm_best()
+        left = f"{duration(self._trials.left_s)} of the budget left"
+        rest = left if complete else "the budget ran out: run the same command to continue"
         counts = f"{len(self._run.measurements)} measurements, {len(self._run.failures)} failures"
         self._console.line(f"done: {counts}; {rest}")
         return True
@@ -103,35 +93,28 @@ class Sweep:
     # --- the phases, in the order of docs/explanation/profiling.md; each returns whether it had time ----
 
     def _retry_failures(self) -> bool:
-        """Whether there were any."""
-        failed = list(self._trials.to_retry)
-        for trial in failed:
+        for trial in list(self._trials.to_retry):
             if not self._trials.fits(trial.setting, repeat=trial.round is not None):
-                break
-            if trial.round is None:
-                self._measure(trial.setting, "retry")
-            else:
+                return False
+            if trial.round is not None:
                 self._trials.repeat(trial.setting, trial.round, "retry")
-        return bool(failed)
+            else:
+                self._single(trial.setting, trial.phase)
+        return True
 
-    def _find_finalists(self) -> Finalists:
-        """Starts or continues the search."""
-        complete = True
+    def _find_finalists(self) -> bool:
+        """Starts or continues the search. What another phase measured already costs it nothing."""
         for setting in self._all_points() if self._options.exhaustive else self._proposals():
-            if not self._trials.fits(setting, reserve_s=self._reserve_s()):
+            known = self._trials.is_known(_single(setting))
+            if not known and not self._trials.fits(setting, reserve_s=self._reserve_s()):
                 self._console.line("search stopped: the time left is reserved for the finalists")
-                complete = False
-                break
-            self._measure(setting, "search")
-        settings = tuple(self._search.best(self._options.finalists))
-        group = self._run.group_of(settings)
-        found = Finalists(self._options.objective, self._options.exhaustive, complete, settings, group)
-        if settings:
-            self._run.add(found)
-        return found
+                return False
+            self._single(setting, "search")
+        return True
 
-    def _rounds(self, settings: Sequence[Setting], group: int) -> bool:
+    def _rounds(self, settings: Sequence[Setting]) -> bool:
         """Each round starts with another setting, so that none gets the machine's better minutes."""
+        group = self._run.group_of(settings)
         for number in range(1, self._options.rounds + 1):
             turn = number % len(settings)
             for setting in [*settings[turn:], *settings[:turn]]:
@@ -150,14 +133,16 @@ class Sweep:
                     continue
                 if not self._trials.fits(setting):
                     return False
-                self._measure(setting, "load curve")
+                self._single(setting, "load curve")
         return True
 
     def _confirm_best(self) -> bool:
         """Repeats a setting that is the best by a single run, beside the best of those in rounds."""
-        while (pair := self._unconfirmed()) is not None:
-            if not self._rounds(pair, self._run.new_group()):
+        before: list[Setting] = []
+        while (pair := self._unconfirmed()) and pair != before:
+            if not self._rounds(pair):
                 return False
+            before = pair
         return True
 
     # --- what is next --------------------------------------------------------------------------------------
@@ -166,16 +151,11 @@ class Sweep:
         while (setting := self._search.next()) is not None:
             yield setting
 
-    def _all_points(self) -> Iterator[Setting]:
+    def _all_points(self) -> list[Setting]:
         """Server by server in a random order, so that no axis coincides with the machine's drift."""
-        order = random.Random(0)
-        servers: dict[Setting, list[Setting]] = {}
-        for point in self._search.points:
-            servers.setdefault(point.server, []).append(point)
-        for server in order.sample(list(servers), len(servers)):
-            for point in order.sample(servers[server], len(servers[server])):
-                if not self._trials.is_known(_single(point)):
-                    yield point
+        points = random.Random(0).sample(self._search.points, len(self._search.points))
+        servers = list(dict.fromkeys(point.server for point in points))
+        return sorted(points, key=lambda point: servers.index(point.server))
 
     def _unconfirmed(self) -> list[Setting] | None:
         objective = self._options.objective
@@ -186,8 +166,8 @@ class Sweep:
         met = [one.setting for one in rated if objective.met(one)]
         return list(dict.fromkeys([best.setting, *met[:1]]))
 
-    def _measure(self, setting: Setting, part: str) -> None:
-        self._trials.single(setting, part)
+    def _single(self, setting: Setting, phase: Phase) -> None:
+        self._trials.single(setting, phase)
         self._add_to_search(setting)
 
     def _add_to_search(self, setting: Setting) -> None:

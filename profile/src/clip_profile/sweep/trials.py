@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+import zlib
 from collections.abc import Callable, Sequence
 
 from clip_profile.console import Console, duration
 from clip_profile.errors import ProfileError, ServerGone
 from clip_profile.load.perf_analyzer import Load
 from clip_profile.load.server import Server
-from clip_profile.records.measurement import Failure, Measurement, Round, Trial
+from clip_profile.records.measurement import Failure, Measurement, Phase, Round, Trial
 from clip_profile.records.run_folder import RunFolder
 from clip_profile.records.setting import Setting
 from clip_profile.sweep.target import Served, Target
@@ -56,19 +58,25 @@ class Trials:
         record = self._run.records.get(trial) if self.is_known(trial) else None
         return record if isinstance(record, Measurement) else None
 
-    def single(self, setting: Setting, part: str) -> Measurement | None:
+    def single(self, setting: Setting, phase: Phase) -> Measurement | None:
         """The setting in a closed loop, once; None if it failed."""
-        return self._closed(Trial(setting, None, "closed"), part)
+        trial = Trial(setting, None, "closed", phase=phase)
+        known = self._run.records.get(trial)
+        if known and phase == "search" != known.phase and self.is_known(trial):
+            self._run.add(dataclasses.replace(known, phase=phase))  # so that a resumed search knows it, too
+        return self._closed(trial, phase)
 
     def repeat(self, setting: Setting, round: Round, part: str) -> None:
         """The setting in a round: in a closed loop, then with Poisson arrivals at a share of its throughput.
 
         All settings of a round get the same arrivals.
         """
-        one = self._closed(Trial(setting, round, "closed"), part)
+        one = self._closed(Trial(setting, round, "closed", phase="rounds"), part)
         if one is not None:
-            load = self._poisson_load(setting, one.photos_per_s, seed=1000 * round.group + round.number)
-            self._once(Trial(setting, round, "poisson"), f"{part}, Poisson arrivals", lambda _: load)
+            seed = zlib.crc32(f"{round.group} {round.number}".encode())
+            load = self._poisson_load(setting, one.photos_per_s, seed)
+            open_loop = Trial(setting, round, "poisson", phase="rounds")
+            self._once(open_loop, f"{part}, Poisson arrivals", lambda _: load)
 
     def is_repeated(self, setting: Setting, round: Round) -> bool:
         closed = Trial(setting, round, "closed")
@@ -162,9 +170,8 @@ class Trials:
                     f"{death}. The measurements so far are kept; run the same command to continue"
                 ) from error
             failure = death or str(error)
-            return Failure(
-                trial.setting, trial.round, trial.arrival, time.time(), failure, died=death is not None
-            )
+            died, at = death is not None, time.time()
+            return Failure(trial.setting, trial.round, trial.arrival, at, failure, died, phase=trial.phase)
         self.overhead_s = self._clock() - ready - wanted.seconds
         return one
 
