@@ -45,6 +45,7 @@ from clip_profile.console import Console, duration
 from clip_profile.load.closed_loop import latencies_ms, photos_per_s
 from clip_profile.observe.observer import Observer
 from clip_profile.observe.processes import ProcessGroup
+from clip_profile.observe.usage import Level
 from clip_serving import defaults
 from clip_serving.encoder.cpu import Cpu
 from clip_serving.errors import ClipServingError
@@ -253,7 +254,7 @@ class Run:
         if not images:
             raise BenchmarkError(f"no photo was embedded in {job.seconds:.0f} s")
         used = observer.resources(round(images * seconds), seconds, local=False)
-        busy = used.machine.cpu_percent_mean / 100 if used.machine else 0.0
+        busy = used.machine.cpu_percent.mean / 100 if used.machine.cpu_percent else 0.0
         stages = difference(before, after)
         if log["loads"]:
             stages["load"] = (1000 * float(np.mean(log["loads"])), len(log["loads"]))
@@ -263,8 +264,8 @@ class Run:
             images_per_s=images,
             service_cpu_ms=(used.server.cpu_ms_per_photo or 0.0) if used.server else 0.0,
             client_cpu_ms=used.client.cpu_ms_per_photo or 0.0,
-            peak_rss=_bytes(used.server.rss_mb_peak if used.server else None),
-            client_peak_rss=_bytes(used.client.rss_mb_peak),
+            peak_rss=_peak_bytes(used.server.rss_mb if used.server else None),
+            client_peak_rss=_peak_bytes(used.client.rss_mb),
             latencies_ms=latencies_ms(log["rows"], log["begin"], log["end"]),
             others=max(0.0, busy - own_s / seconds / (os.cpu_count() or 1)),
             stages=stages,
@@ -273,8 +274,8 @@ class Run:
         )
 
 
-def _bytes(megabytes: float | None) -> int:
-    return round((megabytes or 0.0) * 2**20)
+def _peak_bytes(rss_mb: Level | None) -> int:
+    return round(rss_mb.peak * 2**20) if rss_mb else 0
 
 
 class Client:

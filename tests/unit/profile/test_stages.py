@@ -18,7 +18,7 @@ from clip_profile.cli import main
 from clip_profile.errors import ProfileError
 from clip_profile.observe.observer import Observer
 from clip_profile.observe.server_stats import Counts
-from clip_profile.observe.usage import GpuUsage, MachineUsage, Resources, Usage
+from clip_profile.observe.usage import GpuUsage, Level, MachineUsage, Resources, Usage
 from clip_profile.records.measurement import Sample
 from clip_profile.stages.breakdown import make_report
 from clip_profile.stages.measure import Measured, Plan
@@ -184,17 +184,17 @@ def nvml_usage(*samples: Sample) -> GpuUsage | None:
 
 
 def with_gpu(gpu: GpuUsage | None, report: Report) -> Report:
-    usage = Usage(120.0, 80.0, 1000.0, 1100.0)
-    return dataclasses.replace(report, resources=Resources(usage, MachineUsage(90.0, 99.0), usage, None, gpu))
+    usage, machine = Usage(120.0, 80.0, Level(1000.0, 1100.0)), MachineUsage(Level(90.0, 99.0))
+    return dataclasses.replace(report, resources=Resources(usage, machine, usage, None, gpu))
 
 
 def test_gpu_columns_are_there_with_a_gpu_and_left_out_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clip_profile.observe.gpu.memory_total_mb", lambda: 16_000.0)
     assert nvml_usage(sample(), sample()) is None
     found = nvml_usage(sample(0.5, 4000.0), sample(1.0, 4800.0))
-    assert found == GpuUsage("nvml", 75.0, 100.0, 4400.0, 4800.0, 16_000.0)
+    assert found == GpuUsage("nvml", Level(75.0, 100.0), Level(4400.0, 4800.0), 16_000.0)
     divided = nvml_usage(dataclasses.replace(sample(), gpus=(None,), gpu_memory_mb=4000.0))
-    assert divided == GpuUsage("nvml", None, None, 4000.0, 4000.0, 16_000.0)
+    assert divided == GpuUsage("nvml", None, Level(4000.0, 4000.0), 16_000.0)
     shown, without = with_gpu(found, report()), with_gpu(None, report())
     rows = [line.split() for line in table(shown).splitlines() if line.startswith("GPU")]
     assert rows == [
@@ -202,7 +202,7 @@ def test_gpu_columns_are_there_with_a_gpu_and_left_out_without(monkeypatch: pyte
         ["GPU:", "memory,", "MB", "4400.0", "4800.0"],
         ["GPU:", "memory,", "%", "27.5", "30.0"],
     ]
-    assert json.loads(shown.to_json())["resources"]["gpu"]["percent_mean"] == 75.0
+    assert json.loads(shown.to_json())["resources"]["gpu"]["percent"] == {"mean": 75.0, "peak": 100.0}
     assert "GPU" not in table(without)
     assert "gpu" not in json.loads(without.to_json())["resources"]
 
@@ -233,10 +233,10 @@ def test_a_gpu_server_elsewhere_is_read_from_its_metrics(page: str) -> None:
     used = observer.resources(1, 1.0, local=False)
     found = used.gpu
     assert found is not None
-    assert (found.source, found.memory_mb_peak) == ("metrics", 4.0)
-    assert found.percent_mean == pytest.approx(70.0), "the busiest's"
-    assert found.memory_percent_mean == pytest.approx(25.0)
-    assert used.server_machine == MachineUsage(25.0, 25.0, 40.0, 40.0)
+    assert (found.source, found.memory_mb) == ("metrics", Level(4.0, 4.0))
+    assert found.percent == Level(70.0, 70.0), "the busiest's"
+    assert found.memory_percent == Level(25.0, 25.0)
+    assert used.server_machine == MachineUsage(Level(25.0, 25.0), Level(40.0, 40.0))
 
 
 @pytest.mark.parametrize("page", ["nv_cpu_utilization 1\n"], indirect=True)
@@ -245,7 +245,7 @@ def test_a_page_without_a_gpu(page: str) -> None:
         pass
     used = observer.resources(1, 1.0, local=False)
     assert used.gpu is None
-    assert used.server_machine == MachineUsage(100.0, 100.0, None, None)
+    assert used.server_machine == MachineUsage(Level(100.0, 100.0), None)
     with Observer(None, {}, "http://127.0.0.1:1/metrics") as missing:
         pass
     assert missing.resources(1, 1.0, local=False).gpu is None

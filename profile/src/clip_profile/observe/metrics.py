@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from clip_profile.observe.gpu import busiest
-from clip_profile.observe.usage import GpuUsage, MachineUsage
+from clip_profile.observe.usage import GpuUsage, Level, MachineUsage
 
 Metrics = dict[str, list[float]]
 """The values of each metric, one for every set of labels."""
@@ -41,17 +41,22 @@ def photo_seconds(metrics: Metrics, stage: str) -> tuple[float, int]:
 
 def machine_of(pages: Sequence[Metrics]) -> MachineUsage | None:
     """The server's machine, from nv_cpu_* of every look at the page."""
-    cpu = [100 * value for value in _each(pages, "nv_cpu_utilization", lambda one: sum(one) / len(one))]
-    used, total = (_each(pages, f"nv_cpu_memory_{what}_bytes", sum) for what in ("used", "total"))
-    return MachineUsage.of(cpu, [100 * a / b for a, b in zip(used, total, strict=False) if b])
+    cpu = [sum(values) / len(values) for values in _each(pages, "nv_cpu_utilization")]
+    used, total = (_sums(pages, f"nv_cpu_memory_{what}_bytes") for what in ("used", "total"))
+    memory = [a / b for a, b in zip(used, total, strict=False) if b]
+    return MachineUsage(Level.of(cpu, 100), Level.of(memory, 100)) if cpu else None
 
 
 def gpu_of(pages: Sequence[Metrics]) -> GpuUsage | None:
     """The server's GPUs, from nv_gpu_*; None where it has none."""
-    use = busiest([metrics.get("nv_gpu_utilization", []) for metrics in pages])
-    used, total = (_each(pages, f"nv_gpu_memory_{what}_bytes", sum) for what in ("used", "total"))
-    return GpuUsage.of("metrics", use, [one / 2**20 for one in used], max(total) / 2**20 if total else None)
+    used, total = (_sums(pages, f"nv_gpu_memory_{what}_bytes", 2**20) for what in ("used", "total"))
+    uses = busiest([metrics.get("nv_gpu_utilization", []) for metrics in pages])
+    return GpuUsage.of("metrics", uses, used, max(total, default=None))
 
 
-def _each(pages: Sequence[Metrics], name: str, together: Callable[[list[float]], float]) -> list[float]:
-    return [together(metrics[name]) for metrics in pages if name in metrics]
+def _each(pages: Sequence[Metrics], name: str) -> list[list[float]]:
+    return [metrics[name] for metrics in pages if name in metrics]
+
+
+def _sums(pages: Sequence[Metrics], name: str, unit: int = 1) -> list[float]:
+    return [sum(values) / unit for values in _each(pages, name)]

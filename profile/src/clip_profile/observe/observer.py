@@ -15,7 +15,7 @@ from clip_profile.observe import gpu
 from clip_profile.observe.metrics import Metrics, gpu_of, machine_of, photo_seconds, read_metrics
 from clip_profile.observe.processes import ProcessGroup
 from clip_profile.observe.server_stats import Statistics, read_statistics, statistics_since
-from clip_profile.observe.usage import GpuUsage, MachineUsage, Resources, Usage
+from clip_profile.observe.usage import GpuUsage, Level, MachineUsage, Resources, Usage
 from clip_profile.records.measurement import Sample
 from clip_serving.errors import ServerError
 
@@ -146,29 +146,33 @@ class Observer:
     def resources(self, photos: int, seconds: float, *, local: bool) -> Resources:
         """Of the block, in which `photos` were embedded in `seconds`. With `local`, the GPUs of this machine
         are the server's."""
-        server = None
-        if self._server:
-            by_role = {role: 1000 * cpu_s / photos for role, cpu_s in self.cpu_s.items()} if photos else {}
-            rss_mb = self._known(lambda one: one.server_rss_mb)
-            server = Usage.of(sum(self.cpu_s.values()), rss_mb, photos, seconds, by_role)
-        client_rss_mb = self._known(lambda one: one.client_rss_mb)
+        cores = psutil.cpu_count() or 1
+        per_photo = {role: 1000 * cpu_s / photos for role, cpu_s in self.cpu_s.items()} if photos else {}
+
+        def usage(cpu_s: float, rss_mb: Sequence[float], by_role: Mapping[str, float]) -> Usage:
+            return Usage(
+                1000 * cpu_s / photos if photos else None,
+                100 * cpu_s / seconds / cores if seconds > 0 else None,
+                Level.of(rss_mb), by_role,
+            )  # fmt: skip
+
+        server_rss_mb = self._known(lambda one: one.server_rss_mb)
+        server = usage(sum(self.cpu_s.values()), server_rss_mb, per_photo) if self._server else None
         return Resources(
-            client=Usage.of(self.client_cpu_s, client_rss_mb, photos, seconds),
-            machine=self._machine(),
+            client=usage(self.client_cpu_s, self._known(lambda one: one.client_rss_mb), {}),
+            machine=MachineUsage(
+                Level.of([min(cores, one.machine_cpu) for one in self.every_sample], 100 / cores),
+                Level.of(self._known(lambda one: one.machine_memory), 100),
+            ),
             server=server,
             server_machine=None if server else machine_of(self._pages),
             gpu=(self.gpu() if local else None) or gpu_of(self._pages),
         )
 
-    def _machine(self) -> MachineUsage | None:
-        cores = psutil.cpu_count() or 1
-        cpu = [min(100.0, 100 * sample.machine_cpu / cores) for sample in self.every_sample]
-        return MachineUsage.of(cpu, [100 * value for value in self._known(lambda one: one.machine_memory)])
-
     def gpu(self) -> GpuUsage | None:
         """This machine's; None where NVML found no GPU."""
-        use = gpu.busiest([sample.gpus for sample in self.every_sample])
-        return GpuUsage.of("nvml", use, self._known(lambda one: one.gpu_memory_mb), gpu.memory_total_mb())
+        uses = gpu.busiest([sample.gpus for sample in self.every_sample])
+        return GpuUsage.of("nvml", uses, self._known(lambda one: one.gpu_memory_mb), gpu.memory_total_mb())
 
     def _known(self, figure: Callable[[Sample], float | None]) -> list[float]:
         return [value for value in map(figure, self.every_sample) if value is not None]

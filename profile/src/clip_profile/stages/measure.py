@@ -19,7 +19,7 @@ from clip_profile.errors import ProfileError
 from clip_profile.load.server import Server
 from clip_profile.observe.observer import Observer, every
 from clip_profile.observe.server_stats import Statistics
-from clip_profile.observe.usage import Resources, Usage
+from clip_profile.observe.usage import Resources
 from clip_profile.stages.requests import Answered, Requests, Rotation
 from clip_profile.stages.traces import RequestTrace, Traces
 from clip_serving.errors import ClipServingError, ServerError
@@ -53,7 +53,7 @@ class Measured:
     traces: dict[str, RequestTrace]
     no_traces: str | None
     statistics: Statistics = field(default_factory=dict)
-    resources: Resources = field(default_factory=lambda: Resources(Usage(), None))
+    resources: Resources = field(default_factory=Resources)
 
     @property
     def photos(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clip_profile.observe.usage import Resources, Usage
+from clip_profile.observe.usage import GpuUsage, Level, MachineUsage, Resources, Usage
 from clip_profile.stages.result import FIGURES, Distribution, Report
 
 _NAME, _CELL = 27, 10
@@ -61,19 +61,27 @@ def _resources(report: Report) -> list[str]:
     return [_row("meanwhile", ["mean", "peak"]), *shown] if shown else []
 
 
-def resource_rows(used: Resources) -> dict[str, tuple[float | None, float | None]]:
-    """Mean and peak by name, of those of which one is known."""
-    rows: dict[str, tuple[float | None, float | None]] = {}
-    for who, usage in (("server", used.server or Usage()), ("client", used.client)):
-        rows[f"{who}: CPU, ms per photo"] = usage.cpu_ms_per_photo, None
-        rows[f"{who}: CPU, %"] = usage.cpu_percent, None
-        rows[f"{who}: memory, MB"] = usage.rss_mb_mean, usage.rss_mb_peak
-    for who, machine in (("server's machine", used.server_machine), ("this machine", used.machine)):
-        if machine is not None:
-            rows[f"{who}: CPU, %"] = machine.cpu_percent_mean, machine.cpu_percent_peak
-            rows[f"{who}: memory, %"] = machine.memory_percent_mean, machine.memory_percent_peak
-    if (gpu := used.gpu) is not None:
-        rows["GPU: in use, %"] = gpu.percent_mean, gpu.percent_peak
-        rows["GPU: memory, MB"] = gpu.memory_mb_mean, gpu.memory_mb_peak
-        rows["GPU: memory, %"] = gpu.memory_percent_mean, gpu.memory_percent_peak
-    return {name: values for name, values in rows.items() if values != (None, None)}
+def resource_rows(used: Resources) -> dict[str, tuple[float, float | None]]:
+    """Mean and peak (None if there is none) by name, of those that are known."""
+    server, client = used.server or Usage(), used.client
+    far, gpu = used.server_machine or MachineUsage(), used.gpu or GpuUsage("", None, None, None)
+    rows = {
+        "server: CPU, ms per photo": server.cpu_ms_per_photo,
+        "server: CPU, %": server.cpu_percent,
+        "server: memory, MB": server.rss_mb,
+        "client: CPU, ms per photo": client.cpu_ms_per_photo,
+        "client: CPU, %": client.cpu_percent,
+        "client: memory, MB": client.rss_mb,
+        "server's machine: CPU, %": far.cpu_percent,
+        "server's machine: memory, %": far.memory_percent,
+        "this machine: CPU, %": used.machine.cpu_percent,
+        "this machine: memory, %": used.machine.memory_percent,
+        "GPU: in use, %": gpu.percent,
+        "GPU: memory, MB": gpu.memory_mb,
+        "GPU: memory, %": gpu.memory_percent,
+    }
+    return {
+        name: (value.mean, value.peak) if isinstance(value, Level) else (value, None)
+        for name, value in rows.items()
+        if value is not None
+    }

@@ -107,11 +107,11 @@ def resources_of(
     # Between its first and its last quarter second the load is on.
     inner = [sample.machine_cpu for sample in samples[1:-1]] or [sample.machine_cpu for sample in samples]
     if used.gpu is not None and gpu is None and gpu_memory_mb is None:
-        gpu = None if used.gpu.percent_mean is None else used.gpu.percent_mean / 100
-        gpu_memory_mb = used.gpu.memory_mb_peak
+        gpu = used.gpu.percent.mean / 100 if used.gpu.percent else None
+        gpu_memory_mb = used.gpu.memory_mb.peak if used.gpu.memory_mb else None
     return Resources(
         cpu_ms_per_photo=used.server.cpu_ms_per_photo if used.server else None,
-        rss_mb=used.server.rss_mb_peak if used.server else None,
+        rss_mb=used.server.rss_mb.peak if used.server and used.server.rss_mb else None,
         server_busy=min(1.0, server_s / pressed_s / cores) if used.server else None,
         client_busy=min(1.0, observer.client_cpu_s / pressed_s / cores),
         machine_busy=min(1.0, sum(inner) / len(inner) / (psutil.cpu_count() or 1)) if inner else 0.0,
