@@ -19,8 +19,8 @@ UV = "uv==0.13.9"
 SUPPORTED = ((3, 10), (3, 13))
 FIRST_WITHOUT_NUMPY_1 = (3, 13)
 """The first Python for which PyPI has no wheel of numpy 1."""
-TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.org/whl/cpu")
-"""Where torch comes from: by default the CPU build (0.8 GB). Empty for PyPI's CUDA build (5 GB)."""
+TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "")
+"""An index of torch wheels. PyPI's are CUDA builds (5 GB); PyTorch's own index has CPU builds (0.8 GB)."""
 LIKE_PIP = ("index-url", "extra-index-url", "find-links", "constraint")
 
 
@@ -55,7 +55,7 @@ def _create(folder: Path, kind: str) -> None:
         _run(uv, "venv", "-q", "--clear", "-p", sys.executable, folder)
     install: list[str | Path] = [uv, "pip", "install", "-q", "-p", python]
     if kind != "serve" and TORCH_INDEX_URL:
-        _install_cpu_torch(install)
+        _run(*install, "--index-url", TORCH_INDEX_URL, "torch", "torchvision")
     install += settings_of_pip()
     if kind == "serve" and sys.version_info >= FIRST_WITHOUT_NUMPY_1:
         paths = os.pathsep.join(["serving/src", "preprocess/src"])
@@ -86,13 +86,6 @@ def settings_of_pip() -> list[str]:
         os.environ.setdefault("SSL_CERT_FILE", settings["cert"])
     options = [f"--{name}={value}" for name in LIKE_PIP for value in settings.get(name, "").split()]
     return ["--index-strategy=unsafe-best-match", *options] if "extra-index-url" in settings else options
-
-
-def _install_cpu_torch(install: list[str | Path]) -> None:
-    command = [*install, "--index-url", TORCH_INDEX_URL, "torch", "torchvision"]
-    done = subprocess.run(command, cwd=ROOT, check=False, stderr=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        print(f"set-up: no torch from {TORCH_INDEX_URL}: installing PyPI's, 5 GB with CUDA", flush=True)
 
 
 def _run(*command: str | Path, **environment: str) -> None:
