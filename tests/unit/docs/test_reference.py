@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from clip_client.errors import CLIENT_CODES, SERVER_CODES
+from clip_preprocess.errors import ErrorCode
 from testing.markdown import ROOT
 from tools.reference import COMMANDS, command_page, parser_of, subcommands_of
 
@@ -21,6 +22,7 @@ def _first_column(page: Path) -> list[str]:
 
 
 def test_error_codes_and_who_reports_them() -> None:
+    assert {code.value for code in ErrorCode} == SERVER_CODES, "the client cannot import clip_preprocess"
     page = (_REFERENCE / "errors.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \|", page, re.M)
     assert len(rows) == len({code for code, _ in rows})
