@@ -14,31 +14,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-SERVER_CODES = frozenset(
-    {
-        "empty",
-        "unsupported_format",
-        "corrupt",
-        "truncated",
-        "too_many_bytes",
-        "too_many_pixels",
-        "too_complex",
-        "decode_timeout",
-        "internal",
-    }
-)
+SERVER_CODES = frozenset({
+    "empty", "unsupported_format", "corrupt", "truncated", "too_many_bytes", "too_many_pixels", "too_complex",
+    "decode_timeout", "internal",
+})  # fmt: skip
 """Codes of an ItemError from the server: clip_preprocess.ErrorCode, which the client does not depend on."""
-CLIENT_CODES = frozenset(
-    {
-        "not_found",
-        "forbidden",
-        "load_failed",
-        "checksum_mismatch",
-        "too_many_bytes",
-        "bad_embedding",
-        "request_failed",
-    }
-)
+CLIENT_CODES = frozenset({
+    "not_found", "forbidden", "load_failed", "checksum_mismatch", "too_many_bytes", "bad_embedding",
+    "request_failed",
+})  # fmt: skip
 """Codes of an ItemError from the client itself."""
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from typing import Any
+from contextlib import closing, suppress
+from typing import Any, cast
 
 import grpc
 
@@ -15,16 +15,13 @@ from clip_client.requests.retry import Call, Flow, T, Wait
 def run(flow: Flow[T]) -> T:
     """Runs a flow in this thread; returns its result, or raises its exception."""
     result: Any = None
-    try:
+    with closing(flow):  # it gives back its slot if _perform() is interrupted
         while True:
             try:
                 command = flow.send(result)
             except StopIteration as stop:
-                value: T = stop.value
-                return value
+                return cast("T", stop.value)
             result = _perform(command)
-    finally:
-        flow.close()  # gives back its slot if _perform() was interrupted
 
 
 def _perform(command: Wait | Call) -> Any:
@@ -39,16 +36,13 @@ def _perform(command: Wait | Call) -> Any:
 async def run_async(flow: Flow[T]) -> T:
     """As run(), in this task."""
     result: Any = None
-    try:
+    with closing(flow):
         while True:
             try:
                 command = flow.send(result)
             except StopIteration as stop:
-                value: T = stop.value
-                return value
+                return cast("T", stop.value)
             result = await _perform_async(command)
-    finally:
-        flow.close()
 
 
 async def _perform_async(command: Wait | Call) -> Any:
