@@ -98,6 +98,7 @@ def test_the_commands_of_a_request_that_is_rejected_once() -> None:
     assert pause.event is engine.slots.closed
     assert pause.timeout_s <= defaults.RETRY_INITIAL_S
     assert engine.slots.limit.allows(isolated=True), "it gave its slot back"
+    assert engine.slots.limit.is_overloaded
     assert flow.send(None) == call
     with pytest.raises(StopIteration) as stop:
         flow.send(answer([b"photo"]))
@@ -115,6 +116,38 @@ def test_an_interrupted_request_gives_its_slot_back() -> None:
     for each in holding:
         each.close()
     assert engine.slots.limit.allows(isolated=True)
+
+
+class Interrupting(FakeTransport):
+    """A Transport whose calls are interrupted."""
+
+    def infer(self, request: bytes, timeout_s: float) -> Any:
+        del request, timeout_s
+        raise KeyboardInterrupt
+
+
+class Cancelled(AsyncFakeTransport):
+    """A Transport whose calls are cancelled."""
+
+    async def infer(self, request: bytes, timeout_s: float) -> Any:
+        del request, timeout_s
+        raise asyncio.CancelledError
+
+
+def test_the_drivers_give_back_the_slot_of_an_interrupted_call() -> None:
+    engine = engine_of(transport=Interrupting(lambda _: None))
+    # The exception keeps the flow alive, so that Python itself does not close it.
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        run(engine.request(INFO, [b"photo"]))
+    assert engine.slots.limit.allows(isolated=True), interrupt
+
+    async def cancelled() -> None:
+        other = engine_of(transport=Cancelled(lambda _: None), event=asyncio.Event)
+        with pytest.raises(asyncio.CancelledError) as cancellation:
+            await run_async(other.request(INFO, [b"photo"]))
+        assert other.slots.limit.allows(isolated=True), cancellation
+
+    asyncio.run(cancelled())
 
 
 def test_time_behind_answered_requests_does_not_count() -> None:
@@ -159,9 +192,24 @@ def test_a_suspect_is_isolated() -> None:
     assert company[1:] == [1, 1]
 
 
+def test_a_suspects_deadline_starts_again_behind_other_suspects() -> None:
+    """All six connections break at once. One after the other they take twice the deadline."""
+    script = iter([BROKEN] * 6)
+    simulation = Simulation(lambda _: next(script, None), seconds=0.5, deadline_s=1.5, concurrency=6)
+    assert [len(rows) for rows in simulation.requests(*_PHOTOS[:6])] == [1] * 6
+    assert simulation.now > 3
+
+
 def test_a_group_that_crashes_the_server_is_split() -> None:
-    simulation = Simulation(lambda photos: BROKEN if b"poison" in photos else None, deadline_s=20)
-    ((poison, good),) = simulation.requests([b"poison", b"good"])
+    sent = []
+
+    def outcome(photos: list[bytes]) -> Failure | None:
+        sent.append(photos)
+        return BROKEN if b"poison" in photos else None
+
+    group = [b"poison", b"good"]
+    ((poison, good),) = Simulation(outcome, deadline_s=20).requests(group)
+    assert sent == [group, group, [b"poison"], [b"poison"], [b"good"]], "the single photos are suspects"
     assert isinstance(poison, ItemError)
     assert "crashed the server 2 times when sent alone" in poison.text
     assert isinstance(good, np.ndarray)

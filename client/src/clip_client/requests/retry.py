@@ -212,7 +212,7 @@ class RetryEngine:
         raise no_answer(self._url, self._deadline_s, "also none to the requests before this one")
 
     def _slot(self, suspicion: Suspicion, end: float | None = None) -> Flow[float | None]:
-        """Waits for a slot until `end`, or with a new deadline. Returns when that ends, or None without a slot."""
+        """Waits for a slot until `end`, or with a new deadline; returns when that ends, or None."""
         place = self.slots.enter(self._deadline_s, end=end, isolated=suspicion.is_isolated)
         has_slot = False
         try:
