@@ -14,7 +14,7 @@ from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment, load
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.families.image.settings import ImageSettings
 from clip_serving.repository.flags import add_flags, given
-from clip_serving.repository.settings import Switch, table
+from clip_serving.repository.settings import table
 from testing.repositories import rendered_repository
 
 TUNED = ImageSettings(
@@ -134,14 +134,6 @@ def test_a_folder_without_a_repository_has_no_settings_yet(tmp_path: Path) -> No
     )
     rendered_repository(tmp_path, max_bytes=8)
     assert load_or_default(tmp_path).settings(IMAGE).max_bytes == 8
-
-
-def test_the_readme_lists_every_setting() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    for line in table(ImageSettings):
-        (row,) = [row for row in readme.splitlines() if f"| `{line.key}` |" in row]
-        switch = line.values.off if isinstance(line.values, Switch) and line.default else line.flag
-        assert f"`--{switch}" in row
 
 
 # --- flags -----------------------------------------------------------------------------------------

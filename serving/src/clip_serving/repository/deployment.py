@@ -7,6 +7,7 @@ or give the same settings as flags to clip-export or clip-render.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -119,15 +120,14 @@ def _migrated(repository: Path) -> Deployment:
     try:
         write_atomically(path, deployment.to_json())
     except OSError as error:
-        _logger.warning(
-            "%s was exported by clip-export 0.1. Its settings were read from its config.pbtxt files and "
-            "could not be saved to %s (%s)",
-            *(repository, path, error.strerror),
-        )
+        outcome = f"are used from memory, because {path} cannot be written ({error.strerror})"
     else:
-        _logger.warning(
-            "%s was exported by clip-export 0.1. Its settings were moved from its config.pbtxt files to %s: "
-            "from now on edit that file, and run: clip-render --repository %s",
-            *(repository, path, repository),
-        )
+        outcome = f"are now in {path}. Edit that file, then run: clip-render --repository {repository}"
+    _say_once(f"{repository} was exported by clip-export 0.1. The settings in its configs {outcome}")
     return deployment
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """A command loads a repository several times; one that cannot be written is migrated each time."""
+    _logger.warning(text)
