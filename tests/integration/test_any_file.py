@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
@@ -21,96 +20,120 @@ from clip_client import ClipClient, ItemError, ServerUnavailable
 from clip_client.requests.wire import Embedding
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.hanging import HANGING_PHOTO, Gate, hanging_repository
 from testing.mutate import mutations
 from testing.pictures import camera_photos, encoded, noise
-from testing.repositories import linked_repository
+from testing.waiting import PATIENCE_S, wait_until
 
 _CODES = {"empty", "unsupported_format", "corrupt", "truncated", "too_many_bytes", "too_many_pixels"}
 _CODES |= {"too_complex", "decode_timeout"}
 
 
-@pytest.fixture
-def strict(small_repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
-    """A server in a hurry, with one process for photos and room for two requests."""
-    folder = linked_repository(
-        small_repository, tmp_path / "repository", decode_timeout_s=0.4, quality="exact", max_queue_size=2
-    )
-    layout = InstanceLayout(
-        preprocess_instances=1, preprocess_threads=1, encoder_instances=1, encoder_threads=1
-    )
-    with TritonServer(folder, ServerOptions(layout=layout)) as running:
-        yield running
+_ONE_PROCESS_EACH = InstanceLayout(1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Strict:
+    """A server with one process for photos, room for two requests, and a gate for photos that hang."""
+
+    server: TritonServer
+    gate: Gate
 
 
 @pytest.fixture(scope="module")
-def slow() -> bytes:
-    """98 megapixels in several passes: seconds of work in half a megabyte."""
-    return encoded(Image.new("RGB", (9900, 9900), (1, 2, 3)), "JPEG", progressive=True, quality=50)
+def strict(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strict]:
+    root = tmp_path_factory.mktemp("strict") / "repository"
+    gate = hanging_repository(small_repository, root, decode_timeout_s=PATIENCE_S, max_queue_size=2)
+    with TritonServer(root, ServerOptions(layout=_ONE_PROCESS_EACH, supervise=False)) as running:
+        yield Strict(running, gate)
 
 
-def test_a_photo_that_hangs_costs_itself_and_then_the_process(strict: TritonServer, slow: bytes) -> None:
-    small = encoded(noise(64, 48), "PNG")
-    with ClipClient(strict.grpc_url) as client:
+@pytest.fixture(scope="module")
+def small() -> bytes:
+    return encoded(noise(64, 48), "PNG")
+
+
+def test_a_photo_that_hangs_costs_itself_and_then_the_process(
+    small_repository: Path, small: bytes, tmp_path: Path
+) -> None:
+    gate = hanging_repository(small_repository, tmp_path / "repository", decode_timeout_s=2.0)
+    with (
+        TritonServer(tmp_path / "repository", ServerOptions(layout=_ONE_PROCESS_EACH)) as server,
+        ClipClient(server.grpc_url, deadline_s=PATIENCE_S) as client,
+        gate.closed(),
+    ):
         wanted = client.embed([small])[0]
-        outcomes = client.request([small, slow, small, slow, small])
+        outcomes = client.request([small, HANGING_PHOTO, small, HANGING_PHOTO, small])
         codes = [outcome.code if isinstance(outcome, ItemError) else "" for outcome in outcomes]
         assert codes == ["", "decode_timeout", "", "decode_timeout", ""]
-        # Two threads hang: the process ends itself, and the supervisor starts a fresh one.
-        end = time.monotonic() + 60
-        while strict.restarts == 0 and time.monotonic() < end:
-            time.sleep(0.05)
-        assert strict.restarts == 1
+        # Two threads hang: the process ends itself, and the supervisor starts another one.
+        wait_until(lambda: server.restarts > 0, "a restart")
+        assert server.restarts == 1
         assert is_near(client.embed([small])[0], wanted)
 
 
 def test_a_full_queue_refuses_at_the_first_step_and_the_client_comes_again(
-    strict: TritonServer, slow: bytes
+    strict: Strict, small: bytes
 ) -> None:
-    small = encoded(noise(64, 48), "PNG")
-    with ClipClient(strict.grpc_url) as client, ThreadPoolExecutor(13) as pool:
+    with (
+        ClipClient(strict.server.grpc_url, deadline_s=PATIENCE_S) as client,
+        ThreadPoolExecutor(13) as pool,
+    ):
         wanted = client.embed([small])[0]
-        hanging = pool.submit(client.request, [slow])
-        rows = list(pool.map(lambda _: client.request([small])[0], range(12)))
-        (outcome,) = hanging.result()
-    assert isinstance(outcome, ItemError)
-    assert outcome.code == "decode_timeout"
-    assert all(is_near(row, wanted) for row in rows)
-    refused = [
-        count
-        for name, count in metrics(strict).items()
-        if name.startswith('nv_inference_request_failure{model="clip_image",')
-    ]
-    assert sum(refused) > 0
+        with strict.gate.closed():
+            hanging = pool.submit(client.request, [HANGING_PHOTO])
+            strict.gate.wait_for_hanging()
+            before = refused_requests(strict.server)
+            sent = [pool.submit(client.request, [small]) for _ in range(12)]
+            wait_until(lambda: refused_requests(strict.server) > before, "a refusal")
+        assert isinstance(hanging.result()[0], ItemError)
+        assert all(is_near(future.result()[0], wanted) for future in sent)
 
 
-def test_a_refusal_is_one_and_giving_up_is_none(strict: TritonServer, slow: bytes) -> None:
-    """The counts that benchmarks.overload and the chart of refusals in docs/how-to/monitor.md read."""
+def refused_requests(server: TritonServer) -> float:
+    failures = 'nv_inference_request_failure{model="clip_image",'
+    return sum(count for name, count in metrics(server).items() if name.startswith(failures))
+
+
+def pending_requests(server: TritonServer) -> float:
+    return sum(count for name, count in metrics(server).items() if "_pending_" in name)
+
+
+def test_a_refusal_is_one_and_giving_up_is_none(strict: Strict, small: bytes) -> None:
+    """The counts that benchmarks.overload and the chart of refusals in docs/operations.md read."""
 
     def ask(number: int) -> str:
         image = InferInput("image", [1, 1], "BYTES")
-        image.set_data_from_numpy(np.array([[slow if number == 0 else small]], object))
-        timeout_s = 0.2 if number in (1, 2) else None
+        image.set_data_from_numpy(np.array([[small]], object))
         try:
-            triton.infer("clip_image", [image], client_timeout=timeout_s)
+            triton.infer("clip_image", [image], client_timeout=0.2 if number < 2 else None)
         except InferenceServerException as error:
             return str(error.status())
         return ""
 
-    small = encoded(noise(64, 48), "PNG")
-    before = refusals(strict.grpc_url)
-    with InferenceServerClient(strict.grpc_url) as triton, ThreadPoolExecutor(24) as pool:
-        ends = Counter(pool.map(ask, range(24)))
-    end = time.monotonic() + 60
-    while any(n for name, n in metrics(strict).items() if "_pending_" in name) and time.monotonic() < end:
-        time.sleep(0.05)  # what was given up is still waiting there; to ask for more could be refused
+    url = strict.server.grpc_url
+    with ClipClient(url) as client, InferenceServerClient(url) as triton, ThreadPoolExecutor(24) as pool:
+        client.embed([small])
+        before = refusals(url)
+        with strict.gate.closed():
+            hanging = pool.submit(client.request, [HANGING_PHOTO])
+            strict.gate.wait_for_hanging()
+            sent = [pool.submit(ask, number) for number in range(23)]
+            wait_until(lambda: sum(future.done() for future in sent) >= 21, "answers to all but two")
+        ends = Counter(future.result() for future in sent)
+        hanging.result()
+    # A request that its client gave up still waits in the queue, and could make the server refuse another.
+    wait_until(
+        lambda: not any(n for name, n in metrics(strict.server).items() if "_pending_" in name), "rest"
+    )
     refused, given_up = ends["StatusCode.UNAVAILABLE"], ends["StatusCode.DEADLINE_EXCEEDED"]
     assert refused > 2
     # A client that gave up may have been refused a moment later.
-    assert refused <= refusals(strict.grpc_url) - before <= refused + given_up <= refused + 2
+    assert refused <= refusals(url) - before <= refused + given_up <= refused + 2
 
 
-def test_a_client_that_cannot_wait_is_told_that_the_server_is_busy(strict: TritonServer, slow: bytes) -> None:
-    small = encoded(noise(64, 48), "PNG")
+def test_a_client_that_cannot_wait_is_told_that_the_server_is_busy(strict: Strict, small: bytes) -> None:
+    url = strict.server.grpc_url
 
     def impatient(_: int) -> str:
         try:
@@ -120,15 +143,16 @@ def test_a_client_that_cannot_wait_is_told_that_the_server_is_busy(strict: Trito
         return ""
 
     with (
-        ClipClient(strict.grpc_url) as client,
-        ClipClient(strict.grpc_url, deadline_s=0.15) as hurried,
+        ClipClient(url, deadline_s=PATIENCE_S) as client,
+        ClipClient(url, deadline_s=2.0) as hurried,
         ThreadPoolExecutor(13) as pool,
     ):
         client.embed([small])
         assert hurried.info.max_batch_size
-        hanging = pool.submit(client.request, [slow])
-        time.sleep(0.1)
-        ends = set(pool.map(impatient, range(12)))
+        with strict.gate.closed():
+            hanging = pool.submit(client.request, [HANGING_PHOTO])
+            strict.gate.wait_for_hanging()
+            ends = set(pool.map(impatient, range(12)))
         hanging.result()
     assert "ServerBusy" in ends
 
@@ -138,7 +162,7 @@ def test_mutated_files_reach_the_right_end(server: TritonServer) -> None:
     photo = camera_photos(1, seed=5)[0]
     files = list(mutations(200, seed=42))
     stubs = list(server.stub_pids)
-    with ClipClient(server.grpc_url) as client, ThreadPoolExecutor(4) as pool:
+    with ClipClient(server.grpc_url, deadline_s=PATIENCE_S) as client, ThreadPoolExecutor(4) as pool:
         wanted = client.embed([photo])[0]
         batches = [[photo, *files[start : start + 10], photo] for start in range(0, 200, 10)]
         answers = list(pool.map(client.request, batches))
@@ -159,7 +183,7 @@ def is_near(row: Embedding | ItemError, wanted: Embedding) -> bool:
 
 
 def metrics(server: TritonServer) -> dict[str, float]:
-    text = urllib.request.urlopen(server.metrics_url, timeout=10).read().decode()
+    text = urllib.request.urlopen(server.metrics_url, timeout=PATIENCE_S).read().decode()
     return {
         name: float(value) for name, value in re.findall(r"^([a-z]\w+(?:{.*})?) (\S+)$", text, re.MULTILINE)
     }
@@ -167,7 +191,7 @@ def metrics(server: TritonServer) -> dict[str, float]:
 
 def test_photos_are_counted_by_format_and_code_over_all_processes(server: TritonServer) -> None:
     photo, png = camera_photos(1, seed=6)[0], encoded(noise(64, 48), "PNG")
-    with ClipClient(server.grpc_url) as client, ThreadPoolExecutor(8) as pool:
+    with ClipClient(server.grpc_url, deadline_s=PATIENCE_S) as client, ThreadPoolExecutor(8) as pool:
         client.embed([photo])
         before = metrics(server)
         batch = [photo, png, photo[: len(photo) // 2]]

@@ -11,6 +11,7 @@ from pathlib import Path
 from clip_client import check
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.waiting import PATIENCE_S, wait_until
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "deploy" / "healthcheck.py"
 
@@ -18,8 +19,8 @@ SCRIPT = Path(__file__).resolve().parent.parent.parent / "deploy" / "healthcheck
 def test_server_whose_stub_died_is_ended(small_repository: Path, tmp_path: Path) -> None:
     with TritonServer(small_repository, ServerOptions(supervise=False)) as server:
 
-        def check() -> tuple[int, str]:
-            command = f"{sys.executable} -m clip_client.cli --check {server.grpc_url} --wait 2"
+        def check(wait_s: float) -> tuple[int, str]:
+            command = f"{sys.executable} -m clip_client.cli --check {server.grpc_url} --wait {wait_s}"
             done = subprocess.run(
                 [
                     *(sys.executable, str(SCRIPT), f"--check={command}", f"--pid={server.pid}"),
@@ -31,19 +32,17 @@ def test_server_whose_stub_died_is_ended(small_repository: Path, tmp_path: Path)
             )
             return done.returncode, done.stderr
 
-        assert check() == (0, "")
+        assert check(PATIENCE_S) == (0, "")
         for stub in server.stub_pids:
             os.kill(stub, signal.SIGKILL)
-        status, said = check()
+        status, said = check(2)
         assert status == 1
         assert "unhealthy (1 in a row): clip-embed: error: no answer" in said
         assert "ending" not in said
-        status, said = check()
+        status, said = check(2)
         assert status == 1
         assert "ending the server" in said
-        ended = server._process
-        assert ended is not None
-        assert ended.wait(20) is not None
+        wait_until(lambda: "tritonserver ended" in (server.death() or ""), "the end of the server")
 
 
 def test_server_with_one_dead_process_among_several_is_not_healthy(small_repository: Path) -> None:

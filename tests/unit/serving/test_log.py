@@ -44,7 +44,7 @@ def test_another_error_is_given_without_its_prefix(tmp_path: Path) -> None:
 
 def test_silence_shows_the_end_of_the_log(tmp_path: Path) -> None:
     assert "last words" in explain(log(tmp_path, "last words\n"))
-    assert "without saying why" in explain(tmp_path / "absent.log")
+    assert "logged no error" in explain(tmp_path / "absent.log")
 
 
 def test_only_the_last_run_is_read(tmp_path: Path) -> None:

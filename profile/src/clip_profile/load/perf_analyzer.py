@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from clip_profile.records.measurement import Arrival
 from clip_serving import defaults
 from clip_serving.errors import ServerError
 from clip_serving.server import perf_analyzer, runtime
+from clip_serving.server.child_process import child_command
 
 _WINDOWS = 3
 """perf_analyzer reports its last three, and calls them stable when told that any difference is."""
@@ -158,7 +158,7 @@ def _run(
 ) -> tuple[int, str]:
     """Exit status and output. The process ends with this one, and with whatever is raised here."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "clip_serving.server.child", str(os.getpid()), *command],
+        child_command(command),
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""tritonserver's command line: the embedded server's and the container's come from here."""
+"""tritonserver's command line, for the embedded server and for the container."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def server_arguments(
 ) -> list[str]:
     """The arguments after `tritonserver`, in a fixed order.
 
-    `model_config_name` picks `configs/<name>.pbtxt` of each model that has one. Nobody can load,
-    unload or change a model of the running server, and no config is guessed from a model's file.
+    `model_config_name` selects `configs/<name>.pbtxt` of each model that has one. Clients cannot load, unload
+    or change models, and tritonserver does not complete a config from a model's file.
     """
     options: list[tuple[str, object]] = [
         ("model-repository", repository),

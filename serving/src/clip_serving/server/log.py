@@ -1,4 +1,4 @@
-"""tritonserver's log, one run after another: why a model does not load, and which encoder serves."""
+"""tritonserver's log, one run after another: why a model did not load, and which encoder is in use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _ENCODER = "the CPU encoder serves "
 
 
 def begin_run(log: Path) -> IO[bytes]:
-    """The log, open for another run's lines: what was said before a crash stays."""
+    """The log, opened to append a run to it: the lines from before a crash stay.
+
+    Raises ServerError if the file cannot be written.
+    """
     try:
         file = log.open("ab")
     except OSError as error:
@@ -29,19 +32,19 @@ def begin_run(log: Path) -> IO[bytes]:
 
 
 def announcement(encoder: str) -> str:
-    """The line of the log in which the encoder says what it is; `announced` reads it back."""
+    """The line with which an encoder describes itself in the log; `announced` reads it."""
     return f"{_ENCODER}{encoder}"
 
 
 def announced(log: Path) -> str | None:
-    """What the last encoder to load said of itself; None of one that says nothing, as on a GPU."""
+    """How the encoder of the last run described itself; None if it did not, as on a GPU."""
     lines = _last_run(log).splitlines()
     said = [line.partition(_ENCODER)[2] for line in lines if _ENCODER in line]
     return said[-1].rstrip('"') if said else None
 
 
 def explain(log: Path) -> str:
-    """What kept the server from starting, in a sentence or two, and the log's last lines if unclear."""
+    """Why the last run did not start, in a sentence or two; the end of the log if that is unclear."""
     text = _last_run(log)
     failures = {
         match["model"]: f"The model {match['model']} (version {match['version']}) could not be "
@@ -55,9 +58,9 @@ def explain(log: Path) -> str:
     if errors:
         return _shorten(errors[-1])
     if "\nUsage: tritonserver" in text:
-        return f"tritonserver refused its command line: {text.splitlines()[0]}"
+        return f"tritonserver rejected its command line: {text.splitlines()[0]}"
     tail = "\n".join(text.splitlines()[-8:])
-    return f"tritonserver ended without saying why. The end of its log:\n{tail}"
+    return f"tritonserver ended and logged no error. The end of its log:\n{tail}"
 
 
 def _last_run(log: Path) -> str:
@@ -67,7 +70,7 @@ def _last_run(log: Path) -> str:
 
 
 def _entries(text: str) -> list[str]:
-    """The log's records; a record may hold many lines (a Python traceback, say)."""
+    """The log's records. A record can have many lines, such as a Python traceback."""
     records: list[str] = []
     for line in text.splitlines():
         if _PREFIX.match(line) or not records:
@@ -78,8 +81,8 @@ def _entries(text: str) -> list[str]:
 
 
 def _shorten(cause: str) -> str:
-    """Without the traceback's frames: our own errors say all that their reader needs."""
-    # tritonserver escapes the line ends of a message that it quotes.
+    """The message without the traceback: our own errors are complete without it."""
+    # tritonserver escapes the newlines of a message in quotes.
     lines = [line.strip().rstrip('"') for line in cause.replace("\\n", "\n").strip().splitlines()]
     kept: list[str] = []
     for line in lines:

@@ -1,4 +1,4 @@
-"""The processes of an embedded tritonserver: which they are, and what became of them."""
+"""The processes of an embedded tritonserver: finding them, and how they ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STUB = "triton_python_backend_stub"
 
 
 def stubs_of(server: int) -> list[psutil.Process]:
-    """The Python backend's processes below `server`; raises ServerError where that has just ended."""
+    """The Python backend's processes, children of `server`. Raises ServerError if the server has ended."""
     try:
         children = psutil.Process(server).children(recursive=True)
         return [child for child in children if _STUB in child.name() or _STUB.startswith(child.name())]
@@ -22,7 +22,7 @@ def stubs_of(server: int) -> list[psutil.Process]:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether it runs; one that has ended and was not waited for does not."""
+    """Whether it runs; a zombie does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -30,7 +30,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def group_of(leader: int) -> list[psutil.Process]:
-    """All processes of the session that `leader` began, itself included."""
+    """All processes of the session that `leader` started, itself included."""
     members = []
     for process in psutil.process_iter():
         try:
@@ -42,5 +42,5 @@ def group_of(leader: int) -> list[psutil.Process]:
 
 
 def describe_exit(status: int) -> str:
-    """Of a Popen's returncode."""
+    """Popen.returncode in words."""
     return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

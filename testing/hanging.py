@@ -1,0 +1,71 @@
+"""A repository in which some photos hang in their decoder for as long as a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clip_serving import defaults
+from testing.repositories import linked_repository
+from testing.waiting import wait_until
+
+HANGING_PHOTO = b"HANG"
+"""Hangs while the gate is closed, and is `corrupt` once it opens."""
+_MODEL = """
+import os, time
+from pathlib import Path
+
+from clip_preprocess import formats
+from clip_preprocess.errors import ErrorCode, ItemError
+from clip_serving.triton_models.preprocess import TritonPythonModel
+
+GATE = Path({gate!r})
+
+def read_header(data, allow_truncated):
+    if GATE.exists():
+        (GATE / str(time.monotonic_ns())).touch()
+    while GATE.exists():
+        time.sleep(0.01)
+    raise ItemError(ErrorCode.CORRUPT, "the gate has opened")
+
+matches = {photo!r}.__eq__
+formats.FORMATS = (formats.Format("HANG", matches, None, read_header), *formats.FORMATS)
+"""
+
+
+class Gate:
+    """Closed, it keeps each HANGING_PHOTO in its decoder, where it uses no CPU."""
+
+    def __init__(self, repository: Path) -> None:
+        self.repository = repository
+        self.folder = repository.with_name(f"{repository.name}-gate")
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        self.folder.mkdir()
+        try:
+            yield
+        finally:
+            self.open()
+
+    def open(self) -> None:
+        """Every photo that hangs goes on. It is safe to call this twice."""
+        for mark in self.folder.glob("*"):
+            mark.unlink()
+        if self.folder.exists():
+            self.folder.rmdir()
+
+    def wait_for_hanging(self, photos: int = 1) -> None:
+        """Until so many photos have begun to hang since it was closed."""
+        wait_until(lambda: len(list(self.folder.glob("*"))) >= photos, f"{photos} photos that hang")
+
+
+def hanging_repository(source: Path, root: Path, **settings: Any) -> Gate:
+    """As linked_repository: the exported files of `source`, served from `root`, with a gate."""
+    linked_repository(source, root, **settings)
+    gate = Gate(root)
+    model = root / defaults.PREPROCESS / "1" / "model.py"
+    model.write_text(_MODEL.format(gate=str(gate.folder), photo=HANGING_PHOTO), encoding="utf-8")
+    return gate
