@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
-import psutil
 import pynvml
 import pytest
 
