@@ -39,7 +39,6 @@ def test_it_keeps_its_requests_in_flight_until_it_is_stopped() -> None:
         loop.warm_up(0.0)
         assert loop.came_round
         begin, end = loop.measure(0.1)
-    loop.raise_error()
     rows = loop.rows()
     assert len(connections) == most[0] == 3
     assert all(photos == 2 for _, _, photos in rows)
@@ -54,20 +53,19 @@ def test_the_first_error_ends_the_load_and_every_wait() -> None:
     def request() -> int:
         raise RuntimeError("refused")
 
-    with ClosedLoop(lambda: request, 2) as loop:
+    loop = ClosedLoop(lambda: request, 2)
+    with pytest.raises(RuntimeError, match="refused"), loop:
         loop.measure(600)
     loop.fail(ValueError("later"))
-    with pytest.raises(RuntimeError, match="refused"):
-        loop.raise_error()
+    assert str(loop.error) == "refused"
 
 
 def test_a_connection_that_fails_is_an_error_too() -> None:
     def connect() -> Callable[[], int]:
         raise OSError("no route")
 
-    with ClosedLoop(connect, 1) as loop:
+    with pytest.raises(OSError, match="no route"), ClosedLoop(connect, 1) as loop:
         loop.warm_up(600)
-    assert str(loop.error) == "no route"
 
 
 def test_an_error_after_the_stop_is_none() -> None:
@@ -122,3 +120,16 @@ def test_a_request_longer_than_the_window_counts_in_part() -> None:
 
 def test_latencies_are_of_requests_that_ended_within() -> None:
     assert latencies_ms([(0.0, 1.0, 1), (0.5, 2.5, 1), (2.0, 6.0, 1)], 2.0, 5.0) == [2000.0]
+
+
+def _stop_after_an_error(loop: ClosedLoop) -> None:
+    loop.measure(600)
+    raise KeyboardInterrupt
+
+
+def test_an_error_of_the_block_comes_before_that_of_the_load() -> None:
+    def request() -> int:
+        raise RuntimeError("refused")
+
+    with pytest.raises(KeyboardInterrupt), ClosedLoop(lambda: request, 1) as loop:
+        _stop_after_an_error(loop)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from clip_profile.errors import ProfileError
-from clip_profile.load.perf_files import read_report, read_requests
+from clip_profile.load.perf_files import read_latencies_ms, read_report
 
 _DATA = Path(__file__).parent / "data"
 
@@ -70,36 +70,36 @@ def test_figures_of_several_gpus_are_one(folder: Path) -> None:
 
 
 def test_each_requests_latency_agrees_with_the_report(requests_file: Path) -> None:
-    requests, report = read_requests(requests_file), read_report(_DATA / "poisson")
-    assert np.mean(requests.latencies_ms) == pytest.approx(report.mean_ms, rel=0.01)
-    assert min(requests.latencies_ms) <= report.p50_ms <= max(requests.latencies_ms)
+    latencies, report = read_latencies_ms(requests_file), read_report(_DATA / "poisson")
+    assert np.mean(latencies) == pytest.approx(report.mean_ms, rel=0.01)
+    assert min(latencies) <= report.p50_ms <= max(latencies)
 
 
 def test_a_request_file_is_read_though_it_is_no_json(requests_file: Path) -> None:
     """It holds the photos' bytes as they are."""
     with pytest.raises(UnicodeDecodeError):
         json.loads(requests_file.read_bytes().decode())
-    assert read_requests(requests_file).latencies_ms
+    assert read_latencies_ms(requests_file)
 
 
 def test_a_photo_that_looks_like_a_request_is_none(requests_file: Path) -> None:
-    before = read_requests(requests_file)
+    before = read_latencies_ms(requests_file)
     text = requests_file.read_bytes()
     photo = rb"{\"timestamp\":1,\"response_timestamps\":[99999999999999999999]"
     requests_file.write_bytes(text.replace(rb'"image":"', rb'"image":"' + photo))
-    assert read_requests(requests_file) == before
+    assert read_latencies_ms(requests_file) == before
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"window_boundaries":[1]}'])
 def test_a_request_file_of_something_else_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "requests.json").write_bytes(data)
     with pytest.raises(ProfileError, match=r"requests\.json"):
-        read_requests(tmp_path / "requests.json")
+        read_latencies_ms(tmp_path / "requests.json")
 
 
 def test_a_missing_report_is_named(folder: Path) -> None:
     (folder / "report.csv").unlink()
-    with pytest.raises(ProfileError, match=r"left no report\.csv"):
+    with pytest.raises(ProfileError, match=r"wrote no report\.csv"):
         read_report(folder)
 
 
@@ -113,7 +113,7 @@ def test_a_missing_model_is_named(folder: Path) -> None:
 def test_another_versions_columns_are_named(folder: Path, column: str) -> None:
     path = folder / "report.csv"
     path.write_text(path.read_text().replace(column, "something new"))
-    with pytest.raises(ProfileError, match=f"no figure in the column '{column}'"):
+    with pytest.raises(ProfileError, match=f"no number in column '{column}'"):
         read_report(folder)
 
 

@@ -42,7 +42,7 @@ def test_a_file_over_the_limit_is_not_read(tmp_path: Path, sound: list[bytes]) -
     sparse(tmp_path / "huge.jpg", 1 << 40)  # to read it would end this test
     assert read_photos(tmp_path).left_out == 1
     (tmp_path / "IMG_0000.jpg").unlink()
-    with pytest.raises(ProfileError, match=rf"each file in .* larger than {defaults.MAX_BYTES:,} bytes"):
+    with pytest.raises(ProfileError, match=rf"every file in .* larger than {defaults.MAX_BYTES:,} bytes"):
         read_photos(tmp_path)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
 Request = Callable[[], int]
 """Sends one request and returns the number of photos that it embedded."""
@@ -21,7 +20,7 @@ class ClosedLoop:
     """Keeps `concurrency` requests in flight between `start` and `stop`, or within a `with` block.
 
     `connect` runs once in every thread and returns what that thread calls over and over. The first exception
-    ends the load and is kept in `error`.
+    ends the load; it is kept in `error`, and raised when the block ends.
     """
 
     def __init__(self, connect: Callable[[], Request], concurrency: int) -> None:
@@ -42,10 +41,10 @@ class ClosedLoop:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop()
+        if kind is None and self.error is not None:
+            raise self.error
 
     def start(self) -> None:
         for thread in self._threads:
@@ -97,11 +96,6 @@ class ClosedLoop:
                 reported = time.monotonic()
                 report(left)
             self._over.wait(min(_POLL_S, left))
-
-    def raise_error(self) -> None:
-        """Raises what ended the load early, if anything did."""
-        if self.error is not None:
-            raise self.error
 
     def _work(self, place: int) -> None:
         try:

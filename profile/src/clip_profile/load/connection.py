@@ -1,6 +1,6 @@
-"""How a running server is reached, for Triton's client, ours and perf_analyzer alike: TLS and headers.
+"""TLS and headers for a running server, for Triton's client and for perf_analyzer.
 
-What a header says may be a secret: it is in no run folder and in no report.
+The value of a header may be a secret: it is not in run folders, and not in reports.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _FILES = {
     "private_key": "--ssl-grpc-private-key-file",
     "certificate_chain": "--ssl-grpc-certificate-chain-file",
 }
-"""The options of ConnectionOptions and of perf_analyzer."""
-NEEDS_URL = "TLS and headers are for a running server's --url: the embedded one has neither"
+"""ConnectionOptions' fields, and perf_analyzer's options."""
+NEEDS_URL = "TLS and headers need --url: the embedded server has neither"
 
 
 def connect(url: str, connection: ConnectionOptions) -> InferenceServerClient:
@@ -35,7 +35,7 @@ def connect(url: str, connection: ConnectionOptions) -> InferenceServerClient:
 
 
 class _Headers(InferenceServerClientPlugin):  # type: ignore[misc]
-    """Puts headers to every call of Triton's client."""
+    """Adds headers to every call of Triton's client."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         self._headers = headers
@@ -55,7 +55,7 @@ def perf_analyzer_arguments(connection: ConnectionOptions) -> list[str]:
 
 
 def redacted(words: Sequence[str], headers: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """A command line without what its headers say, all that were given."""
+    """A command line without the values of its headers."""
     found = list(words)
     for name, value in headers:
         pattern = re.compile(rf"({re.escape(name)}\s*:\s*){re.escape(value)}", re.IGNORECASE)

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 from clip_client import ConnectionOptions
 from clip_profile.errors import ProfileError, WindowTooShort
 from clip_profile.load.connection import perf_analyzer_arguments, redacted
-from clip_profile.load.perf_files import REPORT, REQUESTS, Report, Requests, read_report, read_requests
+from clip_profile.load.perf_files import REPORT, REQUESTS, Report, read_latencies_ms, read_report
 from clip_profile.records.measurement import Arrival
 from clip_serving import defaults
 from clip_serving.errors import ServerError
@@ -23,19 +23,20 @@ from clip_serving.server import perf_analyzer, runtime
 from clip_serving.server.child_process import child_command
 
 _WINDOWS = 3
-"""perf_analyzer reports its last three, and calls them stable when told that any difference is."""
+"""perf_analyzer reports its last three, and considers them stable if told that any difference is."""
 _INTERVALS = "intervals.txt"
 _MOST_RECORDED = 256 * 1024 * 1024
-"""Bytes of photos that perf_analyzer may write down beside the requests (see perf_files)."""
+"""Bytes of photos that perf_analyzer may write down with the requests (see perf_files)."""
+_TOO_SHORT = ("larger time window", "failed to find the requested model version")
 VERSION = perf_analyzer.WHEEL.rpartition("=")[2]
 
 
 @dataclass(frozen=True)
 class Load:
-    """`concurrency` requests always in flight, or arrivals at `rate` requests a second.
+    """`concurrency` requests in flight, or arrivals at `rate` requests per second, for `seconds` in all.
 
-    `seconds` is the time measured in all. `seed` fixes the arrivals: two settings of one round get the
-    same. perf_analyzer's own Poisson arrivals have one seed for ever, whose beginning is a third too slow.
+    `seed` fixes the arrivals: all settings of a round get the same. perf_analyzer's own Poisson arrivals have
+    a single seed, whose beginning is a third too slow.
     """
 
     arrival: Arrival
@@ -45,22 +46,18 @@ class Load:
     rate: float = 0.0
     seed: int = 0
 
-    def window_ms(self) -> int:
-        return max(1, round(self.seconds / _WINDOWS * 1000))
-
 
 @dataclass(frozen=True)
 class Outcome:
+    """`latencies_ms` is empty unless every request was recorded."""
+
     report: Report
-    requests: Requests | None
+    latencies_ms: tuple[float, ...]
     command: tuple[str, ...]
 
 
-_TOO_SHORT = ("larger time window", "failed to find the requested model version")
-
-
 class PerfAnalyzer:
-    """The binary and its environment. Raises ProfileError where it is missing or of another version."""
+    """The binary and its environment. Raises ProfileError if it is missing or has another version."""
 
     def __init__(
         self,
@@ -75,35 +72,37 @@ class PerfAnalyzer:
             self._environment = runtime.prepare().environment()
         except ServerError as error:
             raise ProfileError(f"perf_analyzer is missing: {error}") from error
-        self._photos = photos
-        self._mean_bytes = mean_bytes
+        self._photos, self._mean_bytes = photos, mean_bytes
         self._metrics_url = metrics_url
         self._connection = connection or ConnectionOptions()
         self._check_version()
 
     def run(self, url: str, load: Load, folder: Path, on_start: Callable[[int], None]) -> Outcome:
-        """Presses the server at `url`; the files go into `folder`. Raises ProfileError, WindowTooShort."""
+        """Loads the server at `url`; the files go into `folder`. Raises ProfileError, WindowTooShort."""
         recorded = load.rate * load.seconds * load.request_batch * self._mean_bytes
         record = load.arrival == "poisson" and recorded <= _MOST_RECORDED
         command = [str(self._binary), *self._arguments(url, load, folder, record=record)]
-        deadline_s = 60 + 6 * load.seconds
-        status, output = _run(command, folder, self._environment, deadline_s, on_start)
-        if status != 0 and any(text in output for text in _TOO_SHORT):
-            raise WindowTooShort(f"perf_analyzer: {_last_words(output)}")
+        status, output = _run(command, folder, self._environment, 60 + 6 * load.seconds, on_start)
         if status != 0:
-            raise ProfileError(f"perf_analyzer: {_last_words(output)} (exit status {status})")
-        requests = read_requests(folder / REQUESTS) if record else None
-        places = {str(self._photos): "photos.json", str(folder / _INTERVALS): _INTERVALS}
-        shown = [places.get(part, part) for part in command[1:]]
-        shown = ["clip-perf-analyzer", *redacted(shown, self._connection.headers.items())]
-        return Outcome(read_report(folder), requests, tuple(shown))
+            too_short = any(text in output for text in _TOO_SHORT)
+            error = WindowTooShort if too_short else ProfileError
+            raise error(f"perf_analyzer: {_last_line(output)} (exit status {status})")
+        latencies = read_latencies_ms(folder / REQUESTS) if record else ()
+        return Outcome(read_report(folder), latencies, self._shown(command[1:], folder))
+
+    def _shown(self, arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
+        """The command for people: without temporary folders and without secrets."""
+        names = {str(self._photos): "photos.json", str(folder / _INTERVALS): _INTERVALS}
+        words = ["clip-perf-analyzer", *(names.get(word, word) for word in arguments)]
+        return redacted(words, self._connection.headers.items())
 
     def _arguments(self, url: str, load: Load, folder: Path, *, record: bool) -> list[str]:
+        window_ms = max(1, round(load.seconds / _WINDOWS * 1000))
         arguments = [
             *("-m", defaults.ENSEMBLE, "-i", "grpc", "-u", url, "--async"),
             *perf_analyzer_arguments(self._connection),
             *("--input-data", str(self._photos), "-b", str(load.request_batch)),
-            *("--measurement-mode", "time_windows", "-p", str(load.window_ms())),
+            *("--measurement-mode", "time_windows", "-p", str(window_ms)),
             *("-s", "999", "-r", str(_WINDOWS), "-f", REPORT, "--verbose-csv"),
         ]
         if load.arrival == "closed":
@@ -119,61 +118,56 @@ class PerfAnalyzer:
         return arguments
 
     def _check_version(self) -> None:
+        command = [str(self._binary), "--version"]
         try:
             done = subprocess.run(
-                [str(self._binary), "--version"],
-                env=self._environment, capture_output=True, text=True, timeout=30, check=False,
-            )  # fmt: skip
+                command, env=self._environment, capture_output=True, text=True, timeout=30, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ProfileError(f"perf_analyzer ({self._binary}) cannot be run: {error}") from error
-        found = re.search(r"Version ([\d.]+)", done.stdout + done.stderr)
+            raise ProfileError(f"cannot run perf_analyzer ({self._binary}): {error}") from error
+        output = done.stdout + done.stderr
+        found = re.search(r"Version ([\d.]+)", output)
         if found is None or found[1] != VERSION:
-            said = found[1] if found else _last_words(done.stdout + done.stderr)
+            version = found[1] if found else _last_line(output)
             raise ProfileError(
-                f"{self._binary} is perf_analyzer {said}, and its files are read as {VERSION} writes them: "
-                "remove it, and the right one is fetched again"
+                f"{self._binary} has another version ({version}); clip-profile reads the files of "
+                f"perf_analyzer {VERSION}. Remove it, and the right one is fetched"
             )
 
 
 def arrival_gaps_us(load: Load) -> list[int]:
-    """Microseconds between requests: a Poisson process that has its mean rate over the time measured.
+    """Microseconds between requests: a Poisson process with its mean rate over the time measured.
 
-    Given their number, the arrivals of a Poisson process are independent and uniform: so they are drawn,
-    and the offered load is what was asked for, without the luck of a short stretch.
+    Given their number, the arrivals of a Poisson process are independent and uniform. They are drawn that
+    way, so that the offered load is exact even over a short time.
     """
     seconds = load.seconds * 1.5
     count = max(4, round(load.rate * seconds))
     arrivals = np.sort(np.random.default_rng(load.seed).uniform(0, seconds * 1e6, count))
-    # perf_analyzer begins again with the first gap after the last one.
+    # After the last gap perf_analyzer continues with the first one.
     gaps = np.diff(np.concatenate([arrivals, [arrivals[0] + seconds * 1e6]]))
     return [max(1, round(float(gap))) for gap in gaps]
 
 
 def _run(
-    command: list[str],
+    command: Sequence[str],
     folder: Path,
-    environment: dict[str, str],
+    environment: Mapping[str, str],
     deadline_s: float,
     on_start: Callable[[int], None],
 ) -> tuple[int, str]:
-    """Exit status and output. The process ends with this one, and with whatever is raised here."""
+    """Exit status and output. The process ends with this one, and with any exception raised here."""
     process = subprocess.Popen(
         child_command(command),
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        # A terminal's Ctrl-C is ours to handle.
-        start_new_session=True,
-    )
+        cwd=folder, env=environment, text=True, errors="replace",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,  # a terminal's Ctrl-C is for us to handle
+    )  # fmt: skip
     try:
         on_start(process.pid)
         output, _ = process.communicate(timeout=deadline_s)
     except subprocess.TimeoutExpired:
-        raise ProfileError(f"perf_analyzer did not end within {deadline_s:.0f} s") from None
+        raise ProfileError(f"perf_analyzer did not finish within {deadline_s:.0f} s") from None
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -181,6 +175,6 @@ def _run(
     return process.returncode, output
 
 
-def _last_words(output: str) -> str:
+def _last_line(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"

@@ -1,4 +1,4 @@
-"""Reads what perf_analyzer leaves behind: its CSV reports (-f) and its requests (--profile-export-file)."""
+"""Reads what perf_analyzer writes: its CSV reports (-f) and its requests (--profile-export-file)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ REQUESTS = "requests.json"
 
 _STAGES = {PREPROCESS: defaults.PREPROCESS, EMBED: defaults.ENCODER}
 _COMPUTE = ("Server Compute Input", "Server Compute Infer", "Server Compute Output")
+_Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,9 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class Report:
-    """One load of one perf_analyzer run; latencies in milliseconds per request, of the client.
+    """One load of one perf_analyzer run; latencies are milliseconds per request, as its client saw them.
 
-    `transport_ms` is the mean latency less the time in both models. GPU figures (the busiest's
-    use, 0..1; the memory of all, MB) are the server's, where it told any.
+    GPU figures (use of the busiest, 0..1; memory of all, MB) are from the server's metrics, if it has any.
     """
 
     photos_per_s: float
@@ -48,32 +48,25 @@ class Report:
 
     @property
     def transport_ms(self) -> float:
+        """The mean latency less the time in both models."""
         inside = sum(stage.queue_ms + stage.compute_ms for stage in self.stages.values())
         return max(0.0, self.mean_ms - inside)
 
 
 def read_report(folder: Path) -> Report:
-    """The reports of a run at one load in `folder`; raises ProfileError where they are not as expected."""
+    """The report of a run at one load in `folder`; raises ProfileError if it is not as expected."""
     row = _only_row(folder / REPORT)
-    stages = {stage: _stage_times(folder, model) for stage, model in _STAGES.items()}
+    memory = _per_gpu(row, "Max GPU Memory Usage", sum)
+
+    def ms(name: str) -> float:
+        return _number(row, f"{name} latency") / 1000
+
     return Report(
-        photos_per_s=_number(row, "Inferences/Second"),
-        mean_ms=_number(row, "Avg latency") / 1000,
-        p50_ms=_number(row, "p50 latency") / 1000,
-        p90_ms=_number(row, "p90 latency") / 1000,
-        p95_ms=_number(row, "p95 latency") / 1000,
-        p99_ms=_number(row, "p99 latency") / 1000,
-        stages=stages,
+        _number(row, "Inferences/Second"), ms("Avg"), ms("p50"), ms("p90"), ms("p95"), ms("p99"),
+        stages={stage: _stage_times(folder, model) for stage, model in _STAGES.items()},
         gpu=_per_gpu(row, "Avg GPU Utilization", max),
-        gpu_memory_mb=_scaled(_per_gpu(row, "Max GPU Memory Usage", sum), 1 / 2**20),
-    )
-
-
-@dataclass(frozen=True)
-class Requests:
-    """The latency of every request of a run, in the order in which they were sent."""
-
-    latencies_ms: tuple[float, ...]
+        gpu_memory_mb=None if memory is None else memory / 2**20,
+    )  # fmt: skip
 
 
 _REQUEST = re.compile(
@@ -81,21 +74,21 @@ _REQUEST = re.compile(
 )
 
 
-def read_requests(path: Path) -> Requests:
-    """The requests that were answered within the windows.
+def read_latencies_ms(path: Path) -> tuple[float, ...]:
+    """Of every request that was answered within the windows, in the order in which they were sent.
 
-    perf_analyzer writes each request's photo into the file, byte for byte, so it is large and no valid
-    UTF-8: a JSON parser would refuse it, or take its size in memory. Inside of strings every quote is
-    escaped, so the keys that are looked for here can stand nowhere else.
+    perf_analyzer writes each request's photo into the file, byte for byte, so it is large and not valid
+    UTF-8: a JSON parser would reject it, or need its size in memory. Quotes inside strings are escaped, so
+    the keys that are searched for here can appear nowhere else. Raises ProfileError.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _requests(data, path)
+            return _latencies_ms(data, path)
     except (OSError, ValueError) as error:
-        raise ProfileError(f"perf_analyzer left no readable {path.name}: {error}") from error
+        raise ProfileError(f"perf_analyzer wrote no readable {path.name}: {error}") from error
 
 
-def _requests(data: mmap.mmap, path: Path) -> Requests:
+def _latencies_ms(data: mmap.mmap, path: Path) -> tuple[float, ...]:
     windows: list[int] = []
     spans: list[tuple[int, int]] = []
     begin: int | None = None
@@ -108,47 +101,40 @@ def _requests(data: mmap.mmap, path: Path) -> Requests:
         elif begin is not None and responses:
             spans.append((begin, int(responses.split(b",")[-1])))
     if len(windows) < 2:
-        raise ProfileError(f"{path.name} names no measurement windows: is it of another perf_analyzer?")
-    inside = sorted(span for span in spans if windows[0] <= span[1] <= windows[-1])
-    return Requests(tuple((end - start) / 1e6 for start, end in inside))
+        raise ProfileError(f"{path.name} has no measurement windows. Is it from another perf_analyzer?")
+    return tuple((end - start) / 1e6 for start, end in sorted(spans) if windows[0] <= end <= windows[-1])
 
 
 def _stage_times(folder: Path, model: str) -> StageTimes:
     found = sorted(folder.glob(f"{model}_v*.{REPORT}"))
     if len(found) != 1:
-        raise ProfileError(f"perf_analyzer reported nothing about {model}: is it a model of the ensemble?")
+        raise ProfileError(f"perf_analyzer reported nothing about {model}. Is it a model of the ensemble?")
     row = _only_row(found[0])
-    return StageTimes(
-        queue_ms=_number(row, "Server Queue") / 1000,
-        compute_ms=sum(_number(row, column) for column in _COMPUTE) / 1000,
-    )
+    compute = sum(_number(row, column) for column in _COMPUTE)
+    return StageTimes(_number(row, "Server Queue") / 1000, compute / 1000)
 
 
-def _only_row(path: Path) -> dict[str, str]:
+def _only_row(path: Path) -> _Row:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except OSError:
-        raise ProfileError(f"perf_analyzer left no {path.name}") from None
+        raise ProfileError(f"perf_analyzer wrote no {path.name}") from None
     if len(rows) != 1:
         raise ProfileError(f"{path.name} has {len(rows)} rows where one load was measured")
     return rows[0]
 
 
-def _number(row: dict[str, str], column: str) -> float:
+def _number(row: _Row, column: str) -> float:
     try:
         return float(row[column])
     except (KeyError, TypeError, ValueError):
         raise ProfileError(
-            f"perf_analyzer's report has no figure in the column {column!r}: is it of another version?"
+            f"perf_analyzer's report has no number in column {column!r}. Is it from another version?"
         ) from None
 
 
-def _per_gpu(row: dict[str, str], column: str, one: Callable[[list[float]], float]) -> float | None:
-    """`GPU-uuid:0.93;GPU-uuid:0.87;` made `one` figure; None for an empty cell."""
+def _per_gpu(row: _Row, column: str, combine: Callable[[list[float]], float]) -> float | None:
+    """One figure from `GPU-uuid:0.93;GPU-uuid:0.87;`; None for an empty cell."""
     values = [float(part.rpartition(":")[2]) for part in (row.get(column) or "").split(";") if part]
-    return one(values) if values else None
-
-
-def _scaled(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
+    return combine(values) if values else None

@@ -1,4 +1,4 @@
-"""The user's own photos: those that can be decoded, spread over the whole folder."""
+"""The user's photos: those that can be decoded, spread over the whole folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from clip_profile.errors import ProfileError
 
 MOST_PHOTOS = 64
 MOST_BYTES = 256 * 1024 * 1024
-"""perf_analyzer holds them all in memory, and more than once."""
+"""perf_analyzer holds all of them in memory, more than once."""
 _SIZE = (224, 224)
 
 
 @dataclass(frozen=True)
 class Photos:
-    """What the server is asked to embed, over and over. `left_out` files are too large or no photos."""
+    """The photos of a load; `left_out` is the number of files that are too large or not photos."""
 
     data: tuple[bytes, ...]
     left_out: int
@@ -32,7 +32,7 @@ class Photos:
         return sum(map(len, self.data)) // len(self.data)
 
     def identity(self) -> dict[str, Any]:
-        """Tells whether two sweeps had the same photos."""
+        """Equal for two sweeps of the same photos."""
         digest = hashlib.sha256()
         for photo in self.data:
             digest.update(len(photo).to_bytes(8, "little") + photo)
@@ -40,15 +40,17 @@ class Photos:
 
 
 def read_photos(folder: Path, most: int = MOST_PHOTOS) -> Photos:
-    """Up to `most` photos from all over `folder`; raises ProfileError where there is none to use.
+    """Up to `most` photos from all over `folder`; raises ProfileError if none can be used.
 
-    What the server would refuse, as too large or as no photo, is left out: it would be answered without any
-    work, and flatter the figures.
+    Files that the server would refuse, as too large or not a photo, are left out: they would be answered
+    without any work, and flatter the figures.
     """
     if str(folder).startswith("gs:/"):
-        raise ProfileError(f"{folder}: copy some photos into a folder first; loading is not part of a sweep")
+        raise ProfileError(
+            f"{folder} is a bucket, which a sweep does not load. Copy some photos into a folder"
+        )
     if not folder.is_dir():
-        raise ProfileError(f"{folder} is no folder of photos")
+        raise ProfileError(f"{folder} is not a folder")
     settings = PreprocessSettings(_SIZE)
     try:
         sizes = {file: file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
@@ -58,21 +60,20 @@ def read_photos(folder: Path, most: int = MOST_PHOTOS) -> Photos:
     except OSError as error:
         raise ProfileError(f"{error.filename}: {error.strerror}") from error
     if not sizes:
-        raise ProfileError(f"there is no file in {folder}")
+        raise ProfileError(f"{folder} holds no files")
     if not found:
-        raise ProfileError(f"each file in {folder} is larger than {settings.limits.max_bytes:,} bytes")
+        raise ProfileError(f"every file in {folder} is larger than {settings.limits.max_bytes:,} bytes")
     outcomes = _outcomes(found, settings)
     good = tuple(photo for photo, outcome in zip(found, outcomes, strict=True) if outcome.error is None)
     if not good:
         raise ProfileError(
-            f"none of the {len(found)} files looked at in {folder} can be decoded; "
-            f"{chosen[0].name}: {outcomes[0].error}"
+            f"none of {len(found)} files in {folder} can be decoded; {chosen[0].name}: {outcomes[0].error}"
         )
     return Photos(good, left_out=len(sizes) - len(usual) + len(found) - len(good))
 
 
 def _spread(sizes: Mapping[Path, int], most: int) -> list[Path]:
-    """Evenly from first to last: as many as `most` and MOST_BYTES allow, and one at least."""
+    """Evenly from first to last: as many as `most` and MOST_BYTES allow, and at least one."""
     files = list(sizes)
     for count in range(min(most, len(files)), 1, -1):
         chosen = [files[i] for i in np.linspace(0, len(files) - 1, count).astype(int)]

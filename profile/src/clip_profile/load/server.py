@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -59,23 +59,14 @@ def running(url: str, metrics_url: str | None, connection: ConnectionOptions) ->
     """A server that is already running; the first request checks whether it is one of ours."""
     with connect(url, connection) as client:
         owner = _listener(url)
-        death, pids = _Pulse(client, url), _processes(owner)
         yield Server(
-            url, url, client, death, owner is not None, pids, metrics_url=metrics_url, connection=connection
-        )
+            url, url, client, _HealthCheck(client, url), owner is not None, _processes(owner),
+            metrics_url=metrics_url, connection=connection,
+        )  # fmt: skip
 
 
-def _processes(owner: psutil.Process | None) -> dict[str, list[int]]:
-    try:
-        if owner is not None and owner.name() == _TRITON:
-            return pids_by_role(owner.pid, [child.pid for child in owner.children(recursive=True)])
-    except (psutil.Error, ServerError):  # another user's
-        pass
-    return {}
-
-
-class _Pulse:
-    """Health checks of a server that was not started here."""
+class _HealthCheck:
+    """Of a server that was not started here."""
 
     def __init__(self, client: InferenceServerClient, url: str) -> None:
         self._client, self._url = client, url
@@ -90,29 +81,28 @@ class _Pulse:
         return f"the server at {self._url} no longer answers" if self._missed >= _PATIENCE else None
 
 
+def _processes(owner: psutil.Process | None) -> dict[str, list[int]]:
+    """By role; empty if they are in a container, or another user's."""
+    try:
+        if owner is not None and owner.name() == _TRITON:
+            return pids_by_role(owner.pid, [child.pid for child in owner.children(recursive=True)])
+    except (psutil.Error, ServerError):
+        pass
+    return {}
+
+
 def _listener(url: str) -> psutil.Process | None:
     """The process that listens at a loopback address, if it is a tritonserver or Docker's proxy to one.
 
     None for anything else, such as a tunnel to another machine, and for another user's processes.
     """
     host, _, port = url.rpartition(":")
-    if not port.isdigit() or not _is_loopback(host):
-        return None
     try:
-        for connection in psutil.net_connections("tcp"):
-            here = connection.status == psutil.CONN_LISTEN and connection.laddr.port == int(port)
-            if here and connection.pid:
-                process = psutil.Process(connection.pid)
-                return process if process.name() in (_TRITON, _DOCKER) else None
-    except (psutil.Error, OSError):
+        if host == "localhost" or ip_address(host.strip("[]")).is_loopback:
+            for one in psutil.net_connections("tcp"):
+                if one.status == psutil.CONN_LISTEN and one.laddr.port == int(port) and one.pid:
+                    process = psutil.Process(one.pid)
+                    return process if process.name() in (_TRITON, _DOCKER) else None
+    except (psutil.Error, OSError, ValueError):  # a host name, say
         pass
     return None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 
 import psutil
 from tritonclient.grpc import InferenceServerClient
@@ -98,9 +97,7 @@ class Observer:
             self._open.enter_context(every(_PAGE_PERIOD_S, self._look_at_page))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
         self.client_cpu_s = self._client.cpu_s() - self._client_before_s
         self.cpu_s = {role: group.cpu_s() - self._before_s[role] for role, group in self._server.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,14 +53,11 @@ def read_statistics(client: InferenceServerClient) -> Statistics:
         answer = client.get_inference_statistics(client_timeout=10)
     except InferenceServerException as error:
         raise ServerError(f"cannot read the server's statistics: {error}") from error
-    found: dict[str, Counts] = {}
-    for stage, model in MODELS.items():
-        # Over all versions: only one serves, and the statistics do not say which.
-        for statistics in (s for s in answer.model_stats if s.name == model):
-            found[stage] = _add(found.get(stage, Counts()), statistics)
-    if len(found) < len(MODELS):
-        raise ServerError(f"the server has no statistics of {', '.join(MODELS.keys() - found.keys())}")
-    return found
+    # All versions together: only one serves, and the statistics do not say which.
+    of_stage = {stage: [s for s in answer.model_stats if s.name == model] for stage, model in MODELS.items()}
+    if missing := [stage for stage, versions in of_stage.items() if not versions]:
+        raise ServerError(f"the server has no statistics of {', '.join(missing)}")
+    return {stage: _counts(versions) for stage, versions in of_stage.items()}
 
 
 def statistics_since(after: Statistics, before: Statistics) -> Statistics:
@@ -72,19 +70,19 @@ def photos_served(statistics: Statistics) -> int:
     return statistics.get(defaults.ENSEMBLE, Counts()).photos
 
 
-def _add(counts: Counts, statistics: Any) -> Counts:
-    batches, times = dict(counts.batches), ServerTimes.of(statistics)
+def _counts(versions: Sequence[Any]) -> Counts:
+    batches: Counter[int] = Counter()
     busy_ns = 0
-    for batch in statistics.batch_stats:
-        batches[batch.batch_size] = batches.get(batch.batch_size, 0) + batch.compute_infer.count
+    for batch in (batch for each in versions for batch in each.batch_stats):
+        batches[batch.batch_size] += batch.compute_infer.count
         busy_ns += batch.compute_input.ns + batch.compute_infer.ns + batch.compute_output.ns
-    before = counts.times
+    times = [ServerTimes.of(each) for each in versions]
     return Counts(
-        counts.photos + statistics.inference_count, batches, counts.busy_s + busy_ns / 1e9,
+        sum(each.inference_count for each in versions), dict(batches), busy_ns / 1e9,
         ServerTimes(
-            before.requests + times.requests,
-            before.queue_ns + times.queue_ns,
-            before.compute_ns + times.compute_ns,
+            sum(one.requests for one in times),
+            sum(one.queue_ns for one in times),
+            sum(one.compute_ns for one in times),
         ),
     )  # fmt: skip
 

@@ -16,6 +16,8 @@ WIDE, NARROW = 940, 330
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 28, 40
 _CHARACTER = 6.2
 """Mean width of a character of a chart's text, in pixels."""
+_RADIUS = {"best": 7.0, "repeated": 5.0}
+"""Of a dot, by its kind."""
 
 
 @dataclass(frozen=True)
@@ -92,41 +94,23 @@ class _Frame:
     def y(self, value: float) -> float:
         return self.bottom - (self.bottom - _TOP) * value / self.y_ticks[-1]
 
+    def line(self, kind: str, x1: float, y1: float, x2: float, y2: float) -> None:
+        self.parts.append(_tag("line", class_=kind, x1=x1, y1=y1, x2=x2, y2=y2))
+
+    def text(self, text: str, x: float, y: float, kind: str, anchor: str) -> None:
+        self.parts.append(_text(text, x, y, kind, anchor))
+
     def axes(self, x_title: str, y_title: str, *, x_numbers: bool = True) -> None:
         for value in self.y_ticks:
             y = self.y(value)
-            self.parts.append(_tag("line", class_="grid", x1=_LEFT, x2=self.right, y1=y, y2=y))
-            self.parts.append(_text(f"{value:g}", _LEFT - 6, y + 4, "tick", "end"))
-        for value in self.x_ticks if x_numbers else ():
-            if value == self.x_ticks[-1]:  # centred, it would stick out of the picture
-                self.parts.append(_text(f"{value:g}", self.width - 2, self.bottom + 16, "tick", "end"))
-            else:
-                self.parts.append(_text(f"{value:g}", self.x(value), self.bottom + 16, "tick", "middle"))
-        self.parts.append(_text(x_title, self.right, self.bottom + 33, "axis", "end"))
-        self.parts.append(_text(y_title, 4, 14, "axis", "start"))
-
-    def mark(self, value: float, text: str) -> None:
-        """A vertical line with a text."""
-        x = self.x(value)
-        self.parts.append(_tag("line", class_="mark", x1=x, x2=x, y1=_TOP, y2=self.bottom))
-        side, anchor = (-5, "end") if x > self.width / 2 else (5, "start")
-        self.parts.append(_text(text, x + side, _TOP + 10, "mark-text", anchor))
-
-    def line(self, line: Line) -> None:
-        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in line.points)
-        title = _tag("title", line.label)
-        self.parts.append(_tag("polyline", title, class_=f"line {line.kind}", points=path))
-
-    def interval(self, point: Point) -> None:
-        if point.y_half:
-            top, foot = self.y(point.y + point.y_half), self.y(max(0.0, point.y - point.y_half))
-            x = self.x(point.x)
-            self.parts.append(_tag("line", class_="error", x1=x, x2=x, y1=top, y2=foot))
-
-    def dot(self, point: Point) -> None:
-        radius = {"best": 7.0, "repeated": 5.0}.get(point.kind, 3.5)
-        at = {"cx": self.x(point.x), "cy": self.y(point.y), "r": radius}
-        self.parts.append(_tag("circle", _tag("title", point.label), class_=f"dot {point.kind}", **at))
+            self.line("grid", _LEFT, y, self.right, y)
+            self.text(f"{value:g}", _LEFT - 6, y + 4, "tick", "end")
+        for value in self.x_ticks[:-1] if x_numbers else ():
+            self.text(f"{value:g}", self.x(value), self.bottom + 16, "tick", "middle")
+        if x_numbers:  # the last one, centred, would stick out of the picture
+            self.text(f"{self.x_ticks[-1]:g}", self.width - 2, self.bottom + 16, "tick", "end")
+        self.text(x_title, self.right, self.bottom + 33, "axis", "end")
+        self.text(y_title, 4, 14, "axis", "start")
 
     def svg(self, label: str) -> Markup:
         return _svg(self.width, self.height, label, self.parts)
@@ -144,19 +128,25 @@ def xy(
 ) -> Markup:
     """Dots and lines over two axes that begin at 0; `x_mark` is a vertical line with a text."""
     corners = [(p.x, p.y + (p.y_half or 0)) for p in points] + [at for line in lines for at in line.points]
-    if x_mark:
-        corners.append((x_mark[0], 0.0))
-    x_most, y_most = (max(values) for values in zip(*corners or [(1.0, 1.0)], strict=True))
-    frame = _Frame(width, height, x_most, y_most)
+    corners.append((x_mark[0] if x_mark else 0.0, 0.0))
+    frame = _Frame(width, height, *map(max, zip(*corners, strict=True)))
     frame.axes(x_title, y_title)
     if x_mark:
-        frame.mark(*x_mark)
+        x, text = frame.x(x_mark[0]), x_mark[1]
+        frame.line("mark", x, _TOP, x, frame.bottom)
+        side, anchor = (-5, "end") if x > width / 2 else (5, "start")
+        frame.text(text, x + side, _TOP + 10, "mark-text", anchor)
     for line in lines:
-        frame.line(line)
-    for point in points:
-        frame.interval(point)
-    for point in points:
-        frame.dot(point)
+        path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in line.points)
+        title = _tag("title", line.label)
+        frame.parts.append(_tag("polyline", title, class_=f"line {line.kind}", points=path))
+    for p in points:
+        if p.y_half:
+            top, foot = frame.y(p.y + p.y_half), frame.y(max(0.0, p.y - p.y_half))
+            frame.line("error", frame.x(p.x), top, frame.x(p.x), foot)
+    for p in points:
+        at = {"cx": frame.x(p.x), "cy": frame.y(p.y), "r": _RADIUS.get(p.kind, 3.5)}
+        frame.parts.append(_tag("circle", _tag("title", p.label), class_=f"dot {p.kind}", **at))
     return frame.svg(f"{y_title} against {x_title}")
 
 
@@ -195,7 +185,7 @@ def columns(
         title = _tag("title", f"batches of {size}: {share:.1%}")
         frame.parts.append(_tag("rect", title, class_=f"bar {kind}", **at))
         if number % max(1, round(22 / slot)) == 0:  # of many, some numbers are enough
-            frame.parts.append(_text(str(size), x + slot / 2, frame.bottom + 16, "tick", "middle"))
+            frame.text(str(size), x + slot / 2, frame.bottom + 16, "tick", "middle")
     return frame.svg(x_title)
 
 

@@ -29,14 +29,14 @@ def page(run: RunFolder, objective: Objective) -> str:
     """The whole HTML."""
     found = recommend(run, objective)
     results = results_of(run)
-    names = sections.Names.within([result.setting for result in results])
+    names, common = sections.names_of([result.setting for result in results])
     parts = [
         sections.scatter(results, found, names),
-        sections.breakdown(results, found, names),
+        sections.breakdown(results, found, names, common),
         timeline(found),
         sections.batches(found),
         sections.open_loop(results, names),
-        sections.table(results, found, names),
+        sections.table(results, found, names, common),
         sections.failures(run),
         sections.reproduction(run, found),
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 from markupsafe import Markup
@@ -49,27 +50,19 @@ class Section:
     after: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Names:
-    """Settings in words, without what all of them have in common."""
+Names = Mapping[Setting, str]
+"""Settings in words, without what all of them have in common."""
 
-    of: Mapping[Setting, str] = field(default_factory=dict)
-    common: str = ""
 
-    @classmethod
-    def within(cls, settings: Sequence[Setting]) -> Names:
-        parts = {setting: setting.describe().split(", ") for setting in settings}
-        differs = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
-        if not any(differs):
-            return cls({setting: ", ".join(each) for setting, each in parts.items()})
-        common = [part for part, differ in zip(parts[settings[0]], differs, strict=True) if not differ]
-        return cls(
-            {
-                setting: ", ".join(part for part, differ in zip(each, differs, strict=True) if differ)
-                for setting, each in parts.items()
-            },
-            f"All have in common: {', '.join(common)}." if common else "",
-        )
+def names_of(settings: Sequence[Setting]) -> tuple[Names, str]:
+    """The names, and a sentence of what they leave out."""
+    parts = {setting: setting.describe().split(", ") for setting in settings}
+    differs = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
+    if not any(differs):
+        return {setting: ", ".join(each) for setting, each in parts.items()}, ""
+    names = {setting: ", ".join(compress(each, differs)) for setting, each in parts.items()}
+    common = ", ".join(compress(parts[settings[0]], [not one for one in differs]))
+    return names, f"All have in common: {common}." if common else ""
 
 
 def subtitle(run: RunFolder) -> str:
@@ -118,12 +111,12 @@ def _is(result: Result, other: Result | None) -> bool:
 def _point(result: Result, best: Result | None, names: Names) -> chart.Point:
     rate = result.spread(lambda one: one.photos_per_s)
     kind = "best" if _is(result, best) else "repeated" if result.repeated else "single"
-    name = names.of[result.setting]
+    name = names[result.setting]
     label = f"{name}: {result.photos_per_s:.1f} photos/s, p95 {result.p95_ms:.0f} ms"
     return chart.Point(result.p95_ms, result.photos_per_s, kind, label, y_half=rate.half if rate else None)
 
 
-def breakdown(results: Sequence[Result], found: Recommendation, names: Names) -> Section:
+def breakdown(results: Sequence[Result], found: Recommendation, names: Names, common: str) -> Section:
     """Where a request's time goes: of the recommended, the repeated, then the fastest other settings."""
     shown = found.best or found.nearest
     order = sorted(results, key=lambda one: (not _is(one, shown), not one.repeated, -one.photos_per_s))
@@ -131,13 +124,13 @@ def breakdown(results: Sequence[Result], found: Recommendation, names: Names) ->
     for one in order[:_BARS]:
         whole = one.spread(metrics.MEAN.of)
         half = whole.half if whole else None
-        rows.append(chart.Bar(names.of[one.setting], _parts(one), half, marked=_is(one, shown)))
+        rows.append(chart.Bar(names[one.setting], _parts(one), half, marked=_is(one, shown)))
     split = any(kind == "decode" for row in rows for kind, _, _ in row.parts)
     texts = {} if split else {"preprocess": _BOTH}
     legend = [(stage, texts.get(stage, stage)) for stage in _STAGES if split or stage != "decode"]
     note = (
         "Mean milliseconds of a request in each stage, in a closed loop; ± is half of the total's 95 % "
-        f"interval. {names.common}"
+        f"interval. {common}"
     )
     drawn = chart.figure(chart.bars, rows, unit="ms", legend=legend)
     return Section("Stages of a request", note, [("", drawn)])
@@ -191,7 +184,7 @@ def open_loop(results: Sequence[Result], names: Names) -> Section | None:
     percents = (50, 90, 95, 99)
     rows = [
         [
-            names.of[result.setting],
+            names[result.setting],
             with_spread(Spread.of([one.rate or 0.0 for one in result.poisson]), 1),
             *(metrics.P95.text(metrics.open_loop(result.poisson, percent)) for percent in percents),
             str(sum(one.requests for one in result.poisson)),
@@ -207,13 +200,13 @@ def open_loop(results: Sequence[Result], names: Names) -> Section | None:
     return Section("Open loop, Poisson arrivals", note, heads=heads, rows=rows) if rows else None
 
 
-def table(results: Sequence[Result], found: Recommendation, names: Names) -> Section:
+def table(results: Sequence[Result], found: Recommendation, names: Names, common: str) -> Section:
     """Every setting, fastest first."""
     shown = found.best or found.nearest
     present = [one for one in _COLUMNS if any(result.mean(one.of) is not None for result in results)]
     rows = [
         [
-            f"{names.of[result.setting]}\n{result.setting.label}",
+            f"{names[result.setting]}\n{result.setting.label}",
             *(one.text(result.spread(one.of)) for one in present),
             str(len(result.closed)),
         ]
@@ -221,7 +214,7 @@ def table(results: Sequence[Result], found: Recommendation, names: Names) -> Sec
     ]
     marked = next(number for number, result in enumerate(results) if _is(result, shown))
     heads = ["setting, and its label", *(one.head for one in present), "runs"]
-    note = f"{names.common} A label is what clip-profile compare RUN:LABEL takes: {LEGEND}."
+    note = f"{common} A label is what clip-profile compare RUN:LABEL takes: {LEGEND}."
     return Section("All settings", note, heads=heads, rows=rows, marked=marked)
 
 

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tritonclient.grpc import InferenceServerClient
@@ -133,9 +132,7 @@ class Traces:
                 self.why_not = f"the server does not trace: {error.message()}"
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._restore is not None:
             with suppress(InferenceServerException):  # it may be gone
                 self._set(self._restore)

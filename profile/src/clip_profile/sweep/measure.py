@@ -50,7 +50,7 @@ def _measure(analyzer: PerfAnalyzer, server: Server, trial: Trial, load: Load) -
 
 
 def _put_together(trial: Trial, load: Load, at: float, outcome: Outcome, observer: Observer) -> Measurement:
-    report, requests = outcome.report, outcome.requests
+    report, latencies = outcome.report, outcome.latencies_ms
     counts, cpu_s = observer.statistics, observer.cpu_s
     photos = photos_served(counts)
     # perf_analyzer also starts, ends and is idle in between: how long it pressed follows from its rate.
@@ -67,7 +67,6 @@ def _put_together(trial: Trial, load: Load, at: float, outcome: Outcome, observe
         )
         for name, times in report.stages.items()
     }
-    latencies = requests.latencies_ms if requests else ()
     return Measurement(
         setting=trial.setting,
         round=trial.round,
