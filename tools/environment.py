@@ -58,8 +58,7 @@ def _create(folder: Path, kind: str) -> None:
         _run(*install, "--index-url", TORCH_INDEX_URL, "torch", "torchvision")
     install += settings_of_pip()
     if kind == "serve" and sys.version_info >= FIRST_WITHOUT_NUMPY_1:
-        paths = os.pathsep.join(["serving/src", "preprocess/src"])
-        _run(python, "-m", "tools.old_numpy", *install, PYTHONPATH=paths)
+        _run(python, "-m", "tools.old_numpy", *install, PYTHONPATH="serving/src")
     _run(*install, "-c", "constraints.txt", "-r", f"tools/requirements-{kind}.txt")
     if kind == "serve":
         _run(python, "-c", "from clip_serving.server import perf_analyzer; perf_analyzer.prepare()")

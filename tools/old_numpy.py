@@ -17,7 +17,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from clip_serving.server.runtime import download_debian_package
+from clip_serving.server.debian import unpack_package
 
 _NUMPY = "numpy==1.26.4"
 _ZIG = "ziglang==0.17.1"
@@ -79,7 +79,7 @@ def _header_folders(work: Path) -> list[Path]:
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
     place = work / "headers"
     place.mkdir()
-    tree = download_debian_package(f"libpython{minor}-dev", place)
+    tree = unpack_package(f"libpython{minor}-dev", place)
     return [tree / "usr/include" / f"python{minor}", tree / "usr/include"]
 
 

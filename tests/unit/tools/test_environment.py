@@ -1,8 +1,10 @@
-"""Set-up passes pip's settings on to uv, which reads no pip.conf."""
+"""Set-up runs before anything is installed, and passes pip's settings on to uv, which reads no pip.conf."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,10 @@ def test_certificates_of_pip_are_uvs_too(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("SSL_CERT_FILE")
     environment.settings_of_pip()
     assert os.environ["SSL_CERT_FILE"] == "pip.pem"
+
+
+@pytest.mark.parametrize("module", ["tools.environment", "tools.old_numpy"])
+def test_set_up_needs_no_package(module: str) -> None:
+    paths = os.pathsep.join([str(environment.ROOT), str(environment.ROOT / "serving/src")])
+    command = [sys.executable, "-S", "-c", f"import {module}"]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths})

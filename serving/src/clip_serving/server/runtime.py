@@ -20,6 +20,7 @@ from pathlib import Path
 from clip_serving import defaults
 from clip_serving.errors import ServerError
 from clip_serving.files import replacing
+from clip_serving.server.debian import unpack_package
 
 _MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 _LIBPYTHON = f"libpython{_MINOR}.so.1.0"
@@ -147,30 +148,7 @@ def _installed_libpython() -> Path | None:
 
 def _fetch_libpython(libraries: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="clip-triton-") as name:
-        tree = download_debian_package(f"libpython{_MINOR}", Path(name))
+        tree = unpack_package(f"libpython{_MINOR}", Path(name))
         library = next(tree.rglob(_LIBPYTHON))
         with replacing(libraries / _LIBPYTHON) as temporary:
             temporary.write_bytes(library.read_bytes())
-
-
-def download_debian_package(package: str, work: Path) -> Path:
-    """Debian's or Ubuntu's `package`, unpacked below the empty folder `work`: no root, no install.
-
-    Raises OSError or subprocess.CalledProcessError where this is no such system or the package is not had.
-    """
-    try:
-        _run(["apt-get", "download", "-q", package], work)
-    except subprocess.CalledProcessError:
-        # The machine's package lists are empty: fetch private ones, which needs no root.
-        state = [f"-oDir::State::Lists={work}/lists", f"-oDir::Cache={work}/cache"]
-        (work / "lists" / "partial").mkdir(parents=True)
-        (work / "cache" / "archives" / "partial").mkdir(parents=True)
-        _run(["apt-get", *state, "-q", "update"], work)
-        _run(["apt-get", *state, "-q", "download", package], work)
-    (archive,) = work.glob(f"{package}_*.deb")
-    _run(["dpkg-deb", "-x", archive.name, "tree"], work)
-    return work / "tree"
-
-
-def _run(command: list[str], cwd: Path) -> None:
-    subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)
