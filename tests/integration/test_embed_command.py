@@ -13,9 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clip_client import ClipClient, ObjectInfo, open_sink
+from clip_client import ClipClient, ObjectInfo, embed_all, open_sink
 from clip_client.errors import SinkError
-from clip_client.pipeline import embed_all
 from clip_client.sinks.base import SETTINGS
 from clip_client.sinks.parquet import ParquetSink
 from clip_client.sources.gcs import GcsSource

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,8 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from clip_client import ClipClient, open_sink
-from clip_client.pipeline import embed_all
+from clip_client import ClipClient, embed_all, open_sink
 from clip_client.sources.gcs import GcsSource
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
@@ -24,20 +24,22 @@ from testing.fake_gcs import FakeGcs
 from testing.pictures import camera_photos
 from tests.integration.embed_command import clip_embed, rows_of
 
+_MANY = 100
+
 
 @pytest.fixture(scope="module")
 def many(fake_gcs: FakeGcs) -> str:
-    """A bucket of 60 photos: more than are embedded before a signal arrives."""
+    """A bucket of more photos than are embedded, one at a time, before a signal arrives."""
     name = f"many-{uuid.uuid4().hex[:8]}"
     photos = camera_photos(5, seed=7)
-    for index in range(60):
+    for index in range(_MANY):
         fake_gcs.upload(name, f"{index:03d}.jpg", photos[index % 5])
     return name
 
 
 def interrupted(number: signal.Signals, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """clip-embed, sent a signal as soon as it has counted a photo."""
-    command = [sys.executable, "-m", "clip_client.cli", *arguments]
+    """clip-embed with one photo at a time, sent a signal as soon as it has counted some."""
+    command = [sys.executable, "-m", "clip_client.cli", *arguments, "--concurrency", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         _wait_for_photos(process)
         process.send_signal(number)
@@ -50,20 +52,20 @@ def test_the_same_command_goes_on_after_a_signal(
     server: TritonServer, many: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "out.parquet"
-    arguments = (f"gs://{many}", "--out", str(out), "--url", server.grpc_url, "--concurrency", "4", "--json")
+    arguments = (f"gs://{many}", "--out", str(out), "--url", server.grpc_url, "--json")
     stopped = interrupted(number, *arguments)
     assert stopped.returncode == 130, stopped.stderr
     assert not out.exists(), "a file under this name is a whole one"
     summary = json.loads(stopped.stdout)
     kept = summary["embedded"]
-    assert 0 < kept == summary["photos"] < 60
+    assert 0 < kept == summary["photos"] < _MANY
     assert summary["kept_in"] == f"{out}.parts"
     assert f"{out}.parts: {kept} rows" in stopped.stderr
     assert "again with the same command" in stopped.stderr
     done = clip_embed(*arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["skipped"] == kept
-    assert len(rows_of(out)) == 60
+    assert len(rows_of(out)) == _MANY
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
 
 
@@ -71,7 +73,7 @@ def test_a_signal_ends_a_run_whose_server_hangs(server: TritonServer, many: str,
     """At once, and not after the deadline of the requests in flight."""
     out = tmp_path / "out.parquet"
     command = [sys.executable, "-m", "clip_client.cli", f"gs://{many}", "--out", str(out), "--timings"]
-    command += ["--url", server.grpc_url, "--concurrency", "4"]
+    command += ["--url", server.grpc_url, "--concurrency", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         _wait_for_photos(process)
         os.kill(server.pid, signal.SIGSTOP)
@@ -91,7 +93,7 @@ def test_an_overwriting_run_that_was_stopped_forgets_the_old_file(
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "old.jpg").write_bytes(camera_photos(1, seed=5)[0])
     out = tmp_path / "out.parquet"
-    options = ("--out", str(out), "--url", server.grpc_url, "--concurrency", "4", "--json")
+    options = ("--out", str(out), "--url", server.grpc_url, "--json")
     assert clip_embed(str(tmp_path / "photos"), *options).returncode == 0
     stopped = interrupted(signal.SIGINT, f"gs://{many}", *options, "--overwrite")
     assert stopped.returncode == 130, stopped.stderr
@@ -100,14 +102,14 @@ def test_an_overwriting_run_that_was_stopped_forgets_the_old_file(
     done = clip_embed(f"gs://{many}", *options, "--resume")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["skipped"] == json.loads(stopped.stdout)["embedded"]
-    assert sorted(rows_of(out)) == [f"{index:03d}.jpg" for index in range(60)]
+    assert sorted(rows_of(out)) == [f"{index:03d}.jpg" for index in range(_MANY)]
 
 
 def _wait_for_photos(process: subprocess.Popen[str]) -> None:
     """Until the progress bar has counted a photo."""
     assert process.stderr is not None
     seen = ""
-    while not any(f"{digit} photos [" in seen.replace(" 0 photos", "") for digit in range(1, 10)):
+    while not re.search(r"[1-9]\d* photos \[", seen):
         character = process.stderr.read(1)
         assert character, seen
         seen += character
