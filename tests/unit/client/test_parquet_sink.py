@@ -6,8 +6,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_client import EmbeddedObject, ItemError, ObjectInfo, SinkError, defaults
-from clip_client.files import FileLock
 from clip_client.sinks.parquet import ParquetSink
 from clip_client.sources.base import ObjectKey
 
@@ -248,30 +245,3 @@ def test_a_run_that_was_killed_keeps_nobody_out(tmp_path: Path) -> None:
     assert (tmp_path / ".out.parquet.lock").exists()
     finished(out, row(1))
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
-
-
-def test_only_one_of_many_at_a_time_holds_a_lock_that_comes_and_goes(tmp_path: Path) -> None:
-    """Each removes the file as it lets go, under those that have just opened it."""
-    inside, taken = [0], [0]
-    wrong: list[int] = []
-    end = time.monotonic() + 0.5
-
-    def run() -> None:
-        while time.monotonic() < end:
-            lock = FileLock(tmp_path / "lock")
-            if lock.acquire():
-                inside[0] += 1
-                if inside[0] > 1:
-                    wrong.append(inside[0])
-                taken[0] += 1
-                time.sleep(0)
-                inside[0] -= 1
-                lock.release()
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-    assert taken[0] > 10

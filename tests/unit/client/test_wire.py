@@ -139,11 +139,12 @@ def test_a_model_that_is_not_ours_is_refused(
 
 
 def test_what_could_be_read_of_a_truncated_photo_comes_with_its_error() -> None:
-    row = np.array([0.6, 0.8], np.float32)
-    kept = wire._read_row(row, "truncated: JPEG: the picture data ends too early")
-    lost = wire._read_row(row * np.nan, "truncated: JPEG: the picture data ends too early")
+    text = "truncated: JPEG: the picture data ends too early"
+    answer = Answer([[0.6, 0.8], [float("nan")] * 2], [text, text])
+    kept, lost = wire.read_answer(_INFO, cast("Any", answer))
     assert isinstance(kept, ItemError)
     assert isinstance(lost, ItemError)
     assert kept.code == lost.code == "truncated"
-    assert kept.embedding is row
+    assert kept.embedding is not None
+    assert kept.embedding.tolist() == pytest.approx([0.6, 0.8])
     assert lost.embedding is None
