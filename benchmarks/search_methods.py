@@ -31,7 +31,7 @@ FINALISTS = 3
 WITHIN = 0.95
 SHARES = (0.8, 0.9, 0.95, 1.0)
 """Of the surfaces."""
-_MOST_WASTED = 20
+_MOST_WASTED = 5
 
 Measure = Callable[[Setting], float]
 Method = Callable[[Space, Setting, Measure, int], Iterator[list[Setting]]]
@@ -151,11 +151,13 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--seeds", type=int, default=60, metavar="N", help="surfaces of each space (default: %(default)s)")
-    add("--runs", type=int, default=150, metavar="N", help="most of each method (default: %(default)s)")
+    add("--spaces", nargs="+", choices=SPACES, default=list(SPACES), help="default: all")
+    add("--runs", type=int, default=100, metavar="N", help="most of each method (default: %(default)s)")
     options = parser.parse_args()
     heads = ["space", "method", *(f"{share:.0%} hit" for share in SHARES), "hit rate at the end", "mean runs"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for space_name, (cores, space) in SPACES.items():
+    for space_name in options.spaces:
+        cores, space = SPACES[space_name]
         most = min(options.runs, len(space.points()))
         for name, method in METHODS.items():
             hits = [hits_of(method, space, cores, seed, most) for seed in range(options.seeds)]

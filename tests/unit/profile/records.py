@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from clip_profile.observe.usage import GpuUsage, Level, MachineUsage, Resources, Usage
 from clip_profile.records.machine import Machine
 from clip_profile.records.measurement import (
     EMBED,
     PREPROCESS,
     Arrival,
     Measurement,
-    Resources,
     Round,
     Sample,
     Stage,
@@ -58,10 +58,12 @@ def measurement(
     latencies_ms: tuple[float, ...] = (),
     requests: int = 60,
 ) -> Measurement:
-    used = Resources(
-        cpu_ms_per_photo=120.0, rss_mb=1500.0, server_busy=0.6, client_busy=0.02, machine_busy=0.65,
-        samples=(Sample(0.0, 0.0, 0.1, 0.2, 1400.0), Sample(1.0, 1.8, 0.1, 1.9, 1500.0)),
-    )  # fmt: skip
+    used: dict[str, Any] = {
+        "cpu_ms_per_photo": 120.0, "rss_mb": 1500.0, "server_busy": 0.6, "client_busy": 0.02,
+        "machine_busy": 0.65, "gpu": None, "gpu_memory_mb": None,
+        "samples": (Sample(0.0, 0.0, 0.1, 0.2, 1400.0), Sample(1.0, 1.8, 0.1, 1.9, 1500.0)),
+        **(resources or {}),
+    }  # fmt: skip
     return Measurement(
         setting=at, round=Round(group, round) if round else None, arrival=arrival,
         rate=7.0 if arrival == "poisson" else None, at=1.7e9, seconds=6.0, requests=requests,
@@ -71,7 +73,35 @@ def measurement(
             PREPROCESS: Stage(20.0, 60.0, at.preprocess_instances, busy[0], {1: 40, 2: 10}, 40.0),
             EMBED: Stage(30.0, 150.0, at.encoder_instances, busy[1], {1: 10, 4: 10, 8: 2}, 80.0),
         },
-        resources=dataclasses.replace(used, **(resources or {})),
+        resources=_resources(**used),
+        samples=used["samples"],
         command=("perf_analyzer", "-m", "clip_image"),
         latencies_ms=latencies_ms,
     )  # fmt: skip
+
+
+def _resources(
+    *,
+    cpu_ms_per_photo: float | None,
+    rss_mb: float | None,
+    server_busy: float | None,
+    client_busy: float,
+    machine_busy: float,
+    gpu: float | None,
+    gpu_memory_mb: float | None,
+    samples: object,
+) -> Resources:
+    """Shares are of 1; a server of which `server_busy` is None was not seen."""
+    del samples
+    busy, memory = None if gpu is None else Level(100 * gpu, 100.0), _level(gpu_memory_mb)
+    server = Usage(cpu_ms_per_photo, 100 * (server_busy or 0.0), _level(rss_mb))
+    return Resources(
+        client=Usage(cpu_percent=100 * client_busy),
+        machine=MachineUsage(Level(100 * machine_busy, 100.0)),
+        server=None if server_busy is None else server,
+        gpu=GpuUsage("nvml", busy, memory, None) if busy or memory else None,
+    )
+
+
+def _level(value: float | None) -> Level | None:
+    return None if value is None else Level(value, value)

@@ -19,8 +19,8 @@ from clip_profile.observe.metrics import photo_seconds, read_metrics
 from clip_profile.observe.observer import MOST_SAMPLES, PERIOD_S, Observer
 from clip_profile.observe.processes import ProcessGroup
 from clip_profile.observe.server_stats import Counts, statistics_since
+from clip_profile.observe.usage import Level
 from clip_profile.records.measurement import Sample
-from clip_profile.sweep.measure import resources_of
 from testing.processes import running
 from tests.unit.profile.pages import metrics_page
 
@@ -142,15 +142,28 @@ def test_the_busiest_gpu_is_one_and_the_same_over_the_run() -> None:
     assert gpu.busiest([(), (None,)]) == gpu.busiest([]) == []
 
 
+def test_a_block_that_is_shorter_than_a_period_has_a_sample() -> None:
+    with Observer(None, {"me": [os.getpid()]}) as observer:
+        pass
+    assert [sample.server_rss_mb is not None for sample in observer.every_sample] == [True]
+
+
 def test_a_peak_between_the_samples_that_are_kept_is_told() -> None:
     with Observer(None, {"me": [os.getpid()]}) as observer:
         pass
     low = Sample(0.0, 1.0, 0.1, 1.5, 900.0, (0.5, 0.1), 100.0)
     observer.every_sample = [low] * 200
     observer.every_sample[1] = dataclasses.replace(low, server_rss_mb=1300.0, gpu_memory_mb=700.0)
-    used = resources_of(observer, photos=10, pressed_s=1.0, gpu=None, gpu_memory_mb=None)
-    assert observer.every_sample[1] not in used.samples
-    assert (used.rss_mb, used.gpu, used.gpu_memory_mb) == (1300.0, 0.5, 700.0)
+    observer.cpu_s = {"embed": 1.0}
+    used = observer.resources(photos=10, seconds=1.0, local=True)
+    assert observer.every_sample[1] not in observer.samples
+    assert used.server is not None
+    assert used.server.rss_mb is not None
+    assert used.server.rss_mb.peak == 1300.0
+    assert used.gpu is not None
+    assert used.gpu.percent == Level(50.0, 50.0)
+    assert used.gpu.memory_mb is not None
+    assert used.gpu.memory_mb.peak == 700.0
 
 
 def test_counts_between_two_moments() -> None:

@@ -1,7 +1,7 @@
 """The parser against real outputs of perf_analyzer 2.51 on the ensemble, recorded as they were written.
 
 `closed`: 4 requests in flight with 2 photos each. `poisson`: arrivals from a file of intervals, with
---profile-export-file. `metrics`: --collect-metrics on a machine without a GPU.
+--profile-export-file.
 """
 
 from __future__ import annotations
@@ -47,26 +47,6 @@ def test_an_open_loops_report_has_the_same_columns() -> None:
     report = read_report(_DATA / "poisson")
     assert report.photos_per_s == 4.62186
     assert 0 < report.transport_ms < 0.2 * report.mean_ms
-
-
-@pytest.mark.parametrize("recorded", ["closed", "poisson", "metrics"])
-def test_a_machine_without_a_gpu_has_no_gpu_figures(recorded: str) -> None:
-    report = read_report(_DATA / recorded)
-    assert report.gpu is None
-    assert report.gpu_memory_mb is None
-
-
-def test_figures_of_several_gpus_are_one(folder: Path) -> None:
-    """No GPU was there to record: the form is that of perf_analyzer's ReportWriter."""
-    path = folder / "report.csv"
-    header, row = path.read_text().splitlines()
-    path.write_text(
-        f"{header},Avg GPU Utilization,Avg GPU Power Usage,Max GPU Memory Usage,Total GPU Memory\n"
-        f"{row},GPU-a:0.9;GPU-b:0.7;,GPU-a:60;,GPU-a:1048576;GPU-b:2097152;,GPU-a:9;\n"
-    )
-    report = read_report(folder)
-    assert report.gpu == 0.9, "the busiest: a mean over all would call one of eight that is full idle"
-    assert report.gpu_memory_mb == 3.0
 
 
 def test_each_requests_latency_agrees_with_the_report(requests_file: Path) -> None:

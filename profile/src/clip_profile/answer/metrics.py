@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from clip_profile.observe.usage import Level, Usage
 from clip_profile.records.measurement import EMBED, PREPROCESS, Measurement
 from clip_profile.records.results import Figure
 from clip_profile.records.statistics import Spread, percentile
@@ -34,9 +35,42 @@ def with_spread(spread: Spread, decimals: int) -> str:
     return f"{spread.mean:.{decimals}f}{half}"
 
 
-def _machine(one: Measurement) -> float | None:
+def _mean(level: Level | None) -> float | None:
+    return level.mean if level else None
+
+
+def _peak(level: Level | None) -> float | None:
+    return level.peak if level else None
+
+
+def _server(one: Measurement) -> Usage:
+    """Empty if its processes were not seen."""
+    return one.resources.server or Usage()
+
+
+def server_percent(one: Measurement) -> float | None:
+    return _server(one).cpu_percent
+
+
+def client_percent(one: Measurement) -> float | None:
+    return one.resources.client.cpu_percent
+
+
+def machine_percent(one: Measurement) -> float | None:
+    return _mean(one.resources.machine.cpu_percent)
+
+
+def _servers_machine_percent(one: Measurement) -> float | None:
     """None if the server may run on another machine than the one that was observed."""
-    return None if one.resources.server_busy is None else 100 * one.resources.machine_busy
+    return machine_percent(one) if one.resources.server else None
+
+
+def gpu_percent(one: Measurement) -> float | None:
+    return _mean(one.resources.gpu.percent) if one.resources.gpu else None
+
+
+def _gpu_memory_mb(one: Measurement) -> float | None:
+    return _peak(one.resources.gpu.memory_mb) if one.resources.gpu else None
 
 
 THROUGHPUT = Metric("throughput", "photos/s", lambda one: one.photos_per_s, 1, "photos/s")
@@ -51,19 +85,15 @@ DECODE = Metric("decode", "ms a photo", lambda one: one.decode_ms)
 PREPROCESS_ALONE = Metric("preprocess", "ms a photo", lambda one: one.preprocess_ms)
 BOTH = Metric("decode + preprocess", "ms a request", lambda one: one.stages[PREPROCESS].compute_ms)
 EMBEDDING = Metric("embed", "ms a request", lambda one: one.stages[EMBED].compute_ms)
-CPU = Metric("CPU of the server", "ms a photo", lambda one: one.resources.cpu_ms_per_photo, short="CPU ms")
-MACHINE = Metric("CPU in use", "% of the machine", _machine)
-RSS = Metric("memory (RSS)", "MB", lambda one: one.resources.rss_mb, short="RSS MB")
-GPU = Metric("GPU in use", "%", lambda one: _percent(one.resources.gpu), short="GPU %")
-GPU_MEMORY = Metric("GPU memory", "MB", lambda one: one.resources.gpu_memory_mb, short="GPU MB")
+CPU = Metric("CPU of the server", "ms a photo", lambda one: _server(one).cpu_ms_per_photo, short="CPU ms")
+MACHINE = Metric("CPU in use", "% of the machine", _servers_machine_percent)
+RSS = Metric("memory (RSS)", "MB", lambda one: _peak(_server(one).rss_mb), short="RSS MB")
+GPU = Metric("GPU in use", "%", gpu_percent, short="GPU %")
+GPU_MEMORY = Metric("GPU memory", "MB", _gpu_memory_mb, short="GPU MB")
 
 STAGES = (TRANSPORT, QUEUE, DECODE, PREPROCESS_ALONE, BOTH, EMBEDDING)
 REQUEST = (THROUGHPUT, MEAN, P50, P95, P99, BATCH)
 RESOURCES = (CPU, MACHINE, RSS, GPU, GPU_MEMORY)
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
 
 
 def open_loop(runs: Sequence[Measurement], percent: float) -> Spread | None:

@@ -63,7 +63,6 @@ class PerfAnalyzer:
         self,
         photos: Path,
         mean_bytes: int,
-        metrics_url: str | None = None,
         connection: ConnectionOptions | None = None,
     ) -> None:
         """`photos` is its --input-data file, whose photos have `mean_bytes` each."""
@@ -73,7 +72,6 @@ class PerfAnalyzer:
         except ServerError as error:
             raise ProfileError(f"perf_analyzer is missing: {error}") from error
         self._photos, self._mean_bytes = photos, mean_bytes
-        self._metrics_url = metrics_url
         self._connection = connection or ConnectionOptions()
         self._check_version()
 
@@ -113,8 +111,6 @@ class PerfAnalyzer:
             arguments += ["--request-intervals", str(intervals)]
         if record:
             arguments += ["--profile-export-file", REQUESTS]
-        if self._metrics_url:
-            arguments += ["--collect-metrics", "--metrics-url", self._metrics_url]
         return arguments
 
     def _check_version(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import mmap
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +30,7 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class Report:
-    """One load of one perf_analyzer run; latencies are milliseconds per request, as its client saw them.
-
-    GPU figures (use of the busiest, 0..1; memory of all, MB) are from the server's metrics, if it has any.
-    """
+    """One load of one perf_analyzer run; latencies are milliseconds per request, as its client saw them."""
 
     photos_per_s: float
     mean_ms: float
@@ -43,8 +39,6 @@ class Report:
     p95_ms: float
     p99_ms: float
     stages: dict[str, StageTimes]
-    gpu: float | None
-    gpu_memory_mb: float | None
 
     @property
     def transport_ms(self) -> float:
@@ -56,7 +50,6 @@ class Report:
 def read_report(folder: Path) -> Report:
     """The report of a run at one load in `folder`; raises ProfileError if it is not as expected."""
     row = _only_row(folder / REPORT)
-    memory = _per_gpu(row, "Max GPU Memory Usage", sum)
 
     def ms(name: str) -> float:
         return _number(row, f"{name} latency") / 1000
@@ -64,8 +57,6 @@ def read_report(folder: Path) -> Report:
     return Report(
         _number(row, "Inferences/Second"), ms("Avg"), ms("p50"), ms("p90"), ms("p95"), ms("p99"),
         stages={stage: _stage_times(folder, model) for stage, model in _STAGES.items()},
-        gpu=_per_gpu(row, "Avg GPU Utilization", max),
-        gpu_memory_mb=None if memory is None else memory / 2**20,
     )  # fmt: skip
 
 
@@ -132,9 +123,3 @@ def _number(row: _Row, column: str) -> float:
         raise ProfileError(
             f"perf_analyzer's report has no number in column {column!r}. Is it from another version?"
         ) from None
-
-
-def _per_gpu(row: _Row, column: str, combine: Callable[[list[float]], float]) -> float | None:
-    """One figure from `GPU-uuid:0.93;GPU-uuid:0.87;`; None for an empty cell."""
-    values = [float(part.rpartition(":")[2]) for part in (row.get(column) or "").split(";") if part]
-    return combine(values) if values else None

@@ -17,6 +17,7 @@ from clip_profile.observe.server_stats import Statistics, read_statistics, stati
 from clip_profile.observe.usage import GpuUsage, Level, MachineUsage, Resources, Usage
 from clip_profile.records.measurement import Sample
 from clip_serving.errors import ServerError
+from clip_serving.repository.stage import available_cores
 
 PERIOD_S = 0.25
 _PAGE_PERIOD_S = 1.0
@@ -99,6 +100,8 @@ class Observer:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+        if not self.every_sample:  # shorter than a period
+            self._sample()
         self.client_cpu_s = self._client.cpu_s() - self._client_before_s
         self.cpu_s = {role: group.cpu_s() - self._before_s[role] for role, group in self._server.items()}
         statistics, page = self._read()
@@ -143,13 +146,13 @@ class Observer:
     def resources(self, photos: int, seconds: float, *, local: bool) -> Resources:
         """Of the block, in which `photos` were embedded in `seconds`. With `local`, the GPUs of this machine
         are the server's."""
-        cores = psutil.cpu_count() or 1
+        cores, usable = psutil.cpu_count() or 1, available_cores()
         per_photo = {role: 1000 * cpu_s / photos for role, cpu_s in self.cpu_s.items()} if photos else {}
 
         def usage(cpu_s: float, rss_mb: Sequence[float], by_role: Mapping[str, float]) -> Usage:
             return Usage(
                 1000 * cpu_s / photos if photos else None,
-                100 * cpu_s / seconds / cores if seconds > 0 else None,
+                min(100.0, 100 * cpu_s / seconds / usable) if seconds > 0 else None,
                 Level.of(rss_mb), by_role,
             )  # fmt: skip
 

@@ -21,7 +21,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Usage:
-    """Of some processes; `cpu_percent` is of all cores of the machine.
+    """Of some processes; `cpu_percent` is of the cores that may be used.
 
     `cpu_ms_per_photo_by_role` splits a server's among tritonserver itself and its stages' processes.
     """
@@ -44,7 +44,7 @@ class MachineUsage:
 class GpuUsage:
     """Of the server's machine: the use of its busiest GPU, and the memory of all of them together.
 
-    `source` is `nvml`, or `metrics` for the server's own page (which perf_analyzer reads as well).
+    `source` is `nvml`, or `metrics` for the server's own page.
     """
 
     source: str

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from clip_profile.observe.usage import Resources
 from clip_profile.records.setting import Setting
 
 Arrival = Literal["closed", "poisson"]
@@ -67,25 +68,6 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Resources:
-    """Over the run; figures of the server's processes are None if it runs on another machine.
-
-    `cpu_ms_per_photo` is the server's. `server_busy` and `client_busy` are shares (0..1) of the available
-    cores, `machine_busy` of all cores. `gpu` is the utilization (0..1) of the busiest GPU, `gpu_memory_mb`
-    the sum over all GPUs; both are None without a GPU.
-    """
-
-    cpu_ms_per_photo: float | None
-    rss_mb: float | None
-    server_busy: float | None
-    client_busy: float
-    machine_busy: float
-    gpu: float | None = None
-    gpu_memory_mb: float | None = None
-    samples: tuple[Sample, ...] = ()
-
-
-@dataclass(frozen=True)
 class Round:
     """Number 1, 2, ... of the interleaved repeats of a group: every setting of the group runs once."""
 
@@ -134,6 +116,7 @@ class Measurement(Trial):
     transport_ms: float
     stages: dict[str, Stage]
     resources: Resources
+    samples: tuple[Sample, ...] = ()
     command: tuple[str, ...] = ()
     decode_ms: float | None = None
     """Mean per photo, as `preprocess_ms`; the two are most of the preprocess model's compute time."""

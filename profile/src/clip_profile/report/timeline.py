@@ -14,12 +14,12 @@ from clip_profile.report.sections import Section
 
 def timeline(found: Recommendation) -> Section | None:
     """CPU, memory and GPU of the last run; None if nothing was sampled."""
-    used = (found.best or found.nearest).closed[-1].resources
-    samples = used.samples
+    last = (found.best or found.nearest).closed[-1]
+    samples = last.samples
     if not samples:
         return None
     # A server that was already running may be elsewhere: then this machine's GPUs are not its own.
-    own = used.server_busy is not None
+    own = last.resources.server is not None
     memory = _one(samples, lambda s: s.server_rss_mb, "memory", "the server's memory")
     gpu_memory = _one(samples, lambda s: s.gpu_memory_mb, "accent", "memory of all GPUs")
     drawn = [(_cpu(samples, own=own), "cores in use", 220), (memory, "MB (RSS)", 180)]

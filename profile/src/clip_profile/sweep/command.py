@@ -97,7 +97,7 @@ def _sweep(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="clip-profile-") as folder:
         data = Path(folder) / "photos.json"
         data.write_text(perf_analyzer.input_data(list(photos.data)), encoding="utf-8")
-        analyzer = PerfAnalyzer(data, photos.mean_bytes, options.metrics_url, connection)
+        analyzer = PerfAnalyzer(data, photos.mean_bytes, connection)
         with _target(options, photos, connection) as target:
             space, start = _space(options, target)
             about = _about(options, target, photos, space)

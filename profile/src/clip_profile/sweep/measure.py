@@ -14,10 +14,9 @@ from clip_profile.load.perf_analyzer import Load, Outcome, PerfAnalyzer
 from clip_profile.load.server import Server
 from clip_profile.observe.observer import Observer
 from clip_profile.observe.server_stats import photos_served
-from clip_profile.records.measurement import EMBED, PREPROCESS, Measurement, Resources, Stage, Trial
+from clip_profile.records.measurement import EMBED, PREPROCESS, Measurement, Stage, Trial
 from clip_profile.records.statistics import percentile
 from clip_serving.errors import ServerError
-from clip_serving.repository.stage import available_cores
 
 _LONGER = 3.0
 
@@ -84,7 +83,8 @@ def _put_together(trial: Trial, load: Load, at: float, outcome: Outcome, observe
         p99_ms=percentile(latencies, 99) if latencies else report.p99_ms,
         transport_ms=report.transport_ms,
         stages=stages,
-        resources=resources_of(observer, photos, pressed_s, report.gpu, report.gpu_memory_mb),
+        resources=observer.resources(photos, pressed_s, local=bool(observer.cpu_s)),
+        samples=observer.samples,
         command=outcome.command,
         decode_ms=observer.photo_ms.get("decode"),
         preprocess_ms=observer.photo_ms.get("preprocess"),
@@ -95,26 +95,3 @@ def _put_together(trial: Trial, load: Load, at: float, outcome: Outcome, observe
 def round_ms(value: float) -> float:
     """To a hundredth: a file of thousands of latencies stays readable."""
     return float(f"{value:.2f}")
-
-
-def resources_of(
-    observer: Observer, photos: int, pressed_s: float, gpu: float | None, gpu_memory_mb: float | None
-) -> Resources:
-    """`gpu` and `gpu_memory_mb` are perf_analyzer's, from the server's metrics, if it had any."""
-    samples, cores, server_s = observer.samples, available_cores(), sum(observer.cpu_s.values())
-    used = observer.resources(photos, pressed_s, local=bool(observer.cpu_s))
-    # Between its first and its last quarter second the load is on.
-    inner = [sample.machine_cpu for sample in samples[1:-1]] or [sample.machine_cpu for sample in samples]
-    if used.gpu is not None and gpu is None and gpu_memory_mb is None:
-        gpu = used.gpu.percent.mean / 100 if used.gpu.percent else None
-        gpu_memory_mb = used.gpu.memory_mb.peak if used.gpu.memory_mb else None
-    return Resources(
-        cpu_ms_per_photo=used.server.cpu_ms_per_photo if used.server else None,
-        rss_mb=used.server.rss_mb.peak if used.server and used.server.rss_mb else None,
-        server_busy=min(1.0, server_s / pressed_s / cores) if used.server else None,
-        client_busy=min(1.0, observer.client_cpu_s / pressed_s / cores),
-        machine_busy=min(1.0, sum(inner) / len(inner) / (psutil.cpu_count() or 1)) if inner else 0.0,
-        gpu=gpu,
-        gpu_memory_mb=gpu_memory_mb,
-        samples=samples,
-    )
