@@ -198,10 +198,10 @@ def test_photos_are_counted_by_format_and_code_over_all_processes(server: Triton
         list(pool.map(lambda _: client.request(batch), range(10)))
     after = metrics(server)
     grown = {name: after[name] - before.get(name, 0.0) for name in after}
-    assert grown['clip_photos{format="JPEG"}'] == 20
-    assert grown['clip_photos{format="PNG"}'] == 10
-    assert grown['clip_photo_errors{code="truncated"}'] == 10
-    assert grown["clip_photo_bytes"] == 10 * sum(map(len, batch))
+    assert grown['clip_photos_total{format="JPEG"}'] == 20
+    assert grown['clip_photos_total{format="PNG"}'] == 10
+    assert grown['clip_photo_errors_total{code="truncated"}'] == 10
+    assert grown["clip_photo_bytes_total"] == 10 * sum(map(len, batch))
     assert grown["clip_decode_seconds_count"] == 30
     assert grown["clip_preprocess_seconds_count"] == 20
     assert grown["clip_decode_seconds_sum"] > 0

@@ -22,7 +22,7 @@ clip_decode_seconds_sum{model="clip_image_preprocess",version="1"} 0.9
 clip_decode_seconds_bucket{model="clip_image_preprocess",version="1",le="0.01"} 3
 clip_preprocess_seconds_count{model="clip_image_preprocess",version="1"} 29
 clip_preprocess_seconds_sum{model="clip_image_preprocess",version="1"} 2.9e-1
-clip_photos{format="jpeg"} 30
+clip_photos_total{format="jpeg"} 30
 """
 
 

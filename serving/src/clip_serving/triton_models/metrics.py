@@ -26,10 +26,10 @@ class PhotoMetrics:
 
         counter, histogram = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.HISTOGRAM
         self._families = {
-            "photos": family("clip_photos", "Photos seen, by format", counter),
-            "errors": family("clip_photo_errors", "Photos with an error, by code", counter),
-            "bytes": family("clip_photo_bytes", "Encoded bytes seen", counter),
-            "pixels": family("clip_photo_pixels", "Pixels decoded", counter),
+            "photos": family("clip_photos_total", "Photos seen, by format", counter),
+            "errors": family("clip_photo_errors_total", "Photos with an error, by code", counter),
+            "bytes": family("clip_photo_bytes_total", "Encoded bytes seen", counter),
+            "pixels": family("clip_photo_pixels_total", "Pixels decoded", counter),
         }
         self._histogram_families = [
             family("clip_decode_seconds", "Time to decode one photo", histogram),
