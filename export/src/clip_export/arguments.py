@@ -42,10 +42,10 @@ def parser() -> argparse.ArgumentParser:
     _add_model(parser)
     settings = parser.add_argument_group(
         "settings",
-        f"written to {DEPLOYMENT_FILE}; those that are not given keep the repository's value, or the default "
-        "in a new repository. With --activate, nothing is exported",
+        f"written to {DEPLOYMENT_FILE}; a flag that you omit leaves the repository's value unchanged. With "
+        "--activate, nothing is exported",
     )
-    add_flags(settings, IMAGE)
+    add_flags(settings, IMAGE, show_defaults=True)
     return parser
 
 

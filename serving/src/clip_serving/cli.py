@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
             help="default: %(default)s, from this machine's cores",
         )
     add_flags(
-        parser.add_argument_group("settings", "override the repository's for this run"),
+        parser.add_argument_group("settings", "for this run; the default is the repository's value"),
         IMAGE,
         only=("quality", "encoder_precision"),
     )

@@ -181,8 +181,14 @@ def test_a_wrong_flag_says_what_is_allowed(
     assert message in capsys.readouterr().err
 
 
-def test_help_shows_every_setting_with_its_default() -> None:
-    text = " ".join(parser().format_help().split())
+def test_help_shows_the_default_of_every_setting() -> None:
+    new = argparse.ArgumentParser("program")
+    add_flags(new, IMAGE, show_defaults=True)
+    text = " ".join(new.format_help().split())
     assert "--preferred-batch-sizes VALUE batch sizes" in text
-    assert "(default: 8,16,32,64)" in text
-    assert "(default: true)" in text
+    assert "(in a new repository: 8,16,32,64)" in text
+    assert "(in a new repository: true)" in text
+
+
+def test_help_shows_no_defaults_where_the_repository_has_the_value() -> None:
+    assert "in a new repository" not in parser().format_help()

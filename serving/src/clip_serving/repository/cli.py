@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         add_flags(
             parser.add_argument_group(
                 f"settings of the {family.name} models",
-                f"written to {DEPLOYMENT_FILE}; others stay as they are",
+                f"written to {DEPLOYMENT_FILE}; a flag that you omit leaves its value unchanged",
             ),
             family,
         )

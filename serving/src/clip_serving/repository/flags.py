@@ -12,14 +12,20 @@ from clip_serving.repository.settings import Choice, Setting, Switch, table
 Family = ModelFamily[Any, Any]
 
 
-def add_flags(group: argparse._ActionsContainer, family: Family, only: Collection[str] | None = None) -> None:
+def add_flags(
+    group: argparse._ActionsContainer,
+    family: Family,
+    only: Collection[str] | None = None,
+    *,
+    show_defaults: bool = False,
+) -> None:
     """A flag for each setting of `family`, or for those named in `only`; one that is not given is None.
 
-    The help shows the default of all settings, but not of a few: they override the repository's.
+    None keeps the repository's value. `show_defaults` is for commands that create repositories.
     """
     for line in table(family.settings):
         if line.flag and (only is None or line.name in only):
-            _add(group, family.flag_prefix, line, show_default=only is None)
+            _add(group, family.flag_prefix, line, show_default=show_defaults and line.default is not None)
 
 
 def given(options: argparse.Namespace, family: Family) -> dict[str, Any]:
@@ -33,7 +39,7 @@ def given(options: argparse.Namespace, family: Family) -> dict[str, Any]:
 
 def _add(group: argparse._ActionsContainer, prefix: str, line: Setting, *, show_default: bool) -> None:
     destination, flag = _destination(prefix, line), f"--{prefix}{line.flag}"
-    default = f" (default: {_shown(line.default)})" if show_default else ""
+    default = f" (in a new repository: {_shown(line.default)})" if show_default else ""
     text = (line.help + default).replace("%", "%%")
     match line.values:
         case Switch(off=off):
@@ -63,8 +69,6 @@ def _reader(line: Setting) -> Callable[[str], Any]:
 
 
 def _shown(value: object) -> str:
-    if value is None:
-        return "null"
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
