@@ -16,6 +16,7 @@ from clip_client import ItemError, ObjectInfo
 from clip_client.timings import STAGES, ServerTimes
 from clip_profile.cli import main
 from clip_profile.errors import ProfileError
+from clip_profile.load.connection import redacted
 from clip_profile.observe.observer import Observer
 from clip_profile.observe.server_stats import Counts
 from clip_profile.observe.usage import GpuUsage, Level, MachineUsage, Resources, Usage
@@ -326,6 +327,13 @@ def test_a_server_that_is_not_ours(album: Path, capsys: pytest.CaptureFixture[st
     finally:
         stranger.stop(None).wait()
     assert f"the server at {url} does not serve clip_image" in text
+
+
+def test_a_command_is_kept_without_secrets_and_without_control_characters() -> None:
+    """A folder's name may not be UTF-8, and its lone surrogates cannot be written."""
+    words = ["--photos", "a\udcff\x1b[2J", "--header", "Authorization: Bearer 1"]
+    kept = redacted(words, [("authorization", "Bearer 1")])
+    assert kept == ("--photos", "a\ufffd\ufffd[2J", "--header", "Authorization: ...")
 
 
 def test_what_cannot_be_kept_or_changed(album: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin
 
 from clip_client import ConnectionOptions, ServerUnavailable
+from clip_profile.console import printable
 
 _FILES = {
     "root_certificates": "--ssl-grpc-root-certifications-file",
@@ -55,8 +56,8 @@ def perf_analyzer_arguments(connection: ConnectionOptions) -> list[str]:
 
 
 def redacted(words: Sequence[str], headers: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """A command line without the values of its headers."""
-    found = list(words)
+    """A command line for people: without the values of its headers, and without control characters."""
+    found = [printable(word) for word in words]
     for name, value in headers:
         pattern = re.compile(rf"({re.escape(name)}\s*:\s*){re.escape(value)}", re.IGNORECASE)
         found = [pattern.sub(r"\1...", word) for word in found]

@@ -16,7 +16,7 @@ from clip_client import defaults as client_defaults
 from clip_client.arguments import add_connection_options, connection_of
 from clip_profile import defaults
 from clip_profile.arguments import at_least, positive
-from clip_profile.console import Console
+from clip_profile.console import Console, printable
 from clip_profile.errors import NoPhotoLeft, ProfileError
 from clip_profile.load.connection import NEEDS_URL, redacted
 from clip_profile.load.server import Server, embedded, running
@@ -139,7 +139,7 @@ def _about(
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": ["clip-profile", *redacted(sys.argv[1:], options.header)],
-        "photos": options.photos,
+        "photos": printable(options.photos),
         "listed": photos,
         "server": server.name,
         "model": f"{parameters.get('model', '?')} ({parameters.get('pretrained', '?')})",
