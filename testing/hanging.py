@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from clip_serving import defaults
+from testing.pictures import encoded, noise
 from testing.repositories import linked_repository
 from testing.waiting import wait_until
 
-HANGING_PHOTO = b"HANG"
-"""Hangs while the gate is closed, and is `corrupt` once it opens."""
+_MARK = b"hangs while the gate is closed"
+HANGING_PHOTO = encoded(noise(64, 48), "JPEG", comment=_MARK)
+"""A photo like any other while the gate is open."""
 _MODEL = """
-import os, time
+import time
 from pathlib import Path
 
 from clip_preprocess import formats
-from clip_preprocess.errors import ErrorCode, ItemError
+from clip_preprocess.headers import jpeg
 from clip_serving.triton_models.preprocess import TritonPythonModel
 
 GATE = Path({gate!r})
@@ -28,10 +30,10 @@ def read_header(data, allow_truncated):
         (GATE / str(time.monotonic_ns())).touch()
     while GATE.exists():
         time.sleep(0.01)
-    raise ItemError(ErrorCode.CORRUPT, "the gate has opened")
+    return jpeg.read_header(data, allow_truncated)
 
-matches = {photo!r}.__eq__
-formats.FORMATS = (formats.Format("HANG", matches, None, read_header), *formats.FORMATS)
+hanging = formats.Format("JPEG", lambda start: {mark!r} in start, None, read_header)
+formats.FORMATS = (hanging, *formats.FORMATS)
 """
 
 
@@ -67,5 +69,5 @@ def hanging_repository(source: Path, root: Path, **settings: Any) -> Gate:
     linked_repository(source, root, **settings)
     gate = Gate(root)
     model = root / defaults.PREPROCESS / "1" / "model.py"
-    model.write_text(_MODEL.format(gate=str(gate.folder), photo=HANGING_PHOTO), encoding="utf-8")
+    model.write_text(_MODEL.format(gate=str(gate.folder), mark=_MARK), encoding="utf-8")
     return gate

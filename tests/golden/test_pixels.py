@@ -6,44 +6,22 @@ import io
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pillow_heif
 import pytest
-from PIL import Image, ImageOps
+import torch
+from open_clip.transform import image_transform
+from PIL import Image
 
 from clip_preprocess import PreprocessSettings, preprocess_one
 from testing.pictures import camera_photos, encoded, noise, odd_pictures, other_formats
+from tests.golden.reference import reference
 
 # The reference warns about palettes with transparency, which both ignore.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
-torch = pytest.importorskip("torch")
-open_clip_transform = pytest.importorskip("open_clip.transform")
-
-pillow_heif.register_heif_opener()  # for the reference; ours does not need it
 PICTURES = odd_pictures() | other_formats()
 PICTURES |= {f"camera_{index}.jpg": photo for index, photo in enumerate(camera_photos(6, seed=3))}
 UPRIGHT = [(300, 301), (300, 399), (431, 640), (300, 599), (300, 600), (300, 601), (300, 900), (90, 170)]
 """Sizes around those at which the resizing changes its method."""
-
-
-def reference(data: bytes, settings: PreprocessSettings, *, transpose: bool) -> npt.NDArray[np.uint8]:
-    """open_clip's transform up to and with MaybeConvertMode: uint8 [H,W,3]."""
-    transform: Any = open_clip_transform.image_transform(
-        settings.image_size,
-        is_train=False,
-        resize_mode=settings.resize_mode,
-        interpolation=settings.interpolation,
-        fill_color=settings.fill_color,
-    )
-    picture: Any = Image.open(io.BytesIO(data))
-    if transpose:
-        picture = ImageOps.exif_transpose(picture)
-    *steps, to_tensor, _normalize = transform.transforms
-    assert type(to_tensor).__name__ == "MaybeToTensor"
-    for step in steps:
-        picture = step(picture)
-    return np.asarray(picture)
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -88,7 +66,7 @@ def test_the_whole_transform_gives_the_same_tensor() -> None:
     """The steps above leave out the division by 255 and the normalization, and nothing else."""
     settings = PreprocessSettings((224, 224))
     mean, std = (0.48, 0.45, 0.40), (0.26, 0.26, 0.27)
-    transform = open_clip_transform.image_transform(224, is_train=False, mean=mean, std=std)
+    transform = image_transform(224, is_train=False, mean=mean, std=std)
     for data in (PICTURES["landscape.jpg"], PICTURES["palette.png"], PICTURES["camera_0.jpg"]):
         pixels = torch.from_numpy(preprocess_one(data, settings).copy()).permute(2, 0, 1)
         expected = (pixels.float().div(255) - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[

@@ -15,7 +15,7 @@ from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from testing.pictures import camera_photos, corrupt_pictures, odd_pictures
 from testing.repositories import linked_repository
 from tests.golden.conftest import served
-from tests.golden.test_pixels import reference
+from tests.golden.reference import reference
 
 # The reference warns about palettes with transparency, which both ignore.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

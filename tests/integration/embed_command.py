@@ -9,10 +9,19 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from testing.waiting import PATIENCE_S
+
+
+def embed_command(*arguments: str) -> list[str]:
+    """The command line, with a deadline that a busy machine does not reach."""
+    return [sys.executable, "-m", "clip_client.cli", "--deadline", str(PATIENCE_S), *arguments]
+
 
 def clip_embed(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "clip_client.cli", *arguments, "--quiet"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+    command = embed_command(*arguments, "--quiet")
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False, **options
+    )
 
 
 def rows_of(path: Path) -> dict[str, dict[str, Any]]:

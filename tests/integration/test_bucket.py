@@ -24,6 +24,7 @@ from clip_client.timings import STAGES, Timings
 from clip_serving.server.embedded import TritonServer
 from testing.fake_gcs import FakeGcs
 from testing.pictures import corrupt_pictures, encoded, source_picture
+from testing.waiting import PATIENCE_S
 
 Results = list[tuple[str, Embedding | ItemError]]
 Collect = Callable[..., Results]
@@ -298,7 +299,7 @@ class Statistics:
     def after(self, photos: int) -> int:
         """The requests that `photos` photos came in, as soon as all of them are counted."""
         requests, counted = np.subtract(self._read(), self._before)
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE_S
         while counted < photos and time.monotonic() < end:
             requests, counted = np.subtract(self._later(), self._before)
         assert counted == photos

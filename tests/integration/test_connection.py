@@ -29,6 +29,7 @@ from clip_profile.records.run_folder import RunFolder
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import encoded, source_picture
+from testing.waiting import PATIENCE_S
 
 _HEADER = "triton-grpc-protocol-clip-key"
 _SOON = 3.0
@@ -101,7 +102,7 @@ def embed_async(url: str, photo: bytes, connection: ConnectionOptions | None = N
 
 def clip_embed(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "clip_client.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def switches(options: ConnectionOptions) -> list[str]:
@@ -186,7 +187,9 @@ def test_a_sweep_passes_them_and_keeps_no_secret(guarded: Guarded, photo: bytes,
         *("--concurrency", "2", "--seconds", "1.5", "--rounds", "0", *switches(guarded.options)),
     ]
     program = [sys.executable, "-m", "clip_profile.cli"]
-    done = subprocess.run([*program, *command], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [*program, *command], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert done.returncode == 0, done.stderr
     run = RunFolder.load(tmp_path / "run")
     assert not run.failures, done.stderr
@@ -224,7 +227,7 @@ def test_a_missing_header_is_named_and_not_tried_again(
     """A client that retried until the deadline would report "no answer"."""
     options = dataclasses.replace(guarded.options, headers=headers)
     with pytest.raises(ServerUnavailable, match=f"rejects this client.*expecting header '{_HEADER}'"):
-        how(guarded.url, photo, options, deadline_s=_SOON)
+        how(guarded.url, photo, options, deadline_s=PATIENCE_S)
 
 
 def test_a_certificate_that_is_not_there_is_named(guarded: Guarded, tmp_path: Path, photo: bytes) -> None:

@@ -20,8 +20,8 @@ from clip_serving.server.embedded import TritonServer
 from testing.fake_gcs import FakeGcs
 from testing.markdown import ROOT, Block, blocks, pages
 from testing.pictures import camera_photos
+from testing.waiting import PATIENCE_S
 
-_TIMEOUT_S = 300
 _RUNNING = {page: [block for block in blocks(page) if block.test == "run"] for page in pages()}
 
 
@@ -96,7 +96,7 @@ def _run(block: Block, code: str, folder: Path) -> str:
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=_TIMEOUT_S,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"

@@ -8,101 +8,126 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import threading
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from clip_client import ClipClient, embed_all, open_sink
+from clip_client.sources.base import ObjectInfo
 from clip_client.sources.gcs import GcsSource
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.fake_gcs import FakeGcs
+from testing.hanging import HANGING_PHOTO, Gate, hanging_repository
 from testing.pictures import camera_photos
-from tests.integration.embed_command import clip_embed, rows_of
+from testing.waiting import PATIENCE_S
+from tests.integration.embed_command import clip_embed, embed_command, rows_of
 
-_MANY = 100
+_ONE_EACH = InstanceLayout(1, 1, 1, 1)
 
 
 @pytest.fixture(scope="module")
 def many(fake_gcs: FakeGcs) -> str:
-    """A bucket of more photos than are embedded, one at a time, before a signal arrives."""
+    """A bucket of 60 photos, one of which hangs while the gate is closed: no run gets past it."""
     name = f"many-{uuid.uuid4().hex[:8]}"
     photos = camera_photos(5, seed=7)
-    for index in range(_MANY):
-        fake_gcs.upload(name, f"{index:03d}.jpg", photos[index % 5])
+    for index in range(60):
+        photo = HANGING_PHOTO if index == 30 else photos[index % 5]
+        fake_gcs.upload(name, f"{index:03d}.jpg", photo)
     return name
 
 
+@pytest.fixture(scope="module")
+def gate(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    root = tmp_path_factory.mktemp("gated") / "repository"
+    return hanging_repository(small_repository, root, decode_timeout_s=10 * PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def gated(gate: Gate) -> Iterator[TritonServer]:
+    options = ServerOptions(layout=_ONE_EACH, encoder_precision="fp32", supervise=False)
+    with TritonServer(gate.repository, options) as running:
+        yield running
+
+
 def interrupted(number: signal.Signals, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """clip-embed with one photo at a time, sent a signal as soon as it has counted some."""
-    command = [sys.executable, "-m", "clip_client.cli", *arguments, "--concurrency", "1"]
+    """clip-embed, sent a signal as soon as it has counted a photo."""
+    command = embed_command(*arguments)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         _wait_for_photos(process)
         process.send_signal(number)
-        summary, said = process.communicate(timeout=60)
+        summary, said = process.communicate(timeout=PATIENCE_S)
     return subprocess.CompletedProcess(command, process.returncode, summary, said)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_same_command_goes_on_after_a_signal(
-    server: TritonServer, many: str, tmp_path: Path, number: signal.Signals
+    gated: TritonServer, gate: Gate, many: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "out.parquet"
-    arguments = (f"gs://{many}", "--out", str(out), "--url", server.grpc_url, "--json")
-    stopped = interrupted(number, *arguments)
+    arguments = (f"gs://{many}", "--out", str(out), "--url", gated.grpc_url, "--concurrency", "4", "--json")
+    with gate.closed():
+        stopped = interrupted(number, *arguments)
     assert stopped.returncode == 130, stopped.stderr
     assert not out.exists(), "a file under this name is a whole one"
     summary = json.loads(stopped.stdout)
     kept = summary["embedded"]
-    assert 0 < kept == summary["photos"] < _MANY
+    assert 0 < kept == summary["photos"] < 60
     assert summary["kept_in"] == f"{out}.parts"
     assert f"{out}.parts: {kept} rows" in stopped.stderr
     assert "again with the same command" in stopped.stderr
     done = clip_embed(*arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["skipped"] == kept
-    assert len(rows_of(out)) == _MANY
+    assert len(rows_of(out)) == 60
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
 
 
-def test_a_signal_ends_a_run_whose_server_hangs(server: TritonServer, many: str, tmp_path: Path) -> None:
+def test_a_signal_ends_a_run_whose_server_hangs(
+    gated: TritonServer, gate: Gate, many: str, tmp_path: Path
+) -> None:
     """At once, and not after the deadline of the requests in flight."""
     out = tmp_path / "out.parquet"
-    command = [sys.executable, "-m", "clip_client.cli", f"gs://{many}", "--out", str(out), "--timings"]
-    command += ["--url", server.grpc_url, "--concurrency", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    load = ("--url", gated.grpc_url, "--concurrency", "4", "--deadline", str(2 * PATIENCE_S))
+    command = embed_command(f"gs://{many}", "--out", str(out), "--timings", *load)
+    with (
+        gate.closed(),
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+    ):
         _wait_for_photos(process)
-        os.kill(server.pid, signal.SIGSTOP)
+        os.kill(gated.pid, signal.SIGSTOP)
         try:
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=PATIENCE_S)
         finally:
-            os.kill(server.pid, signal.SIGCONT)
+            os.kill(gated.pid, signal.SIGCONT)
     assert process.returncode == 130, said
     assert "again with the same command" in said
     assert "Traceback" not in said
 
 
 def test_an_overwriting_run_that_was_stopped_forgets_the_old_file(
-    server: TritonServer, many: str, tmp_path: Path
+    gated: TritonServer, gate: Gate, many: str, tmp_path: Path
 ) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "old.jpg").write_bytes(camera_photos(1, seed=5)[0])
     out = tmp_path / "out.parquet"
-    options = ("--out", str(out), "--url", server.grpc_url, "--json")
+    options = ("--out", str(out), "--url", gated.grpc_url, "--concurrency", "4", "--json")
     assert clip_embed(str(tmp_path / "photos"), *options).returncode == 0
-    stopped = interrupted(signal.SIGINT, f"gs://{many}", *options, "--overwrite")
+    with gate.closed():
+        stopped = interrupted(signal.SIGINT, f"gs://{many}", *options, "--overwrite")
     assert stopped.returncode == 130, stopped.stderr
     assert "--resume instead of --overwrite" in stopped.stderr
     assert list(rows_of(out)) == ["old.jpg"], "until all is done"
     done = clip_embed(f"gs://{many}", *options, "--resume")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["skipped"] == json.loads(stopped.stdout)["embedded"]
-    assert sorted(rows_of(out)) == [f"{index:03d}.jpg" for index in range(_MANY)]
+    assert sorted(rows_of(out)) == [f"{index:03d}.jpg" for index in range(60)]
 
 
 def _wait_for_photos(process: subprocess.Popen[str]) -> None:
@@ -146,33 +171,36 @@ def test_a_server_gone_in_the_middle_keeps_what_was_finished(
     for index in range(60):
         fake_gcs.upload(name, f"{index:03d}.jpg", photos[index % 4])
     out = tmp_path / "o.parquet"
-    layout = InstanceLayout(1, 1, 1, 1)
+    counted, stopped = threading.Event(), threading.Event()
+
+    class Half(GcsSource):
+        """Keeps the later half of its photos until the server has stopped."""
+
+        def load(self, item: ObjectInfo) -> bytes:
+            if item.name >= "030.jpg":
+                stopped.wait()
+            return super().load(item)
+
     with (
-        TritonServer(small_repository, ServerOptions(layout=layout, supervise=False)) as server,
-        ClipClient(server.grpc_url, deadline_s=3) as client,
+        TritonServer(small_repository, ServerOptions(layout=_ONE_EACH, supervise=False)) as server,
+        ClipClient(server.grpc_url, deadline_s=5) as client,
+        ThreadPoolExecutor(1) as pool,
     ):
-        counted = threading.Event()
-        failure: list[Exception] = []
-
-        def run() -> None:
-            try:
-                source = GcsSource(name, "", 4)
-                embed_all(client, source, open_sink(str(out)), on_item=lambda _: counted.set())
-            except Exception as error:
-                failure.append(error)
-
-        worker = threading.Thread(target=run)
-        worker.start()
-        assert counted.wait(30)
-        server.stop()
-        worker.join(60)
-    assert "no answer from the server" in str(failure[0])
+        source, sink = Half(name, "", 4), open_sink(str(out))
+        run = pool.submit(embed_all, client, source, sink, on_item=lambda _: counted.set())
+        try:
+            assert counted.wait(PATIENCE_S)
+            server.stop()
+        finally:
+            stopped.set()
+        failure = run.exception()
+    assert "no answer from the server" in str(failure)
     parts = list(out.with_name("o.parquet.parts").glob("shard-*.parquet"))
     rows = [row for part in parts for row in pq.read_table(part).to_pylist()]
     assert {row["error_text"] for row in rows} == {None}, "a server that stops is not the photos' fault"
     kept = len(rows)
     assert 0 < kept < 60
-    with TritonServer(small_repository, ServerOptions(layout=layout, supervise=False)) as server:
+    with TritonServer(small_repository, ServerOptions(layout=_ONE_EACH, supervise=False)) as server:
         done = clip_embed(f"gs://{name}", "--out", str(out), "--url", server.grpc_url, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["skipped"] == kept

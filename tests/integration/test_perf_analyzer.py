@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clip_serving.server.embedded import TritonServer
 from testing.pictures import camera_photos
+from testing.waiting import PATIENCE_S
 
 
 def test_the_report_shows_the_composing_models(server: TritonServer, tmp_path: Path) -> None:
@@ -24,7 +25,7 @@ def test_the_report_shows_the_composing_models(server: TritonServer, tmp_path: P
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "clip_serving.server.perf_analyzer", *arguments],
-        cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "clip_image_preprocess" in done.stdout

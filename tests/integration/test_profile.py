@@ -22,6 +22,7 @@ from clip_serving.repository.spec import ModelSpec
 from clip_serving.server.embedded import TritonServer
 from testing.pictures import camera_photos
 from testing.processes import all_gone
+from testing.waiting import PATIENCE_S
 
 _SMALL = [
     "--preprocess-instances", "1", "--encoder-instances", "1", "--encoder-threads", "1", "--max-batch", "8",
@@ -58,11 +59,11 @@ def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
             said += line
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=60)
+        _, rest = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, said + rest
     assert "skipped files that are too large or cannot be decoded: 1" in said
     assert "the measurements so far are kept" in rest
-    assert all_gone(family, timeout=20)
+    assert all_gone(family, timeout=PATIENCE_S)
     kept = RunFolder.load(run).measurements
     assert kept
 
@@ -109,7 +110,7 @@ def test_a_server_that_died_unseen_is_started_again(small_repository: Path) -> N
         assert target.serve(wanted) is first
         stub = psutil.Process(first.server.pids[EMBED][0])
         stub.kill()
-        assert all_gone([stub], timeout=10)
+        assert all_gone([stub], timeout=PATIENCE_S)
         second = target.serve(wanted)
         assert second.server.triton.is_server_live()
         assert set(second.server.pids[EMBED]).isdisjoint(first.server.pids[EMBED])

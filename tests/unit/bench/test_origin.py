@@ -25,6 +25,7 @@ from clip_serving.encoder.cpu import Cpu
 from testing.pictures import camera_photos
 from testing.processes import all_gone
 from testing.repositories import rendered_repository
+from testing.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 _MEMORY_GB = 16.0
@@ -252,9 +253,9 @@ def test_ctrl_c_shows_what_is_complete_and_leaves_nothing_behind(tmp_path: Path,
     children = psutil.Process(process.pid).children(recursive=True)
     assert children, "the bucket at least"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
     assert "stopped" in err
     assert ("origin, 1 worker" in out) == complete
     assert re.search(r"throughput +photos/s +- +- +\d", out) or not complete, out
-    assert all_gone(children, timeout=20)
+    assert all_gone(children, timeout=PATIENCE_S)

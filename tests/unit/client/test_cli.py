@@ -12,13 +12,14 @@ import pytest
 
 from clip_client import EmbeddedObject, ObjectInfo
 from clip_client.sinks.parquet import ParquetSink
+from testing.waiting import PATIENCE_S
 
 
 def run(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """The command; `before` is executed in its process, with its module as `cli`."""
     code = f"import sys\nfrom clip_client import cli\n{before}\nsys.exit(cli.main())"
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @pytest.mark.parametrize(

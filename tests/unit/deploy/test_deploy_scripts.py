@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from clip_client import cli
+from testing.waiting import PATIENCE_S, wait_until
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 
@@ -25,8 +25,8 @@ signal.signal(signal.SIGTERM, lambda *_: child.terminate())
 print(child.pid, flush=True)
 sys.exit(child.wait() & 0xFF)
 """
-_OBEDIENT = "import time; time.sleep(60)"
-_DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+_OBEDIENT = "import time; time.sleep(600)"
+_DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
 class Container:
@@ -40,7 +40,7 @@ class Container:
         self.server = int(self.init.stdout.readline())
         self._state = folder / "state.json"
 
-    def check(self, command: str, grace: float = 0.5, timeout: float = 5.0) -> tuple[int, str]:
+    def check(self, command: str, grace: float = 0.5, timeout: float = PATIENCE_S) -> tuple[int, str]:
         done = subprocess.run(
             [
                 *(sys.executable, str(DEPLOY / "healthcheck.py"), f"--check={command}"),
@@ -83,7 +83,7 @@ def test_server_is_ended_after_three_failures_in_a_row(obedient: Container) -> N
     status, said = obedient.check("false")
     assert status == 1
     assert "ending the server" in said
-    assert obedient.init.wait(5) != 0
+    assert obedient.init.wait(PATIENCE_S) != 0
 
 
 def test_one_success_forgets_the_failures(obedient: Container) -> None:
@@ -108,7 +108,7 @@ def test_server_that_ignores_sigterm_is_killed(deaf: Container) -> None:
     deaf.check("true")
     for _ in range(3):
         deaf.check("false", grace=0.3)
-    assert deaf.init.wait(5) != 0
+    assert deaf.init.wait(PATIENCE_S) != 0
 
 
 def test_check_that_hangs_counts_as_a_failure(obedient: Container) -> None:
@@ -130,7 +130,7 @@ try:
     with open({calls!r}, "a") as calls:
         calls.write(json.dumps(sys.argv[1:]) + "\\n")
     if "--model=slow" in sys.argv:
-        time.sleep(60)
+        time.sleep(600)
 except KeyboardInterrupt:
     pathlib.Path({repository!r}, "cleaned").touch()
     sys.exit(130)
@@ -168,13 +168,10 @@ class Exporter:
         return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def run(self, *model: str, instances: int | str = 4, precision: str = "auto") -> int:
-        return self.start(*model, instances=instances, precision=precision).wait(30)
+        return self.start(*model, instances=instances, precision=precision).wait(PATIENCE_S)
 
     def wait_for_call(self) -> None:
-        deadline = time.monotonic() + 20
-        while not (self._calls.exists() and self._calls.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: self._calls.exists() and self._calls.read_text(), "a call of the export")
 
     def last_call(self) -> list[str]:
         call: list[str] = json.loads(self._calls.read_text().splitlines()[-1])
@@ -235,5 +232,5 @@ def test_stopped_export_cleans_up(tmp_path: Path) -> None:
     running = exporter.start("--model=slow")
     exporter.wait_for_call()
     running.terminate()
-    assert running.wait(10) == 130
+    assert running.wait(PATIENCE_S) == 130
     assert (exporter.repository / "cleaned").exists()

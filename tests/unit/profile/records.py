@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from clip_profile.observe.usage import GpuUsage, Level, MachineUsage, Resources, Usage
@@ -16,7 +17,7 @@ from clip_profile.records.measurement import (
     Sample,
     Stage,
 )  # fmt: skip
-from clip_profile.records.run_folder import About
+from clip_profile.records.run_folder import About, RunFolder
 from clip_profile.records.setting import Setting, Space
 
 BASE = Setting("cpu", "fp32", 2, 1, 2, 64, 2000, 8, 1)
@@ -105,3 +106,11 @@ def _resources(
 
 def _level(value: float | None) -> Level | None:
     return None if value is None else Level(value, value)
+
+
+def run_of(folder: Path, *measurements: Measurement) -> RunFolder:
+    """A run folder with these measurements, read back."""
+    with RunFolder.create_or_resume(folder / "run", about()) as run:
+        for one in measurements:
+            run.add(one)
+    return RunFolder.load(folder / "run")

@@ -16,8 +16,7 @@ from clip_serving.errors import ServerError
 from clip_serving.server import perf_analyzer
 from testing.pictures import camera_photos
 from testing.repositories import rendered_repository
-from tests.unit.profile.records import about, measurement
-from tests.unit.profile.test_recommend import run_of
+from tests.unit.profile.records import about, measurement, run_of
 
 
 @pytest.fixture(scope="module")

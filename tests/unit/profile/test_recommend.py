@@ -15,16 +15,9 @@ from clip_profile.records.measurement import EMBED, PREPROCESS, Failure, Measure
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import Result, frontier, results_of
 from clip_profile.records.run_folder import RunFolder
-from tests.unit.profile.records import BASE, about, measurement, setting
+from tests.unit.profile.records import BASE, measurement, run_of, setting
 
 FAST, SLOW = setting(concurrency=16), setting(concurrency=4)
-
-
-def run_of(folder: Path, *measurements: Measurement) -> RunFolder:
-    with RunFolder.create_or_resume(folder / "run", about()) as run:
-        for one in measurements:
-            run.add(one)
-    return RunFolder.load(folder / "run")
 
 
 def repeats(at: Any, photos_per_s: list[float], p95_ms: float) -> list[Measurement]:

@@ -13,7 +13,7 @@ from clip_profile.errors import ServerGone
 from clip_profile.records.run_folder import RunFolder
 from clip_profile.sweep.trials import Trials
 from tests.unit.profile.records import BASE, about, setting
-from tests.unit.profile.test_sweep import Service
+from tests.unit.profile.service import Service
 
 OTHER = setting(concurrency=2)
 

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from clip_client import EmbeddedObject, ObjectInfo
 from clip_client.errors import ItemError
 from clip_client.sinks.parquet import ParquetSink
 from testing.scenes import SCENES, SHOTS, Scene, take
+from testing.waiting import PATIENCE_S, wait_until
 from tools.demo.neighbors import Neighbors, Vectors, nearest, read_embeddings, same_scene
 from tools.demo.page import write_page
 from tools.demo.steps import DemoError, Steps, run_program
@@ -218,14 +218,11 @@ def test_ctrl_c_ends_the_program_that_runs(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     code = (
         "from tools.demo.steps import run_program\n"
-        f"run_program(['/bin/sh', '-c', 'echo $$ > {note}.part; mv {note}.part {note}; exec sleep 60'])"
+        f"run_program(['/bin/sh', '-c', 'echo $$ > {note}.part; mv {note}.part {note}; exec sleep 600'])"
     )
     demo = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while not note.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(note.exists, "the start of the program")
     demo.send_signal(signal.SIGINT)
-    assert demo.wait(10) != 0
+    assert demo.wait(PATIENCE_S) != 0
     with pytest.raises(ProcessLookupError):
         os.kill(int(note.read_text()), 0)
