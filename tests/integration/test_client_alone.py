@@ -39,7 +39,7 @@ def test_the_wheel_alone(tmp_path: Path) -> None:
     check = run(embed, "--check", "127.0.0.1:9", "--wait", "0.2", cwd=tmp_path, status=2)
     assert "no answer from the server" in check
     without = run(embed, ".", "--out", "x.parquet", cwd=tmp_path, status=2)
-    assert "pip install 'clip-triton-client[parquet]'" in without
+    assert "pip install './client[parquet]'" in without
     run(*install, f"{wheel}[parquet]", "pytest", "hypothesis", cwd=tmp_path)
     passed = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/client", cwd=_ROOT)
     assert " passed" in passed

@@ -162,7 +162,7 @@ def test_a_bucket_that_does_not_exist(server: TritonServer, fake_gcs: FakeGcs, t
 def test_an_empty_prefix(server: TritonServer, bucket: str, tmp_path: Path) -> None:
     done = clip_embed(f"gs://{bucket}/1999/", "--out", str(tmp_path / "o.parquet"), "--url", server.grpc_url)
     assert done.returncode == 2
-    assert "no photo to embed" in done.stderr
+    assert "no photos to embed" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -51,7 +51,7 @@ class AsyncClipClient(BaseClient):
         await self.close()
 
     async def info(self) -> ModelInfo:
-        """As ClipClient.info."""
+        """Like ClipClient.info."""
         if self._info is None:
             self._info = await run_async(self._engine.model_info(self._model, self._deadline_s))
         return self._info
@@ -68,7 +68,7 @@ class AsyncClipClient(BaseClient):
     async def embed(
         self, images: Sequence[Image], *, on_error: Literal["raise", "return"] = "raise"
     ) -> Embedding | list[Embedding | ItemError]:
-        """As ClipClient.embed(): float32 [N, D], or with `on_error="return"` one entry per photo."""
+        """Like ClipClient.embed(): float32 [N, D], or with `on_error="return"` one entry per photo."""
         info = await self.info()
         tasks = [asyncio.create_task(self._embed_group(group)) for group in self._groups(images, info)]
         try:
@@ -78,7 +78,7 @@ class AsyncClipClient(BaseClient):
         return wire.collect([entry for answer in answers for entry in answer], info, on_error)
 
     async def _embed_group(self, images: Sequence[Image]) -> list[Embedding | ItemError]:
-        """In one request, for which the files are read only now."""
+        """Embeds one request's images; files are read just before it is sent."""
         info = await self.info()
         async with self._sending:
             read = [await self._in_thread(wire.read_photo, info, image) for image in images]
@@ -88,7 +88,7 @@ class AsyncClipClient(BaseClient):
     async def embed_objects(
         self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
     ) -> AsyncIterator[tuple[str, Embedding | ItemError]]:
-        """As ClipClient.embed_objects(): in the order of the listing, `bytes_in_flight` bytes at most."""
+        """Like ClipClient.embed_objects(): in listing order, at most `bytes_in_flight` bytes in memory."""
         await self.info()
         source = self._open(uri)
         listing = source.list()
@@ -123,12 +123,12 @@ class AsyncClipClient(BaseClient):
             return (await self.request([data]))[0]
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
-        """In this client's threads, of which there are `concurrency`."""
+        """Runs `function` in one of this client's `concurrency` threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     @asynccontextmanager
     async def timed(self) -> AsyncIterator[Timings]:
-        """As ClipClient.timed(): measures the stages of everything that this client does within the block.
+        """Like ClipClient.timed(): measures the stages of everything that this client does within the block.
 
         async with client.timed() as timings:
             await client.embed(photos)
@@ -152,13 +152,13 @@ class AsyncClipClient(BaseClient):
         return answer.outcomes
 
     async def request_timed(self, photos: Sequence[bytes], request_id: str = "") -> TimedAnswer:
-        """As request(), with its times. `request_id` names it in the server's traces."""
+        """Like request(), with its times. `request_id` names it in the server's traces."""
         flow = self._engine.request(await self.info(), photos, timed=True, request_id=request_id)
         return await run_async(flow)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancels the tasks that still run, and waits for their end."""
+    """Cancels the running tasks, and waits until they have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

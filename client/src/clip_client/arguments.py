@@ -7,17 +7,21 @@ from pathlib import Path
 
 from clip_client.requests.channel import ConnectionOptions
 
-_FILES = ("root_certificates", "private_key", "certificate_chain")
+_FILES = {
+    "root_certificates": "CA certificates to trust instead of the system's",
+    "private_key": "this client's private key, if the server requires a certificate",
+    "certificate_chain": "this client's certificate, if the server requires one",
+}
 
 
 def add_connection_options(parser: argparse.ArgumentParser, title: str = "TLS and headers") -> None:
     """Adds the fields of ConnectionOptions, under the same names."""
     group = parser.add_argument_group(title)
     group.add_argument("--ssl", action="store_true", help="connect with TLS")
-    for name in _FILES:
-        group.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="PEM")
+    for name, text in _FILES.items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="PEM", help=text)
     group.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", type=_header,
-                       help="sent with every call; can be repeated")  # fmt: skip
+                       help="a header to send with every call; can be repeated")  # fmt: skip
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import sys
 import traceback
 from contextlib import nullcontext
 from types import FrameType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -41,8 +42,8 @@ examples:
   clip-embed --check 127.0.0.1:8001
 
 exit status:
-  0    every object is embedded; with --check: the embedding is right
-  1    some objects failed and are in the file with their error; with --check: the embedding is wrong
+  0    every object is embedded; with --check: the embedding is correct
+  1    some objects failed; their errors are in the file; with --check: the embedding is wrong
   2    fatal error: server, bucket or disk unavailable, or an internal error
   3    with --check: the server is alive but too busy
   130  stopped by Ctrl-C or SIGTERM; finished rows are in OUT.parts/
@@ -104,15 +105,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=sink, metavar="FILE", help="the Parquet file to write")
     add("--url", default=defaults.URL, help="the server's gRPC address (default: %(default)s)")
     add("--check", metavar="URL", help="embed the server's reference picture and compare the result")
-    add("--model", default=defaults.MODEL, help="default: %(default)s")
+    add("--model", default=defaults.MODEL, help="the model's name on the server (default: %(default)s)")
     add("--concurrency", type=count, default=defaults.CONCURRENCY, metavar="N",
         help="photos in flight (default: %(default)s)")  # fmt: skip
     add("--deadline", type=seconds, default=defaults.DEADLINE_S, metavar="SECONDS",
-        help="for one photo with all its retries (default: %(default).0f)")  # fmt: skip
+        help="time limit for one photo, retries included (default: %(default).0f)")  # fmt: skip
     add("--wait", type=seconds, default=defaults.WAIT_FOR_SERVER_S, metavar="SECONDS",
-        help="for the server to start (default: %(default).0f)")  # fmt: skip
+        help="how long to wait for the server to start (default: %(default).0f)")  # fmt: skip
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="complete an OUT that exists")
+    existing.add_argument("--resume", action="store_true", help="add missing objects to an existing OUT")
     existing.add_argument("--overwrite", action="store_true", help="replace OUT and forget earlier runs")
     add("--timings", action="store_true", help="show what each stage cost: load, transport, queue, decode, "
         "preprocess, embed")  # fmt: skip
@@ -152,7 +153,7 @@ def _check(options: argparse.Namespace) -> int:
         _say(f"busy: {error}")
         return BUSY
     if options.json:
-        print(json.dumps(dataclasses.asdict(result)))
+        print(json.dumps(_rounded(dataclasses.asdict(result))))
     _say(f"{'right' if result.ok else 'WRONG'}: {result.message}")
     return 0 if result.ok else 1
 
@@ -186,10 +187,22 @@ def _embed(options: argparse.Namespace) -> int:
 
 
 class _Progress:
-    """A progress bar with the number of errors, on standard error."""
+    """A progress line with the number of errors, on standard error; cleared before anything else is printed.
+
+    It has no total, because objects are listed while earlier ones are embedded.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
-        self._bar = tqdm(unit=" photos", disable=quiet, dynamic_ncols=True, mininterval=0.5)
+        # The delay keeps a run that fails at once from drawing an empty bar above its error.
+        self._bar = tqdm(
+            unit=" photos",
+            bar_format="photos: {n_fmt} [{elapsed}, {rate_noinv_fmt}{postfix}]",
+            disable=quiet,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            delay=0.5,
+            leave=False,
+        )
         self._errors = 0
 
     def __enter__(self) -> _Progress:
@@ -210,21 +223,33 @@ def _report(summary: Summary, stages: dict[str, Stage], *, as_json: bool) -> Non
         values = {**dataclasses.asdict(summary), "photos_per_second": summary.photos_per_second}
         if stages:
             values["stages"] = {name: dataclasses.asdict(stage) for name, stage in stages.items()}
-        print(json.dumps(values))
+        print(json.dumps(_rounded(values)))
     failures = ", ".join(f"{count} {code}" for code, count in sorted(summary.failed.items()))
     skipped = f", {summary.skipped} already done" if summary.skipped else ""
     _say(
-        f"{'stopped: ' if summary.interrupted else ''}{summary.photos} photos ({summary.megabytes:.1f} MB) "
+        f"{'stopped: ' if summary.interrupted else ''}{_count(summary.photos, 'photo')} "
+        f"({summary.megabytes:.1f} MB) "
         f"in {summary.seconds:.1f} s, {summary.photos_per_second:.1f} photos/s{skipped}"
     )
     total = summary.embedded + sum(summary.failed.values())
     if total or not summary.interrupted:
         _say(
-            f"{summary.kept_in or summary.out}: {total} rows, {summary.embedded} embedded"
+            f"{summary.kept_in or summary.out}: {_count(total, 'row')}, {summary.embedded} embedded"
             + (f"; failed: {failures}" * bool(failures))
         )
     if stages:
         print(table(stages), file=sys.stderr)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def _rounded(value: Any) -> Any:
+    """For JSON: floats to six decimals, which are microseconds, and bytes of a megabyte."""
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _say(text: str) -> None:

@@ -28,14 +28,14 @@ _READY_TIMEOUT_S = 2.0
 
 
 class BaseClient:
-    """What ClipClient and AsyncClipClient share.
+    """The options and properties that ClipClient and AsyncClipClient share.
 
     A client is connected to the server at `url` ("host:port", or any gRPC name) with `connection`'s TLS and
     headers, or through another `transport`.
 
     `deadline_s` bounds one request with all its retries. UNAVAILABLE (the server sheds load, or restarts) is
     retried with jittered exponential backoff until then. The deadline starts when at most `concurrency`
-    other requests of this client are before it; while the server is overloaded, waiting counts as well.
+    other requests of this client are ahead of it; while the server is overloaded, waiting counts as well.
 
     One call to embed() is split into requests of at most `images_per_request` photos (at most the model's
     largest batch) and `bytes_per_request` bytes; a larger photo is sent alone.
@@ -112,7 +112,7 @@ class ClipClient(BaseClient):
         return self.wait(self._deadline_s)
 
     def wait(self, deadline_s: float) -> ModelInfo:
-        """As `info`, but waits at most `deadline_s` for a server that is still starting."""
+        """Like `info`, but waits at most `deadline_s` for a server that is still starting."""
         if self._info is None:
             self._info = run(self._engine.model_info(self._model, deadline_s))
         return self._info
@@ -140,7 +140,7 @@ class ClipClient(BaseClient):
         return wire.collect([entry for answer in answers for entry in answer], info, on_error)
 
     def _embed_group(self, images: Sequence[Image]) -> list[Embedding | ItemError]:
-        """In one request, for which the files are read only now."""
+        """Embeds one request's images; files are read just before it is sent."""
         read = [wire.read_photo(self.info, image) for image in images]
         photos = [entry for entry in read if isinstance(entry, bytes)]
         return wire.filled(read, self.request(photos) if photos else [])
@@ -150,7 +150,7 @@ class ClipClient(BaseClient):
     ) -> Iterator[tuple[str, Embedding | ItemError]]:
         """Yields (name, vector or ItemError) for every object under `gs://bucket/prefix` or a folder.
 
-        In the order of the listing, with at most `bytes_in_flight` bytes of photos in memory. Raises
+        Keeps the order of the listing, with at most `bytes_in_flight` bytes of photos in memory. Raises
         SourceError if nothing can be listed, ServerUnavailable and ServerMismatch.
         """
         for item in self.embed_records(uri, bytes_in_flight=bytes_in_flight):
@@ -163,7 +163,7 @@ class ClipClient(BaseClient):
         bytes_in_flight: int = defaults.BYTES_IN_FLIGHT,
         on_abort: Callable[[], None] | None = None,
     ) -> Generator[EmbeddedObject, None, None]:
-        """As embed_objects(), with each object's generation, size and CRC32C.
+        """Like embed_objects(), with each object's generation, size and CRC32C.
 
         Closing the generator early waits for requests in flight; `on_abort=client.close` ends them.
         """
@@ -210,5 +210,5 @@ class ClipClient(BaseClient):
         return answer.outcomes
 
     def request_timed(self, photos: Sequence[bytes], request_id: str = "") -> TimedAnswer:
-        """As request(), with its times. `request_id` names it in the server's traces."""
+        """Like request(), with its times. `request_id` names it in the server's traces."""
         return run(self._engine.request(self.info, photos, timed=True, request_id=request_id))

@@ -1,4 +1,4 @@
-"""What can go wrong between a photo and its embedding.
+"""The errors of this distribution.
 
 ClipClientError
 ├── ItemError          one photo: a stable `code` and a text; other photos are not affected
@@ -36,8 +36,8 @@ class ItemError(ClipClientError):
     `code` is in SERVER_CODES or CLIENT_CODES, unless the server is newer than this client; its meaning never
     changes. `text` is for people.
 
-    `embedding` is None, or the float32 vector [D] of what could be read of the photo if the server is set to
-    embed truncated ones.
+    `embedding` is the float32 vector [D] of the readable part if the server embeds truncated photos, else
+    None.
     """
 
     def __init__(self, code: str, text: str, embedding: npt.NDArray[np.float32] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The main job: every object of a source becomes one row of a sink. Resumable; no row is lost."""
+"""Embeds every object of a source into one row of a sink. Resumable; no row is lost."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from clip_client.sources.folder import FolderSource
 
 @dataclass
 class Summary:
-    """The result of one run. `embedded`, and `failed` by error code, count all rows, including earlier runs'.
+    """The result of one run. `embedded` and `failed` (by error code) count all rows, earlier runs included.
 
-    The rows are in `out`, or after an interruption in `kept_in`, for the next run to continue.
+    The rows are in `out`; after an interruption they are in `kept_in`, and the next run continues from there.
     """
 
     out: str
@@ -49,10 +49,9 @@ def embed_all(
 ) -> Summary:
     """Embeds the objects of `source` that `sink` does not have yet, and closes the sink.
 
-    Calls `on_item` for each. A folder may be the source and hold the sink's files as well. Raises
-    ServerUnavailable, ServerMismatch, SourceError and SinkError. Rows finished before an error or a
-    KeyboardInterrupt are kept, and the next run continues from them; the client is closed then, to end its
-    requests in flight.
+    Calls `on_item` for each. The sink's files may be in the source's folder. Raises ServerUnavailable,
+    ServerMismatch, SourceError and SinkError. After an error or a KeyboardInterrupt, finished rows are kept
+    for the next run, and the client is closed to end its requests in flight.
     """
     if isinstance(source, FolderSource):
         source = source.excluding(*sink.local_paths)
@@ -75,7 +74,7 @@ def _run(
     try:
         _drain(records, sink, summary, on_item)
         if not summary.photos and not todo.known:
-            raise SourceError("there is no photo to embed: the folder, or the bucket's prefix, is empty")
+            raise SourceError("there are no photos to embed: the folder or bucket prefix is empty")
         counts = sink.finish()
     except KeyboardInterrupt:
         counts = sink.keep()

@@ -27,7 +27,7 @@ STAGES = ("load", "transport", "queue", "decode", "preprocess", "embed")
 class Stage:
     """Seconds per photo (load, decode, preprocess) or per request (transport, queue, embed).
 
-    `min_s` and `max_s` are None if only the mean is known, and all three if nothing is.
+    If only the mean is known, `min_s` and `max_s` are None; if nothing is, `mean_s` is None too.
     """
 
     name: str
@@ -61,8 +61,8 @@ class TimedAnswer:
     @classmethod
     def of(cls, info: ModelInfo, answer: InferResult, seconds: float, waited_s: float = 0.0) -> TimedAnswer:
         """From the answer to a message of wire.request_bytes()."""
-        told = answer.as_numpy(info.seconds_output) if info.seconds_output else None
-        return cls(read_answer(info, answer), seconds, told, waited_s)
+        photo_s = answer.as_numpy(info.seconds_output) if info.seconds_output else None
+        return cls(read_answer(info, answer), seconds, photo_s, waited_s)
 
 
 @dataclass
@@ -128,8 +128,8 @@ class Timings:
     def set_server(self, before: Mapping[str, ServerTimes], after: Mapping[str, ServerTimes]) -> None:
         """Sets the server's part. Ignores a server that was restarted meanwhile and counts from 0."""
         since = {name: times.since(before[name]) for name, times in after.items() if name in before}
-        told = since and all(times.requests > 0 for times in since.values())
-        self.server = since if told else {}
+        is_known = since and all(times.requests > 0 for times in since.values())
+        self.server = since if is_known else {}
 
     def stages(self) -> dict[str, Stage]:
         """The six stages by name, in their order."""

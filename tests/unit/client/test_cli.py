@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from contextlib import closing
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_client import EmbeddedObject, ObjectInfo
+from clip_client import EmbeddedObject, ObjectInfo, SinkError, Stage, cli
+from clip_client.pipeline import Summary
 from clip_client.sinks.parquet import ParquetSink
 from testing.waiting import PATIENCE_S
 
@@ -42,6 +44,25 @@ def test_an_option_that_makes_no_sense(option: str, value: str, said: str) -> No
     assert "Traceback" not in done.stderr
 
 
+def test_one_photo_is_reported_in_the_singular_and_without_rounding_errors(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    summary = Summary("out.parquet", photos=1, embedded=1, megabytes=0.1 + 0.2, seconds=0.7)
+    cli._report(summary, {"load": Stage.of("load", [0.1 + 0.2])}, as_json=True)
+    said = capsys.readouterr()
+    values = json.loads(said.out)
+    assert (values["megabytes"], values["photos_per_second"]) == (0.3, 1.428571)
+    assert values["stages"]["load"]["mean_s"] == 0.3
+    assert "clip-embed: 1 photo (0.3 MB) in 0.7 s" in said.err
+    assert "out.parquet: 1 row, 1 embedded" in said.err
+
+
+def test_a_run_that_fails_at_once_draws_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SinkError), cli._Progress(quiet=False):
+        raise SinkError("out.parquet exists")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_fault_of_ours_is_not_taken_for_photos_that_failed(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     with closing(ParquetSink(out)) as sink:
@@ -51,4 +72,4 @@ def test_a_fault_of_ours_is_not_taken_for_photos_that_failed(tmp_path: Path) -> 
     done = run(".", "--out", str(out), before="cli._embed = lambda options: 1 / 0")
     assert done.returncode == 2
     assert "ZeroDivisionError" in done.stderr
-    assert f"finished rows are kept in {out}.parts: run it again with the same command" in done.stderr
+    assert f"finished rows are kept in {out}.parts: run the same command again" in done.stderr

@@ -134,7 +134,7 @@ def test_embeddings_of_other_settings_are_not_mixed(
     out = tmp_path / "out.parquet"
     finished(out, row(1), model=before)
     if refused:
-        with pytest.raises(SinkError, match=f"made with {name} {then}, and the server has {now}. Restart"):
+        with pytest.raises(SinkError, match=f"made with {name} {then}, but the server uses {now}. Restart"):
             finished(out, row(2), model=after, resume=True)
     else:
         finished(out, row(2), model=after, resume=True)
@@ -217,7 +217,7 @@ def test_two_runs_on_one_file(tmp_path: Path) -> None:
         first.write(row(1))
         first.flush()
         for resume, overwrite in ((False, False), (True, False), (False, True)):
-            with pytest.raises(SinkError, match=r"another run is writing .*out\.parquet. Wait for its end"):
+            with pytest.raises(SinkError, match=r"another run is writing .*out\.parquet. Wait until it ends"):
                 finished(out, row(2), resume=resume, overwrite=overwrite)
         finished(tmp_path / "other.parquet", row(2))
         first.write(row(3))

@@ -146,7 +146,7 @@ def test_outputs_that_are_refused(uri: str, said: str) -> None:
     ("uri", "said"),
     [
         ("s3://album", "s3:// is not supported. Give gs://bucket/prefix or a folder"),
-        ("gs://", "gs:// names no bucket"),
+        ("gs://", "gs:// has no bucket name"),
     ],
 )
 def test_sources_that_are_refused(uri: str, said: str) -> None:

@@ -1,7 +1,7 @@
-"""How to go easy on a server: jittered exponential backoff, and a limit on the requests in flight.
+"""Jittered exponential backoff between retries, and an adaptive limit on the requests in flight.
 
-A rejected request crossed the network for nothing, and many clients that retry at once keep a server busy
-with rejecting them. So a rejection lowers the number of requests in flight, and answers raise it again by one
+A rejected request wastes bandwidth, and many clients that retry at once keep a server busy with rejecting
+them. So a rejection lowers the number of requests in flight, and answers raise it again by one
 per round of answers: additive increase, multiplicative decrease, as in TCP.
 """
 
@@ -75,7 +75,7 @@ class InFlightLimit:
     def deadline_start(self, ready: float) -> float:
         """When the deadline started for a request that has been waiting for a slot since `ready`.
 
-        Waiting behind other requests that are being answered does not count, waiting for an overloaded or
+        Waiting behind other requests that are being answered does not count. Waiting for an overloaded or
         unreachable server does.
         """
         return max(ready, self._relieved_at)

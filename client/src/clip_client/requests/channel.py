@@ -70,9 +70,9 @@ def _read(name: str, path: Path | None) -> bytes | None:
 
 
 class Transport(Protocol):
-    """Triton's calls, as a client needs them. Give ClipClient another one to test without a server.
+    """The Triton calls that a client makes. Pass another implementation to test without a server.
 
-    ClipClient expects answers, AsyncClipClient expects awaitables of them. Each call raises grpc.RpcError,
+    ClipClient expects answers, AsyncClipClient expects awaitables. Each call raises grpc.RpcError,
     with status DEADLINE_EXCEEDED if it takes longer than `timeout_s`.
     """
 
@@ -98,7 +98,7 @@ class GrpcTransport:
     def __init__(self, channel: Any, headers: dict[str, str]) -> None:
         self._channel = channel
         self._stub = GRPCInferenceServiceStub(channel)
-        # Without a serializer gRPC takes bytes as they are, as wire.request_bytes() makes them.
+        # Without a serializer, gRPC sends the bytes of wire.request_bytes() unchanged.
         self._infer = channel.unary_unary(_INFER, response_deserializer=pb.ModelInferResponse.FromString)
         self._headers = tuple(headers.items())
 

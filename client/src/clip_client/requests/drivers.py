@@ -34,7 +34,7 @@ def _perform(command: Wait | Call) -> Any:
 
 
 async def run_async(flow: Flow[T]) -> T:
-    """As run(), in this task."""
+    """Like run(), in this task."""
     result: Any = None
     with closing(flow):
         while True:

@@ -11,7 +11,7 @@ from clip_client import defaults
 from clip_client.errors import ItemError, ServerBusy, ServerUnavailable
 
 _RETRYABLE = (
-    "Stub process",  # a Python backend process died; whoever supervises the server restarts it
+    "Stub process",  # a Python backend process died; the supervisor restarts the server
     "Failed to obtain the health mutex",  # it died during a health check
     "is not healthy",
     "has no available versions",  # the server is loading or unloading its models
@@ -21,7 +21,7 @@ _RETRYABLE = (
 _DEAD_PROCESS = re.compile(r"Stub process '([^']*)'")
 _CONNECTION_LOST = ("Socket closed", "reset by peer", "Broken pipe")
 _NOT_SENT = "last error"
-"""gRPC's words before the reason why it could not connect: the request was not sent."""
+"""gRPC's words before the reason for a failed connection: the request was not sent."""
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 _UNREACHABLE = (_UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 _DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
@@ -44,7 +44,7 @@ class Failure:
 
     @property
     def is_denied(self) -> bool:
-        """The server, or a gateway before it, rejects this client. A retry does not help.
+        """The server, or a gateway in front of it, rejects this client. A retry does not help.
 
         Triton reports a restricted protocol whose header is missing or wrong as UNAVAILABLE.
         """
@@ -57,12 +57,12 @@ class Failure:
 
     @property
     def is_unreachable(self) -> bool:
-        """There is no server, or it did not answer in time. Other photos would fare no better."""
+        """There is no server, or it did not answer in time. Other photos would fail too."""
         return self.status in _UNREACHABLE
 
     @property
     def is_retryable(self) -> bool:
-        """The server sheds load, or is away, starting, stopping or about to be restarted.
+        """The server sheds load, or is unreachable, starting, stopping or about to be restarted.
 
         Triton reports only the first two as UNAVAILABLE; the others are known by their text.
         """
@@ -78,7 +78,7 @@ class Failure:
 
     @property
     def is_crash(self) -> bool:
-        """The server, or one of its processes, ended while it had this request, or before it got it."""
+        """The server or one of its processes ended before or while it handled this request."""
         return self.is_connection_lost or self.dead_process is not None
 
     @property
@@ -95,7 +95,7 @@ class DeadProcesses:
         self.names: set[str] = set()
 
     def is_new_crash(self, failure: Failure) -> bool:
-        """Whether something crashed under this request, as far as failures show.
+        """Whether this request may have caused a crash, as far as failures show.
 
         The first failure that names a process reports its crash. Later ones only show that it was not
         restarted yet, and if the whole server is restarted for it, its requests in flight did not crash it.
@@ -115,7 +115,7 @@ def server_error(url: str, deadline_s: float, failure: Failure) -> ServerUnavail
     """The error for a call that failed last with `failure`; None if the server rejected only this call."""
     if failure.is_denied:
         return ServerUnavailable(
-            f"the server at {url} rejects this client ({failure}). If it expects a header, give it with "
+            f"the server at {url} rejects this client ({failure}). If it expects a header, pass it with "
             "ConnectionOptions(headers=...) or clip-embed --header NAME:VALUE"
         )
     if failure.is_overload:
@@ -140,7 +140,7 @@ def no_answer(url: str, deadline_s: float, cause: str) -> ServerUnavailable:
 
 def _advice(cause: str) -> str:
     if "handshake" in cause:
-        return "Check the certificates. Give the server's with --root-certificates (ConnectionOptions)"
+        return "Check the certificates. Pass the server's CA with --root-certificates (ConnectionOptions)"
     if any(text in cause for text in _CONNECTION_LOST):
         return "Connection closed. Is the server running? Does it require TLS (--ssl) or a certificate?"
     return "Is it running? Start one with: clip-serve --repository DIR"

@@ -1,14 +1,13 @@
-"""The life of a request: wait for a slot, send, and after a failure retry, isolate, split or give up.
+"""The retry policy: a request waits for a slot, is sent, and after a failure retried, isolated or given up.
 
 The decisions are written once, as generators without I/O, for ClipClient and AsyncClipClient. A generator
 yields commands (Wait, Call), is sent each command's result, and returns the answer; drivers.py runs it with
-threads or with asyncio. Slots are given back by the generators themselves, whatever ends them.
+threads or with asyncio. A generator always releases its slot, even if it is closed early.
 
-A photo can crash the Python process that decodes it. Whatever shares a batch with it then fails too, and
-if the server is restarted for it, so does every other request in flight. So a request during which something
-crashed becomes a suspect: it is retried isolated, with no other request of this client in flight. Only if
-that crashes the server again is the request to blame; a group of photos is then split, and each is tried
-isolated.
+A photo can crash the Python process that decodes it. All photos in its batch then fail too, and if the
+server restarts, so do all other requests in flight. So a request during which something crashed becomes a
+suspect: it is retried isolated, with no other request of this client in flight. The request is to blame only
+if that crashes the server again. A group of photos is then split, and each photo is tried isolated.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class Decision(Enum):
 
 
 class Suspicion:
-    """Decides about the failures of one request; `crashes_to_blame` is how often it may crash the server."""
+    """Decides about one request's failures, and blames it after `crashes_to_blame` isolated crashes."""
 
     def __init__(self, dead: DeadProcesses, *, isolated: bool, crashes_to_blame: int) -> None:
         self.is_isolated = isolated
@@ -82,7 +81,7 @@ class Suspicion:
         self._crashes_left = crashes_to_blame
 
     def decide(self, failure: Failure) -> Decision:
-        """Call it before the request's slot is given back: another request could meet the same crash."""
+        """Call it before releasing the request's slot, because another request could see the same crash."""
         has_crashed, was_isolated = self._dead.is_new_crash(failure), self.is_isolated
         self.is_isolated = was_isolated or has_crashed
         self._crashes_left -= has_crashed and was_isolated
@@ -188,7 +187,7 @@ class RetryEngine:
             return answer, waited_s
 
     def _send(self, data: bytes, end: float, suspicion: Suspicion) -> Flow[tuple[Any, Decision | None]]:
-        """One try, which gives its slot back. An answer needs no decision."""
+        """One try, which releases its slot. An answer needs no decision."""
         rejected = answered = False
         try:
             answer = yield self._call(self._transport.infer, data, end)
@@ -201,7 +200,7 @@ class RetryEngine:
             self.slots.finish(rejected=rejected, answered=answered)
 
     def _first_slot(self, suspicion: Suspicion) -> Flow[float]:
-        """Waits for a slot with a new deadline; returns when that ends."""
+        """Waits for a slot with a new deadline; returns the time at which the deadline expires."""
         end = yield from self._slot(suspicion)
         if end is not None:
             return end
@@ -209,10 +208,10 @@ class RetryEngine:
             raise ServerUnavailable("this client was closed")
         if self.slots.limit.is_overloaded:
             raise busy(self._url, self._deadline_s)
-        raise no_answer(self._url, self._deadline_s, "also none to the requests before this one")
+        raise no_answer(self._url, self._deadline_s, "nor to earlier requests")
 
     def _slot(self, suspicion: Suspicion, end: float | None = None) -> Flow[float | None]:
-        """Waits for a slot until `end`, or with a new deadline; returns when that ends, or None."""
+        """Waits for a slot until `end`, or with a new deadline; returns the end, or None without a slot."""
         place = self.slots.enter(self._deadline_s, end=end, isolated=suspicion.is_isolated)
         has_slot = False
         try:

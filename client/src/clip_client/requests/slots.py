@@ -1,7 +1,7 @@
-"""Which request may be sent next: a queue for the slots that the in-flight limit leaves.
+"""The queue for slots: which request may be sent next within the in-flight limit.
 
-Retries go before first tries, whose deadline has not started yet. A suspect waits until nothing else is in
-flight, and no other request starts before it or beside it.
+Retries go before first tries, whose deadlines have not started yet. A suspect waits until nothing else is in
+flight, and no other request starts before it or while it runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SlotRequest:
 
 
 class SlotQueue:
-    """Hands out slots. It never waits itself, so threads and asyncio can both use it."""
+    """Hands out slots. It never blocks, so threads and asyncio can both use it."""
 
     def __init__(self, most: int, event: Callable[[], Event], clock: Callable[[], float]) -> None:
         self.limit = InFlightLimit(most)
@@ -66,13 +66,13 @@ class SlotQueue:
             self._hand_out()
 
     def finish(self, *, rejected: bool, answered: bool) -> None:
-        """Gives a slot back after a try, as InFlightLimit.finish()."""
+        """Releases a slot after a try; see InFlightLimit.finish()."""
         with self._lock:
             self.limit.finish(self._clock(), rejected=rejected, answered=answered)
             self._hand_out()
 
     def close(self) -> None:
-        """Ends all waits. No slot is handed out any more."""
+        """Ends all waits. No more slots are handed out."""
         with self._lock:
             self.closed.set()
             for request in (*self._isolated, *self._retries, *self._first_tries):

@@ -38,7 +38,7 @@ class ModelInfo:
 
     @classmethod
     def from_config(cls, config: Any) -> ModelInfo:
-        """From Triton's ModelConfig message. Raises ServerMismatch that names what is missing."""
+        """From Triton's ModelConfig message. Raises ServerMismatch, which names what is missing."""
         strings = [i.name for i in config.input if i.data_type == _type(config, "TYPE_STRING")]
         vectors = [o for o in config.output if o.data_type == _type(config, "TYPE_FP32") and len(o.dims) == 1]
         seconds = [o.name for o in config.output if o.data_type == _type(config, "TYPE_FP64")]
@@ -50,7 +50,7 @@ class ModelInfo:
         ):
             if len(found) != 1:
                 raise ServerMismatch(
-                    f"the model {config.name!r} is not a clip-triton model: it must have {what} and has "
+                    f"the model {config.name!r} is not a clip-triton model: it must have {what}, but has "
                     f"{len(found)}"
                 )
         return cls(
@@ -68,7 +68,7 @@ class ModelInfo:
     def too_large(self, size: int) -> ItemError | None:
         """The error for a photo of `size` bytes that the server would reject; None for others.
 
-        Known before the photo is loaded or sent.
+        Called before the photo is loaded or sent.
         """
         most = int(self.parameters.get("max_bytes", defaults.MAX_PHOTO_BYTES))
         if size <= most:
@@ -84,7 +84,7 @@ def _type(config: Any, name: str) -> int:
 def collect(
     results: list[Embedding | ItemError], info: ModelInfo, on_error: Literal["raise", "return"]
 ) -> Embedding | list[Embedding | ItemError]:
-    """The result of embed(): the list itself, or an array [N, D] unless there is an ItemError to raise."""
+    """The result of embed(): the list itself, or an array [N, D]. Raises the first ItemError for "raise"."""
     if on_error == "return":
         return results
     rows: list[Embedding] = []
@@ -145,7 +145,7 @@ def _read_row(row: Embedding, message: str) -> Embedding | ItemError:
     if message:
         return ItemError.from_wire(message, embedding=row if is_valid else None)
     if not is_valid:
-        return ItemError("bad_embedding", f"the server's vector has the norm {norm:.4g}, not 1")
+        return ItemError("bad_embedding", f"the server returned a vector of norm {norm:.4g} instead of 1")
     return row
 
 

@@ -1,6 +1,6 @@
-"""What a sink of embeddings is: the Sink protocol and the rows that it stores.
+"""The Sink protocol, and the rows that a sink stores.
 
-To add a sink, write a class with Sink's members and enter it in SINKS of `clip_client/sinks/__init__.py`.
+To add a sink, write a class with Sink's members and register it in SINKS in `clip_client/sinks/__init__.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EmbeddedObject:
 
     @property
     def vector(self) -> Embedding | None:
-        """float32 [D], also of a photo with an error if the server embedded what it could read of it."""
+        """float32 [D]; set despite an error if the server embedded the readable part of the photo."""
         return self.outcome.embedding if isinstance(self.outcome, ItemError) else self.outcome
 
     @property
@@ -43,7 +43,7 @@ class EmbeddedObject:
 class Sink(Protocol):
     """Stores one row for each object. One thread uses it.
 
-    A run calls open(), write() for each object, then finish() or keep(), and close() whatever happens. The
+    A run calls open(), write() for each object, then finish() or keep(), and always close(). The
     rows of an interrupted run are kept for the next one, which skips their objects. If an object is
     written again, its new row replaces the old one. Every method raises SinkError if it cannot write.
     """
@@ -65,9 +65,9 @@ class Sink(Protocol):
     ) -> set[ObjectKey]:
         """Prepares to write vectors of `dimension` numbers; returns the keys of objects embedded before.
 
-        `model` is describe_model()'s, to be stored with the rows. `overwrite` forgets existing rows once the
-        run finishes, `resume` adds to them. Raises SinkError if there are finished rows and neither
-        is set, if rows of another model would be mixed (check_same_model()), or if another run is writing.
+        `model`, from describe_model(), is stored with the rows. `overwrite` forgets existing rows once the
+        run finishes, `resume` adds to them. Raises SinkError if there are finished rows and neither is set,
+        if rows of another model would be mixed (check_same_model()), or if another run is writing.
         """
 
     def write(self, item: EmbeddedObject) -> None:
@@ -100,12 +100,12 @@ def check_same_model(place: str, stored: Mapping[str, str], model: Mapping[str, 
         then, now = stored.get(name), model.get(name)
         if then and now and then != now:
             raise SinkError(
-                f"{place} holds embeddings made with {name} {then}, and the server has {now}. Restart the "
+                f"{place} holds embeddings made with {name} {then}, but the server uses {now}. Restart the "
                 "server with the old setting, choose another --out, or give --overwrite"
             )
 
 
 def how_to_continue(*, overwrite: bool) -> str:
-    """What to do after an interrupted run, which was started with --overwrite or not."""
-    command = "with --resume instead of --overwrite" if overwrite else "again with the same command"
-    return f"run it {command} to continue from there"
+    """The advice after an interrupted run, which was started with --overwrite or not."""
+    command = "the command with --resume instead of --overwrite" if overwrite else "the same command again"
+    return f"run {command} to continue"

@@ -43,7 +43,9 @@ class ParquetSink:
 
     def __init__(self, out: Path) -> None:
         if pa is None:
-            raise SinkError("Parquet needs pyarrow: pip install 'clip-triton-client[parquet]'")
+            raise SinkError(
+                "Parquet needs pyarrow. In a clone of clip-triton: pip install './client[parquet]'"
+            )
         if out.is_dir():
             raise SinkError(f"{out} is a folder. Give the path of the file to write")
         self._out = out
@@ -76,7 +78,7 @@ class ParquetSink:
             self._out.parent.mkdir(parents=True, exist_ok=True)
             if not self._lock.acquire():
                 raise SinkError(
-                    f"another run is writing {self._out}. Wait for its end, or choose another --out"
+                    f"another run is writing {self._out}. Wait until it ends, or choose another --out"
                 )
             if self._out.exists() and not (overwrite or resume):
                 raise SinkError(f"{self._out} exists. Give --resume to complete it, or --overwrite")
@@ -231,7 +233,8 @@ class ParquetSink:
         except OSError as error:
             raise SinkError(
                 f"cannot write {path}: {os.strerror(error.errno) if error.errno else error}. Finished rows "
-                f"are kept in {self._parts}: make room and {how_to_continue(overwrite=self._overwrite)}"
+                f"are kept in {self._parts}. Free some space, then "
+                f"{how_to_continue(overwrite=self._overwrite)}"
             ) from error
 
 

@@ -13,7 +13,7 @@ from clip_client.sources.base import Source
 def open_source(uri: str, connections: int = defaults.CONCURRENCY) -> Source:
     """Opens the source that `uri` names: `gs://bucket/prefix`, or the path of a folder.
 
-    `connections` is the number of loads at the same time that a remote source keeps connections for. Raises
+    `connections` is the number of concurrent loads that a remote source keeps connections for. Raises
     SourceError for an unknown scheme, an incomplete URI, or missing credentials.
     """
     scheme, separator, _ = uri.partition("://")
@@ -38,7 +38,7 @@ def _gcs(uri: str, connections: int) -> Source:
 
     bucket, _, prefix = uri.removeprefix("gs://").partition("/")
     if not bucket:
-        raise SourceError(f"{uri} names no bucket. Use gs://bucket/prefix")
+        raise SourceError(f"{uri} has no bucket name. Use gs://bucket/prefix")
     return GcsSource(bucket, prefix, connections)
 
 

@@ -1,6 +1,6 @@
-"""What a source of photos is: the Source protocol and the objects that it lists.
+"""The Source protocol, and the objects that a source lists.
 
-To add a source, write a class with Source's two methods and enter it in SOURCES of
+To add a source, write a class with Source's two methods and register it in SOURCES in
 `clip_client/sources/__init__.py`.
 """
 

@@ -29,7 +29,7 @@ class FolderSource:
 
     def list(self) -> Iterator[ObjectInfo]:
         if not self._root.is_dir():
-            raise SourceError(f"{self._root} is not a folder (a bucket is written gs://bucket/prefix)")
+            raise SourceError(f"{self._root} is not a folder (for a bucket, use gs://bucket/prefix)")
         location = self._root.resolve()
         for path, size in sorted(self._files()):
             relative = path.relative_to(self._root)
@@ -60,7 +60,7 @@ class FolderSource:
 
 
 def _location(path: Path) -> Path:
-    """The absolute path. A link itself is not followed: the exclusion is about the name."""
+    """The absolute path. A link itself is not followed, because its own name is excluded."""
     return path.parent.resolve() / path.name
 
 
