@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,25 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, S
 from markupsafe import Markup
 
 from clip_profile.console import printable
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, and whatever it has of the other parts, in this order.
+
+    `figures` are (caption, chart), `items` (name, text), `commands` (title, quoted words); `marked` is the
+    index of a row.
+    """
+
+    title: str
+    note: str = ""
+    figures: Sequence[tuple[str, Markup]] = ()
+    heads: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    marked: int | None = None
+    items: Sequence[tuple[str, str]] = ()
+    commands: Sequence[tuple[str, Sequence[str]]] = ()
+    after: Sequence[str] = ()
 
 
 def render(template: str, *folders: Path, **values: Any) -> str:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from itertools import compress
 from pathlib import Path
 
-from markupsafe import Markup
-
 from clip_profile.answer import metrics
 from clip_profile.answer.metrics import with_spread
-from clip_profile.answer.recommend import Recommendation
+from clip_profile.answer.recommend import recommend
 from clip_profile.answer.serve_command import serve_command
 from clip_profile.records.measurement import EMBED, PREPROCESS, Failure, Measurement
-from clip_profile.records.results import Result, frontier
+from clip_profile.records.objective import Objective
+from clip_profile.records.results import Result, frontier, results_of
 from clip_profile.records.run_folder import About, RunFolder
 from clip_profile.records.setting import LEGEND, Setting
 from clip_profile.records.statistics import Spread
 from clip_profile.report import chart
+from clip_profile.report.html import Section
+from clip_profile.report.timeline import timeline
 from clip_serving import defaults
 
 _BARS = 8
@@ -31,31 +32,8 @@ _TILES = (metrics.THROUGHPUT, metrics.P95, *_USED)
 _COLUMNS = (metrics.THROUGHPUT, metrics.P50, metrics.P95, metrics.P99, *_USED)
 
 
-@dataclass(frozen=True)
-class Section:
-    """A title, and whatever it has of the other parts, in this order.
-
-    `figures` are (caption, chart), `items` (name, text), `commands` (title, quoted words); `marked` is the
-    index of a row.
-    """
-
-    title: str
-    note: str = ""
-    figures: Sequence[tuple[str, Markup]] = ()
-    heads: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    marked: int | None = None
-    items: Sequence[tuple[str, str]] = ()
-    commands: Sequence[tuple[str, Sequence[str]]] = ()
-    after: Sequence[str] = ()
-
-
-Names = Mapping[Setting, str]
-"""Settings in words, without what all of them have in common."""
-
-
-def names_of(settings: Sequence[Setting]) -> tuple[Names, str]:
-    """The names, and a sentence of what they leave out."""
+def names_of(settings: Sequence[Setting]) -> tuple[dict[Setting, str], str]:
+    """Settings in words, without what all of them have in common; and a sentence with that."""
     parts = {setting: setting.describe().split(", ") for setting in settings}
     differs = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
     if not any(differs):
@@ -65,75 +43,142 @@ def names_of(settings: Sequence[Setting]) -> tuple[Names, str]:
     return names, f"All have in common: {common}." if common else ""
 
 
-def subtitle(run: RunFolder) -> str:
-    about = run.about
-    photos = f"{about.photos['count']} photos of {about.photos['mean_bytes'] / 1e6:.2f} MB on average"
-    own = about.target == "embedded"
-    where = "the embedded server" if own else f"the server at {about.target}"
-    machine = about.machine.describe() if own else f"the client on {about.machine.describe()}"
-    return f"{about.created[:16].replace('T', ' ')} UTC · {where} · {photos} · {machine}"
+class View:
+    """A run with measurements, as its report shows it: `shown` is the recommended setting, or the nearest."""
 
+    def __init__(self, run: RunFolder, objective: Objective) -> None:
+        self._run, self.found = run, recommend(run, objective)
+        self.shown, self._results = self.found.nearest, results_of(run)
+        self._names, self._common = names_of([result.setting for result in self._results])
 
-def tiles(found: Recommendation) -> list[tuple[str, str, str]]:
-    """The main figures of the recommendation: name, mean, and interval with unit."""
-    shown = found.best or found.nearest
-    spreads = [(metric, shown.spread(metric.of)) for metric in _TILES]
-    texts = [(metric, metric.text(spread).partition(" ± ")) for metric, spread in spreads if spread]
-    return [(metric.name, mean, f"{sign}{half} {metric.unit}") for metric, (mean, sign, half) in texts]
+    def sections(self) -> list[Section]:
+        """In the order of the page."""
+        own = [
+            self._scatter(), self._breakdown(), timeline(self.shown), self._batches(), self._open_loop(),
+            self._table(), self._failures(), reproduction(self._run.about, self.shown),
+        ]  # fmt: skip
+        return [section for section in own if section is not None]
 
+    def subtitle(self) -> str:
+        about = self._run.about
+        photos = f"{about.photos['count']} photos of {about.photos['mean_bytes'] / 1e6:.2f} MB on average"
+        own = about.target == "embedded"
+        where = "the embedded server" if own else f"the server at {about.target}"
+        machine = about.machine.describe() if own else f"the client on {about.machine.describe()}"
+        return f"{about.created[:16].replace('T', ' ')} UTC · {where} · {photos} · {machine}"
 
-def scatter(results: Sequence[Result], found: Recommendation, names: Names) -> Section:
-    """Throughput against p95 of every setting, with the frontier."""
-    best = found.best
-    points = [_point(result, best, names) for result in sorted(results, key=lambda one: _is(one, best))]
-    line = [(one.p95_ms, one.photos_per_s) for one in frontier(results)]
-    bound = found.objective.p95_ms
-    mark = (bound, f"bound: {bound:g} ms") if bound is not None else None
+    def tiles(self) -> list[tuple[str, str, str]]:
+        """The main figures of the recommendation: name, mean, and interval with unit."""
+        spreads = [(metric, self.shown.spread(metric.of)) for metric in _TILES]
+        texts = [(metric, metric.text(spread).partition(" ± ")) for metric, spread in spreads if spread]
+        return [(metric.name, mean, f"{sign}{half} {metric.unit}") for metric, (mean, sign, half) in texts]
 
-    legend = [
-        ("accent", "recommended, and the frontier"), ("preprocess", "repeated"), ("dim", "measured once"),
-    ]  # fmt: skip
-    note = (
-        "Each dot is a setting. No setting beats one on the frontier in both throughput and latency. "
-        "Vertical bars: 95 % interval over repeats."
-    )
-    drawn = chart.figure(
-        chart.xy, points, [chart.Line(line, "accent", "frontier")], legend=legend, height=320,
-        x_title="p95 latency of a request, ms", y_title="photos/s", x_mark=mark,
-    )  # fmt: skip
-    return Section("Throughput against latency", note, [("", drawn)])
+    def _is_shown(self, result: Result) -> bool:
+        return result.setting == self.shown.setting
 
+    def _scatter(self) -> Section:
+        """Throughput against p95 of every setting, with the frontier."""
+        points = [self._point(result) for result in sorted(self._results, key=self._is_shown)]
+        line = [(one.p95_ms, one.photos_per_s) for one in frontier(self._results)]
+        bound = self.found.objective.p95_ms
+        legend = [
+            ("accent", "recommended, and the frontier"), ("preprocess", "repeated"), ("dim", "measured once"),
+        ]  # fmt: skip
+        note = (
+            "Each dot is a setting. No setting beats one on the frontier in both throughput and latency. "
+            "Vertical bars: 95 % interval over repeats."
+        )
+        drawn = chart.figure(
+            chart.xy, points, [chart.Line(line, "accent", "frontier")], legend=legend, height=320,
+            x_title="p95 latency of a request, ms", y_title="photos/s",
+            x_mark=None if bound is None else (bound, f"bound: {bound:g} ms"),
+        )  # fmt: skip
+        return Section("Throughput against latency", note, [("", drawn)])
 
-def _is(result: Result, other: Result | None) -> bool:
-    return other is not None and result.setting == other.setting
+    def _point(self, result: Result) -> chart.Point:
+        rate, best = result.spread(metrics.THROUGHPUT.of), self.found.best and self._is_shown(result)
+        kind = "best" if best else "repeated" if result.repeated else "single"
+        name = self._names[result.setting]
+        label = f"{name}: {result.photos_per_s:.1f} photos/s, p95 {result.p95_ms:.0f} ms"
+        return chart.Point(result.p95_ms, result.photos_per_s, kind, label, rate.half if rate else None)
 
+    def _breakdown(self) -> Section:
+        """Where a request's time goes: of the shown, the repeated, then the fastest other settings."""
+        order = sorted(
+            self._results, key=lambda one: (not self._is_shown(one), not one.repeated, -one.photos_per_s)
+        )
+        rows = []
+        for one in order[:_BARS]:
+            whole, name = one.spread(metrics.MEAN.of), self._names[one.setting]
+            rows.append(chart.Bar(name, _parts(one), whole.half if whole else None, self._is_shown(one)))
+        split = any(kind == "decode" for row in rows for kind, _, _ in row.parts)
+        texts = {} if split else {"preprocess": _BOTH}
+        legend = [(stage, texts.get(stage, stage)) for stage in _STAGES if split or stage != "decode"]
+        note = (
+            "Mean milliseconds of a request in each stage, in a closed loop; ± is half of the total's 95 % "
+            f"interval. {self._common}"
+        )
+        drawn = chart.figure(chart.bars, rows, unit="ms", legend=legend)
+        return Section("Stages of a request", note, [("", drawn)])
 
-def _point(result: Result, best: Result | None, names: Names) -> chart.Point:
-    rate = result.spread(lambda one: one.photos_per_s)
-    kind = "best" if _is(result, best) else "repeated" if result.repeated else "single"
-    name = names[result.setting]
-    label = f"{name}: {result.photos_per_s:.1f} photos/s, p95 {result.p95_ms:.0f} ms"
-    return chart.Point(result.p95_ms, result.photos_per_s, kind, label, y_half=rate.half if rate else None)
+    def _batches(self) -> Section:
+        """How large the encoder's and preprocess's batches were."""
+        figures = []
+        for stage, name in ((EMBED, "embed"), (PREPROCESS, _BOTH)):
+            counts = Counter[int]()
+            for one in self.shown.closed:
+                counts.update(one.stages[stage].batches)
+            mean, total = self.shown.spread(partial(_mean_batch, stage)), sum(counts.values())
+            if total and mean is not None:
+                shares = [(size, counts[size] / total) for size in sorted(counts)]
+                title = f"photos in a batch, {name}"
+                drawn = chart.figure(chart.columns, shares, height=190, kind=stage, x_title=title)
+                figures.append((f"{name}: {with_spread(mean, 1)} photos on average", drawn))
+        note = "How many photos Triton batched in each execution, of the setting above."
+        return Section("Batch sizes", note, figures)
 
+    def _open_loop(self) -> Section | None:
+        """Latencies with Poisson arrivals, for the finalists; None without any."""
+        percents = (50, 90, 95, 99)
+        rows = [
+            [
+                self._names[result.setting],
+                with_spread(Spread.of([one.rate or 0.0 for one in result.poisson]), 1),
+                *(metrics.P95.text(metrics.open_loop(result.poisson, percent)) for percent in percents),
+                str(sum(one.requests for one in result.poisson)),
+            ]
+            for result in self._results
+            if result.poisson
+        ]
+        heads = ["setting", "requests/s", *(f"p{percent} ms" for percent in percents), "requests"]
+        note = (
+            "Requests arrive at random and do not wait for each other, as users' requests do. Percentiles "
+            "are over the requests of all runs, ± is their spread from run to run. A p99 needs at least 100 "
+            "requests."
+        )
+        return Section("Open loop, Poisson arrivals", note, heads=heads, rows=rows) if rows else None
 
-def breakdown(results: Sequence[Result], found: Recommendation, names: Names, common: str) -> Section:
-    """Where a request's time goes: of the recommended, the repeated, then the fastest other settings."""
-    shown = found.best or found.nearest
-    order = sorted(results, key=lambda one: (not _is(one, shown), not one.repeated, -one.photos_per_s))
-    rows = []
-    for one in order[:_BARS]:
-        whole = one.spread(metrics.MEAN.of)
-        half = whole.half if whole else None
-        rows.append(chart.Bar(names[one.setting], _parts(one), half, marked=_is(one, shown)))
-    split = any(kind == "decode" for row in rows for kind, _, _ in row.parts)
-    texts = {} if split else {"preprocess": _BOTH}
-    legend = [(stage, texts.get(stage, stage)) for stage in _STAGES if split or stage != "decode"]
-    note = (
-        "Mean milliseconds of a request in each stage, in a closed loop; ± is half of the total's 95 % "
-        f"interval. {common}"
-    )
-    drawn = chart.figure(chart.bars, rows, unit="ms", legend=legend)
-    return Section("Stages of a request", note, [("", drawn)])
+    def _table(self) -> Section:
+        """Every setting, fastest first."""
+        results = self._results
+        present = [one for one in _COLUMNS if any(result.mean(one.of) is not None for result in results)]
+        rows = [
+            [
+                f"{self._names[result.setting]}\n{result.setting.label}",
+                *(one.text(result.spread(one.of)) for one in present),
+                str(len(result.closed)),
+            ]
+            for result in results
+        ]
+        marked = next(number for number, result in enumerate(results) if self._is_shown(result))
+        heads = ["setting, and its label", *(one.head for one in present), "runs"]
+        note = f"{self._common} A label is what clip-profile compare RUN:LABEL takes: {LEGEND}."
+        return Section("All settings", note, heads=heads, rows=rows, marked=marked)
+
+    def _failures(self) -> Section | None:
+        """Runs that failed, and why; None without any."""
+        items = [(_run_of(one), one.text) for one in self._run.failures]
+        return Section("Runs that failed", items=items) if items else None
 
 
 def _parts(result: Result) -> list[tuple[str, float, str]]:
@@ -158,70 +203,8 @@ def _decode_share(one: Measurement) -> float | None:
     return one.decode_ms / (one.decode_ms + one.preprocess_ms)
 
 
-def batches(found: Recommendation) -> Section:
-    """How large the encoder's and preprocess's batches were."""
-    shown = found.best or found.nearest
-    figures = [_batches_of(shown, stage, name) for stage, name in ((EMBED, "embed"), (PREPROCESS, _BOTH))]
-    note = "How many photos Triton batched in each execution, of the setting above."
-    return Section("Batch sizes", note, [figure for figure in figures if figure])
-
-
-def _batches_of(shown: Result, stage: str, name: str) -> tuple[str, Markup] | None:
-    counts: Counter[int] = Counter()
-    for one in shown.closed:
-        counts.update(one.stages[stage].batches)
-    mean, total = shown.spread(lambda one: one.stages[stage].mean_batch), sum(counts.values())
-    if not total or mean is None:
-        return None
-    shares = [(size, counts[size] / total) for size in sorted(counts)]
-    title = f"photos in a batch, {name}"
-    drawn = chart.figure(chart.columns, shares, height=190, kind=stage, x_title=title)
-    return f"{name}: {with_spread(mean, 1)} photos on average", drawn
-
-
-def open_loop(results: Sequence[Result], names: Names) -> Section | None:
-    """Latencies with Poisson arrivals, for the finalists; None without any."""
-    percents = (50, 90, 95, 99)
-    rows = [
-        [
-            names[result.setting],
-            with_spread(Spread.of([one.rate or 0.0 for one in result.poisson]), 1),
-            *(metrics.P95.text(metrics.open_loop(result.poisson, percent)) for percent in percents),
-            str(sum(one.requests for one in result.poisson)),
-        ]
-        for result in results
-        if result.poisson
-    ]
-    heads = ["setting", "requests/s", *(f"p{percent} ms" for percent in percents), "requests"]
-    note = (
-        "Requests arrive at random and do not wait for each other, as users' requests do. Percentiles are "
-        "over the requests of all runs, ± is their spread from run to run. A p99 needs at least 100 requests."
-    )
-    return Section("Open loop, Poisson arrivals", note, heads=heads, rows=rows) if rows else None
-
-
-def table(results: Sequence[Result], found: Recommendation, names: Names, common: str) -> Section:
-    """Every setting, fastest first."""
-    shown = found.best or found.nearest
-    present = [one for one in _COLUMNS if any(result.mean(one.of) is not None for result in results)]
-    rows = [
-        [
-            f"{names[result.setting]}\n{result.setting.label}",
-            *(one.text(result.spread(one.of)) for one in present),
-            str(len(result.closed)),
-        ]
-        for result in results
-    ]
-    marked = next(number for number, result in enumerate(results) if _is(result, shown))
-    heads = ["setting, and its label", *(one.head for one in present), "runs"]
-    note = f"{common} A label is what clip-profile compare RUN:LABEL takes: {LEGEND}."
-    return Section("All settings", note, heads=heads, rows=rows, marked=marked)
-
-
-def failures(run: RunFolder) -> Section | None:
-    """Runs that failed, and why; None without any."""
-    items = [(_run_of(one), one.text) for one in run.failures]
-    return Section("Runs that failed", items=items) if items else None
+def _mean_batch(stage: str, one: Measurement) -> float:
+    return one.stages[stage].mean_batch
 
 
 def _run_of(one: Failure) -> str:
@@ -230,16 +213,15 @@ def _run_of(one: Failure) -> str:
     return ", ".join([one.setting.describe(), *round_, *arrival])
 
 
-def reproduction(run: RunFolder, found: Recommendation) -> Section:
+def reproduction(about: About, shown: Result) -> Section:
     """The commands and versions that made the figures."""
-    shown = found.best or found.nearest
-    embedded = run.about.target == "embedded"
+    embedded = about.target == "embedded"
     press = list(shown.closed[-1].command)
     if embedded and "-u" in press:
         press[press.index("-u") + 1] = f"127.0.0.1:{defaults.GRPC_PORT}"  # clip-serve's, not the sweep's
     serve = serve_command(shown.setting, Path("model_repository")) if embedded else None
     commands: list[tuple[str, Sequence[str]]] = [
-        ("The sweep", run.about.command),
+        ("The sweep", about.command),
         ("One run of the setting above", ["clip-perf-input", "my_photos/", "--out", "photos.json"]),
         *([("", shlex.split(serve))] if serve else []),
         ("", press),
@@ -247,7 +229,7 @@ def reproduction(run: RunFolder, found: Recommendation) -> Section:
     quoted = [(title, [shlex.quote(word) for word in words]) for title, words in commands]
     after = [
         "The largest batch and the queue delay are in the repository: recommend --apply writes them.",
-        _versions(run.about),
+        _versions(about),
     ]
     return Section("Reproduce", commands=quoted, after=after)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
-from clip_profile.answer.recommend import Recommendation
 from clip_profile.records.measurement import Sample
+from clip_profile.records.results import Result
 from clip_profile.report import chart
 from clip_profile.report.chart import Line
-from clip_profile.report.sections import Section
+from clip_profile.report.html import Section
 
 
-def timeline(found: Recommendation) -> Section | None:
+def timeline(shown: Result) -> Section | None:
     """CPU, memory and GPU of the last run; None if nothing was sampled."""
-    last = (found.best or found.nearest).closed[-1]
+    last = shown.closed[-1]
     samples = last.samples
     if not samples:
         return None
@@ -57,6 +57,5 @@ def _gpu(samples: Sequence[Sample]) -> list[Line]:
     ]
     known = sorted(filter(None, each), key=lambda points: sum(use for _, use in points) / len(points))
     lines = [Line(points, "dim", "the other GPUs") for points in known[:-1]]
-    return lines + [
-        Line(points, "accent", "the busiest GPU" if lines else "the GPU") for points in known[-1:]
-    ]
+    label = "the busiest GPU" if lines else "the GPU"
+    return lines + [Line(points, "accent", label) for points in known[-1:]]
