@@ -32,6 +32,7 @@ WITHIN = 0.95
 SHARES = (0.8, 0.9, 0.95, 1.0)
 """Of the surfaces."""
 _MOST_WASTED = 5
+"""Proposals in a row that TPE may waste before a random setting is measured."""
 
 Measure = Callable[[Setting], float]
 Method = Callable[[Space, Setting, Measure, int], Iterator[list[Setting]]]
@@ -59,7 +60,7 @@ def random_search(space: Space, start: Setting, measure: Measure, seed: int) -> 
 def tpe(
     space: Space, start: Setting, measure: Measure, seed: int, *, multivariate: bool = False
 ) -> Iterator[list[Setting]]:
-    """Proposals that cannot work or are known already cost nothing; after many, a random setting is next."""
+    """Proposals that cannot work or are known already cost nothing, up to _MOST_WASTED in a row."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
