@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def press(job: Job, connect: Callable[[], Request]) -> Log:
-    """Raises whatever a request raised."""
+    """Raises the error of the first request that failed."""
     with ClosedLoop(connect, job.in_flight) as loop:
         loop.warm_up(job.warm_up_s)
         print("measuring", flush=True)

@@ -1,10 +1,9 @@
-"""What an image costs in each CPU encoder: `python -m benchmarks.encoders --repository DIR`.
+"""The cost of an image in each CPU encoder: `python -m benchmarks.encoders --repository DIR`.
 
-Engines, precisions, threads and batches side by side in one process, pass by pass, so that what else the
-machine does is in all of them alike; and the least cosine to open_clip's embeddings of the export's
-photos. "of fp32" is the median over passes of a pass's ratio to onnxruntime's fp32 with as many threads and
-photos: it is what to compare across machines. A precision that this CPU does not have is named as such, not
-measured under its name.
+Engines, precisions, threads and batches in one process, in interleaved passes, so that other work on the
+machine affects all of them alike; and the lowest cosine to open_clip's embeddings of the export's photos.
+"to fp32" is the median over passes of the ratio to onnxruntime's fp32 with the same threads and batch:
+compare this across machines. A precision that this CPU lacks is marked, not measured under its name.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ BASE = "onnxruntime fp32"
 
 @dataclass
 class Case:
-    """One encoder at one batch size; seconds of wall and CPU time an image, a value a pass."""
+    """One encoder at one batch size; seconds of wall and CPU time per image, one value per pass."""
 
     name: str
     threads: int
@@ -60,7 +59,7 @@ def main() -> int:
     add = parser.add_argument
     add("--repository", type=Path, required=True, metavar="DIR", help="an exported one")
     add("--threads", type=_counts, default=tuple(sorted({1, available_cores()})), metavar="N,N",
-        help="default: one, and one a core")  # fmt: skip
+        help="default: one, and one per core")  # fmt: skip
     add("--batches", type=_counts, default=(1, 8), metavar="N,N", help="default: 1,8")
     add("--passes", type=int, default=5, metavar="N", help="default: %(default)s")
     options = parser.parse_args()
@@ -99,7 +98,7 @@ def _encoders(version: Path, threads: int) -> Iterator[tuple[str, Encoder]]:
     yield "OpenVINO fp32", OpenVinoEncoder(fp32, threads, "fp32")
     hinted = OpenVinoEncoder(fp32, threads, "bf16")
     if hinted.precision != "bf16":
-        yield f"OpenVINO, asked for bf16, computes {hinted.precision}", hinted
+        yield f"OpenVINO set to bf16, computes {hinted.precision}", hinted
     elif Cpu.here().has_bf16:
         yield "OpenVINO bf16", hinted
     else:
@@ -110,10 +109,10 @@ def _encoders(version: Path, threads: int) -> Iterator[tuple[str, Encoder]]:
 
 
 def table(cases: list[Case]) -> str:
-    """Markdown; the first pass is left out."""
+    """Markdown, without the first pass, which warms up."""
     bases = {(case.threads, case.batch): case for case in cases if case.name == BASE}
     lines = [
-        "| encoder | threads | batch | ms an image: best, median | CPU ms | of fp32 | least cosine |",
+        "| encoder | threads | batch | ms per image: best, median | CPU ms | to fp32 | lowest cosine |",
         "|---|---|---|---|---|---|---|",
     ]
     for case in sorted(cases, key=lambda case: (case.threads, case.batch)):

@@ -109,7 +109,7 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
 
 
 def ratio(results: Results, ours: str, theirs: str, measure: str = "images_per_s") -> Spread | None:
-    """Pass by pass, so that whatever else the machine did in a pass is in both."""
+    """Pass by pass, so that other work on the machine in a pass affects both."""
     other = {window.number: getattr(window, measure) for window in results.of(theirs)}
     return Spread.over(
         [

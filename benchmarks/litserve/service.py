@@ -1,4 +1,4 @@
-"""CLIP behind LitServe, as its documentation shows a model that takes uploaded pictures.
+"""CLIP behind LitServe, as its documentation serves a model of uploaded pictures.
 
     python -m benchmarks.litserve.service --port 8000 --workers 2
 

@@ -3,11 +3,11 @@
     uvicorn benchmarks.origin.service:app --workers 3
 
 One endpoint loads the named objects of a bucket (gcloud-aio-storage), decodes them (OpenCV), squashes
-them to 224 x 224 (cubic) and embeds them (open_clip in torch, batches of 32), and logs the least, the
-mean and the largest time of each stage. Loading is concurrent and what takes the CPU runs in threads,
-as a team that looks at its latencies would have it. Two switches are ours: ORIGIN_TRANSFORM=open_clip
-puts open_clip's own transform in the squash's place, and ORIGIN_ENCODER=null returns one constant
-vector, so that all before the encoder can be told from it.
+them to 224 x 224 (cubic) and embeds them (open_clip in torch, batches of 32). It logs the minimum, mean
+and maximum of each stage. Loading is concurrent and CPU work runs in threads, as a team that watches its
+latencies would write it. Two switches are ours: ORIGIN_TRANSFORM=open_clip replaces the squash by open_clip's
+own transform, and ORIGIN_ENCODER=null returns a constant vector, so that everything before the encoder can be
+measured without it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/embed")
 async def embed(request: EmbedRequest) -> EmbedResponse:
-    """One embedding a name, in order; 422 where an object is no picture."""
+    """One embedding per name, in order; 422 if an object is not a picture."""
     stages = Stages()
     begin = time.perf_counter()
     pictures = await asyncio.gather(*(load(request.bucket, name, stages) for name in request.names))
@@ -108,7 +108,7 @@ def squash(picture: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 
 def open_clip_transform() -> tuple[Callable[[bytes], Any], Callable[[Any], torch.Tensor]]:
-    """Decoding and the transform that open_clip itself applies."""
+    """Decoding, and open_clip's own transform."""
     transform: Any = open_clip.image_transform(SIZE, is_train=False)
 
     def opened(data: bytes) -> Any:
@@ -140,7 +140,7 @@ def null_encoder() -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 class Stages:
-    """The times of one request's stages: load and decode a photo, the others a request."""
+    """The stage times of one request: load and decode per photo, the others per request."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, list[float]] = {}

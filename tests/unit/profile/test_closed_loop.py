@@ -37,7 +37,7 @@ def test_it_keeps_its_requests_in_flight_until_it_is_stopped() -> None:
 
     with ClosedLoop(connect, 3) as loop:
         loop.warm_up(0.0)
-        assert loop.came_round
+        assert loop.warm
         begin, end = loop.measure(0.1)
     rows = loop.rows()
     assert len(connections) == most[0] == 3
@@ -89,7 +89,7 @@ def test_an_error_after_the_stop_is_none() -> None:
 
 def test_requests_of_which_no_photo_was_embedded_are_no_rows() -> None:
     with ClosedLoop(lambda: lambda: 0, 1) as loop:
-        wait_until(lambda: loop.came_round)
+        wait_until(lambda: loop.warm)
     assert loop.rows() == []
 
 

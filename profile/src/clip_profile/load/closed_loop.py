@@ -68,8 +68,8 @@ class ClosedLoop:
         return self._over.is_set()
 
     @property
-    def came_round(self) -> bool:
-        """Whether every request in flight has been answered at least once."""
+    def warm(self) -> bool:
+        """Whether every thread has had a request answered."""
         return min(self._turns) > 0
 
     def rows(self) -> list[Row]:
@@ -78,9 +78,10 @@ class ClosedLoop:
             return list(self._rows)
 
     def warm_up(self, seconds: float, report: Callable[[float], None] | None = None) -> None:
-        """Waits at least `seconds`, and until no connection and no process is new: see `came_round`."""
+        """Waits at least `seconds`, and until every thread has had a request answered, so that no connection
+        and no process is new."""
         end = time.monotonic() + seconds
-        self.wait(lambda: max(0.0 if self.came_round else _REPORT_S, end - time.monotonic()), report)
+        self.wait(lambda: max(0.0 if self.warm else _REPORT_S, end - time.monotonic()), report)
 
     def measure(self, seconds: float, report: Callable[[float], None] | None = None) -> tuple[float, float]:
         """Waits for `seconds`; returns start and end of the time measured."""
@@ -89,7 +90,7 @@ class ClosedLoop:
         return begin, time.monotonic()
 
     def wait(self, left_s: Callable[[], float], report: Callable[[float], None] | None = None) -> None:
-        """Waits until `left_s()` is 0 or the load failed; `report` is given the seconds left now and then."""
+        """Waits until `left_s()` is 0 or the load fails; `report` is called with the seconds left."""
         reported = -_REPORT_S
         while not self.stopping and (left := left_s()) > 0:
             if report is not None and time.monotonic() - reported >= _REPORT_S:
@@ -117,8 +118,8 @@ class ClosedLoop:
 def photos_per_s(rows: Sequence[Row], begin: float, end: float) -> float:
     """The throughput of a closed loop from `begin` to `end`.
 
-    A request that crosses a border counts with the part of its time that lies within: otherwise whole
-    batches that end just before or after it would weigh as much as the differences we look for.
+    A request that crosses a border counts with the part of its time inside. Otherwise, whole batches that end
+    just before or after the border would weigh as much as the differences we want to see.
     """
     photos = 0.0
     for started, ended, count in rows:

@@ -1,4 +1,4 @@
-"""This machine's NVIDIA GPUs through NVML; where there are none, everything is empty and nothing fails."""
+"""This machine's NVIDIA GPUs through NVML; without any, everything is empty and nothing fails."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import pynvml
 
 Uses = Sequence[float | None]
-"""Of each GPU at one moment (0..1), always in the same order; None for one that does not tell."""
+"""Of each GPU at one moment (0..1), always in the same order; None for a GPU that does not report it."""
 
 
 class Look(NamedTuple):
-    """`memory_mb` is in use on all of them together; None where none tells."""
+    """`memory_mb` is the sum over all GPUs; None if none reports it."""
 
     uses: tuple[float | None, ...]
     memory_mb: float | None
@@ -34,7 +34,7 @@ def names() -> tuple[str, ...]:
 
 
 def sample() -> Look | None:
-    """None without a GPU. One that is divided (MIG) tells its memory and not its use."""
+    """None without a GPU. A divided GPU (MIG) reports its memory but not its use."""
     if not _handles():
         return None
     uses = [_ask(pynvml.nvmlDeviceGetUtilizationRates, handle) for handle in _handles()]
@@ -47,17 +47,17 @@ def memory_total_mb() -> float | None:
 
 
 def busiest(looks: Sequence[Uses]) -> list[float]:
-    """The use of the GPU that is used most, look by look: the one of many that a model's instance is on.
+    """The use of the GPU that is used most, look by look: of many, that with a model's instance.
 
-    Empty where none told any. A mean over all GPUs would call one of eight that is full idle.
+    Empty if no GPU reports its use. A mean over eight GPUs would hide that one of them is full.
     """
     each = [[use for use in one if use is not None] for one in zip_longest(*looks)]
     return max(each, key=lambda uses: sum(uses) / len(uses) if uses else -1.0, default=[])
 
 
 def _memory_mb(what: str) -> float | None:
-    told = [_ask(pynvml.nvmlDeviceGetMemoryInfo, handle) for handle in _handles()]
-    values = [float(getattr(info, what)) / 2**20 for info in told if info is not None]
+    infos = [_ask(pynvml.nvmlDeviceGetMemoryInfo, handle) for handle in _handles()]
+    values = [float(getattr(info, what)) / 2**20 for info in infos if info is not None]
     return sum(values) if values else None
 
 

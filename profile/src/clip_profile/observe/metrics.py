@@ -16,7 +16,7 @@ _METRIC = re.compile(r"^(\w+)(?:\{[^}]*\})? (\S+)$", re.M)
 
 
 def read_metrics(url: str | None) -> Metrics:
-    """Empty where there is no page to read: no measurement depends on it."""
+    """Empty if the page cannot be read: no measurement depends on it."""
     if url is None:
         return {}
     try:
@@ -48,7 +48,7 @@ def machine_of(pages: Sequence[Metrics]) -> MachineUsage | None:
 
 
 def gpu_of(pages: Sequence[Metrics]) -> GpuUsage | None:
-    """The server's GPUs, from nv_gpu_*; None where it has none."""
+    """The server's GPUs, from nv_gpu_*; None without any."""
     used, total = (_sums(pages, f"nv_gpu_memory_{what}_bytes", 2**20) for what in ("used", "total"))
     uses = busiest([metrics.get("nv_gpu_utilization", []) for metrics in pages])
     return GpuUsage.of("metrics", uses, used, max(total, default=None))

@@ -45,11 +45,11 @@ def every(period_s: float, look: Callable[[], None]) -> Iterator[None]:
 
 
 class Observer:
-    """Within its block it samples processes, machine and GPUs (or, where the server's processes are not seen,
-    its metrics page); at both ends it reads Triton's statistics. All figures are complete after the block.
+    """Within its block it samples processes, machine and GPUs, or the server's metrics page if its processes
+    cannot be seen. At both ends it reads Triton's statistics. All figures are complete after the block.
 
     `pids` are the server's processes by role; with `children` their descendants count too. Call `client` once
-    the process that makes the load is there. Raises psutil.Error for a process that does not exist.
+    the process that generates the load has started. Raises psutil.Error for a process that does not exist.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Observer:
         """CPU seconds of the server by role."""
         self.client_cpu_s = 0.0
         self.statistics: Statistics = {}
-        """Empty where the server does not report them, or was restarted."""
+        """Empty if the server does not report them, or was restarted."""
         self.photo_ms: dict[str, float] = {}
-        """Mean decode and preprocess of a photo, where the server's metrics tell."""
+        """Mean decode and preprocess of a photo; empty without the server's metrics."""
 
     def client(self, pid: int) -> None:
-        """Names the process that makes the load, once it is there; its CPU counts from now on."""
+        """Sets the process that generates the load; its CPU counts from now on."""
         client = ProcessGroup([pid], children=self._children)
         self._client_before_s = self._last_client_s = client.cpu_s()
         self._client = client
@@ -170,7 +170,7 @@ class Observer:
         )
 
     def gpu(self) -> GpuUsage | None:
-        """This machine's; None where NVML found no GPU."""
+        """This machine's; None if NVML finds no GPU."""
         uses = gpu.busiest([sample.gpus for sample in self.every_sample])
         return GpuUsage.of("nvml", uses, self._known(lambda one: one.gpu_memory_mb), gpu.memory_total_mb())
 

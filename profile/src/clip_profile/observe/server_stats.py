@@ -61,7 +61,7 @@ def read_statistics(client: InferenceServerClient) -> Statistics:
 
 
 def statistics_since(after: Statistics, before: Statistics) -> Statistics:
-    """Empty where one of them is, or where the server was restarted in between."""
+    """Empty if one of them is, or if the server was restarted in between."""
     found = {stage: after[stage].since(before[stage]) for stage in after if stage in before}
     return {} if any(counts.times.requests < 0 for counts in found.values()) else found
 

@@ -70,7 +70,7 @@ class GpuUsage:
 @dataclass(frozen=True)
 class Resources:
     """`server` and `client` are processes of this machine; `server_machine` is another machine, from its
-    metrics. None for what cannot be seen from here, `gpu` where there is none."""
+    metrics. What cannot be seen from here is None."""
 
     client: Usage = field(default_factory=Usage)
     machine: MachineUsage = field(default_factory=MachineUsage)

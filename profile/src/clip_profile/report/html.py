@@ -15,7 +15,7 @@ from clip_profile.console import printable
 
 @dataclass(frozen=True)
 class Section:
-    """A title, and whatever it has of the other parts, in this order.
+    """A title, and any of the other parts, in this order.
 
     `figures` are (caption, chart), `items` (name, text), `commands` (title, quoted words); `marked` is the
     index of a row.

@@ -50,7 +50,7 @@ def _one(
 
 
 def _gpu(samples: Sequence[Sample]) -> list[Line]:
-    """The busiest last, so that it lies over the others."""
+    """The busiest last, so that it is drawn over the others."""
     each = [
         [(s.at_s, 100 * use) for s, use in zip(samples, uses, strict=True) if use is not None]
         for uses in zip_longest(*(s.gpus for s in samples))

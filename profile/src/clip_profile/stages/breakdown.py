@@ -23,13 +23,13 @@ Stages = dict[str, Distribution]
 def make_report(measured: Measured, plan: Plan, about: dict[str, Any]) -> Report:
     """Of any measurement, even if nothing was answered."""
     answered, statistics = measured.answered, measured.statistics
-    told = all(one.photo_s is not None for one in answered)
+    split = all(one.photo_s is not None for one in answered)
     source = ""
     request: Stages = {}
     photo: Stages = {}
     if measured.traces:
-        source, (request, photo) = "traces", _traced(answered, measured.traces, told=told)
-    elif told and answered and all(model in statistics for model in _MODELS):
+        source, (request, photo) = "traces", _traced(answered, measured.traces, split=split)
+    elif split and answered and all(model in statistics for model in _MODELS):
         source, (request, photo) = "statistics", _means(answered, statistics)
     own_request, own_photo = _own(answered)
     return Report(
@@ -51,7 +51,7 @@ def make_report(measured: Measured, plan: Plan, about: dict[str, Any]) -> Report
         per_request={stage: Distribution() for stage in ROWS} | own_request | request,
         mean_batch={model: mean_batch(statistics[model].batches) for model in _MODELS if model in statistics},
         resources=measured.resources,
-        notes=_notes(measured, source, told=told),
+        notes=_notes(measured, source, split=split),
     )
 
 
@@ -87,7 +87,7 @@ def _shared(answered: Sequence[Answered], seconds: Sequence[float]) -> Distribut
 
 
 def _traced(
-    answered: Sequence[Answered], traces: dict[str, RequestTrace], *, told: bool
+    answered: Sequence[Answered], traces: dict[str, RequestTrace], *, split: bool
 ) -> tuple[Stages, Stages]:
     """Transport, queue and embed of each request that has a trace.
 
@@ -99,7 +99,7 @@ def _traced(
         "transport": [max(0.0, one.request_s - _held_s(one, trace) - trace.total_s) for one, trace in found],
         "embed": [trace.embed_s for _, trace in found],
     }
-    if told:
+    if split:
         columns["queue"] = [
             _held_s(one, trace)
             + trace.refused_s
@@ -138,7 +138,7 @@ def _means(answered: Sequence[Answered], statistics: Statistics) -> tuple[Stages
     )
 
 
-def _notes(measured: Measured, source: str, *, told: bool) -> list[str]:
+def _notes(measured: Measured, source: str, *, split: bool) -> list[str]:
     answered, traced = len(measured.answered), len(measured.traces)
     refused = sum(trace.refused_s > 0 for trace in measured.traces.values())
     notes = {
@@ -152,7 +152,7 @@ def _notes(measured: Measured, source: str, *, told: bool) -> list[str]:
             source == "traces" and traced < answered
         ),
         f"{refused} requests were refused and retried; that wait counts as queue": refused > 0,
-        "the server does not report decode and preprocess of a photo: export its model again": not told,
+        "the server does not report decode and preprocess of a photo: export its model again": not split,
         f"p99 is based on only {answered} requests: measure longer (--seconds) if it matters": (
             answered < _ENOUGH_FOR_P99
         ),

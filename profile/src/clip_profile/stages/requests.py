@@ -39,7 +39,7 @@ class Answered:
 
 
 class Rotation:
-    """The photos over and over. One that failed is counted once and left out from then on: it would be
+    """The photos, in turn and without end. One that fails is counted once and then left out: it would be
     answered without the work, and flatter the figures."""
 
     def __init__(self, items: Sequence[ObjectInfo]) -> None:
@@ -103,8 +103,8 @@ class Requests:
             return 0
         embedded = self._count(loaded, answer)
         if any(embedded):
-            told: Any = answer.photo_s
-            photo_s = None if told is None else tuple((float(row[0]), float(row[1])) for row in told)
+            rows: Any = answer.photo_s
+            photo_s = None if rows is None else tuple((float(row[0]), float(row[1])) for row in rows)
             one = Answered(
                 name, end, end - begin, sent - begin, tuple(seconds), answer.seconds, answer.waited_s,
                 photo_s, embedded, sum(len(data) for _, data in loaded),
