@@ -1,8 +1,7 @@
-"""The command that serves a setting: what `recommend --apply` and the report tell people to run."""
+"""The clip-serve command for a setting, which `recommend --apply` and the report print."""
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 
@@ -10,16 +9,19 @@ from clip_profile.records.setting import Setting
 
 
 def serve_command(setting: Setting, repository: Path) -> str | None:
-    """clip-serve with every option that holds it to `setting`, quoted for a shell.
+    """clip-serve with the setting's instances, threads and precision, quoted for a shell.
 
-    Largest batch and queue delay are the repository's. None where clip-serve has no backend for the
-    setting's encoder: that is served by the image, from the repository as it is.
+    The largest batch and the queue delay are the repository's. None if clip-serve has no backend for the
+    setting's encoder: the container image serves that.
     """
     if not setting.on_cpu:
         return None
-    options: dict[str, object] = {"repository": repository, "model-config-name": "cpu"}
-    options |= {name.replace("_", "-"): n for name, n in dataclasses.asdict(setting.layout).items()}
+    options: dict[str, object] = {
+        "repository": repository,
+        "model-config-name": "cpu",
+        **vars(setting.layout),
+    }
     if setting.encoder_precision:
         options["encoder-precision"] = setting.encoder_precision
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return shlex.join(["clip-serve", *words])

@@ -1,8 +1,9 @@
-"""What was measured on, and with which versions: figures mean nothing without it."""
+"""The machine and the versions that were measured, without which figures mean nothing."""
 
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -13,16 +14,10 @@ from clip_serving.encoder.cpu import Cpu
 from clip_serving.repository.stage import available_cores
 
 _PACKAGES = (
-    "clip-triton-serving",
-    "clip-triton-client",
-    "nvidia-pytriton",
-    "onnxruntime",
-    "openvino",
-    "numpy",
-    "pillow",
-    "simplejpeg",
-    "cykooz-resizer",
-)
+    "clip-triton-serving", "clip-triton-client", "nvidia-pytriton", "onnxruntime", "openvino", "numpy",
+    "pillow", "simplejpeg", "cykooz-resizer",
+)  # fmt: skip
+_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 @dataclass(frozen=True)
@@ -39,13 +34,12 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         cpu = Cpu.here()
-        wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
         return cls(
             system=f"{platform.system()} {platform.release()}",
             cpu=cpu.name,
             cores=available_cores(),
             memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
-            cpu_features=tuple(name for name in wanted if name in cpu.flags),
+            cpu_features=tuple(name for name in _FEATURES if name in cpu.flags),
             gpus=gpu.names(),
         )
 
@@ -56,11 +50,9 @@ class Machine:
 
 
 def versions(**others: str) -> dict[str, str]:
-    """Of Python and of every package here that has a part in the figures, where installed; and `others`."""
+    """Of Python and of every installed package that affects the figures; and `others`."""
     found = {"python": platform.python_version(), **others}
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
