@@ -1,4 +1,4 @@
-"""Work on threads with a deadline per piece: a piece that takes too long is given up, the others are not."""
+"""Work on threads with a deadline per piece: a piece that takes too long is abandoned, the others are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both decoders return, and the resizing takes."""
+"""The value that both decoders return and resample.py takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clip_preprocess.errors import ItemError
 
 @dataclass(frozen=True)
 class Decoded:
-    """A photo's pixels as they are stored: in their own mode, not yet turned, resized or cropped."""
+    """A photo's pixels as they are stored: in their own mode, not yet oriented, resized or cropped."""
 
     picture: Image.Image
     size: tuple[int, int]
@@ -19,6 +19,6 @@ class Decoded:
     orientation: int = 1
     """EXIF's 1-8, still to be applied; 1 if there is none or the settings ignore it."""
     scale: int = 1
-    """By how much both sides were divided (and rounded up) in decoding."""
+    """The divisor of both sides in decoding; sides are rounded up."""
     notice: ItemError | None = None
-    """With `allow_truncated`: what the picture lacks."""
+    """With `allow_truncated`, the defect of a truncated picture."""

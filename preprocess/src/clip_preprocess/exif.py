@@ -1,4 +1,4 @@
-"""EXIF orientation: where it is read, and how it is applied before or after resizing."""
+"""EXIF orientation: reads it, and applies it before or after resizing (see resample.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a JPEG is read: which decoder, at which scale, what counts as damage, and what is tried again.
+"""The JPEG policy: which decoder, at which scale, what counts as damage, and when to decode again.
 
 - libjpeg-turbo (clip_preprocess.jpeg_turbo) decodes gray and color files and reports damage. Pillow decodes
   CMYK, and what libjpeg-turbo rejects for a reason other than damage.
@@ -23,7 +23,7 @@ from clip_preprocess.settings import PreprocessSettings
 MOST_DECLARED = 4
 """How many times max_pixels a JPEG may declare if it is decoded at a reduced scale."""
 _MARGINS = {"high": 3, "fast": 2}
-"""By how much the sides exceed the resized ones, at least."""
+"""Minimum ratio of the decoded sides to the resized ones."""
 # Parts of libjpeg-turbo's texts.
 _TRUNCATED = "Premature end of JPEG file"
 _DAMAGED = "Corrupt JPEG data"
@@ -65,7 +65,7 @@ def scale_of(seen: tuple[int, int], settings: PreprocessSettings) -> int:
 def _decode_turbo(
     data: Data, header: JpegHeader, scale: int, *, allow_truncated: bool
 ) -> tuple[Image.Image, ItemError | None]:
-    """The picture, and what it lacks. Raises ItemError for damage, ValueError for a file left to Pillow."""
+    """The picture, and a notice if it is truncated. Raises ItemError, or ValueError: Pillow may decode it."""
     notice = None
     try:
         return jpeg_turbo.decode(data, header, scale, strict=True), None

@@ -40,7 +40,7 @@ def decode(data: Data, header: JpegHeader, scale: int, *, strict: bool) -> Image
 def _share(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     """A Pillow picture on the memory of `pixels`: uint8 [h,w,1] as L, [h,w,4] as RGB.
 
-    Pillow stores RGB in four bytes a pixel too, but its public frombuffer() gives this memory the mode
+    Pillow stores RGB in four bytes per pixel too, but its public frombuffer() gives this memory the mode
     RGBX, whose fourth band would be resized as well. So this calls what frombuffer() calls.
     """
     height, width, channels = pixels.shape
@@ -51,7 +51,7 @@ def _share(pixels: npt.NDArray[np.uint8]) -> Image.Image:
 
 
 def _copy(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """The same picture by Pillow's public interface, which copies color pixels: 0.3 ms a megapixel."""
+    """The same picture by Pillow's public interface, which copies color pixels: 0.3 ms per megapixel."""
     height, width, channels = pixels.shape
     if channels == 1:
         return Image.frombuffer("L", (width, height), pixels, "raw", "L", 0, 1)

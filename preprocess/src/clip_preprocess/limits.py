@@ -25,5 +25,5 @@ def check_sides(format_name: str, size: tuple[int, int], max_pixels: int) -> Non
     if width < 1 or height < 1:
         raise damaged(ErrorCode.CORRUPT, format_name, size, "a side is zero or negative")
     if width * height > max_pixels or max(size) > MAX_SIDE:
-        cause = f"{width * height:,} pixels, the limit is {max_pixels:,} (and {MAX_SIDE:,} a side)"
+        cause = f"{width * height:,} pixels, the limit is {max_pixels:,} (and {MAX_SIDE:,} per side)"
         raise damaged(ErrorCode.TOO_MANY_PIXELS, format_name, size, cause)

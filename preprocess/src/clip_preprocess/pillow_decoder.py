@@ -64,12 +64,13 @@ def decode(data: Data, kind: Format, header: Header | None, settings: Preprocess
 
 
 def _open(data: Data, kind: Format, header: Header | None) -> ImageFile.ImageFile:
-    """The picture with its metadata read and no pixel decoded (AVIF, HEIC: container parsed)."""
+    """The picture with its metadata read and no pixels decoded. AVIF and HEIC parse the container."""
     if kind.open is None:
-        text = f"{kind.name} needs a library that is not installed: pip install clip-triton-preprocess[heic]"
+        extra = f"./preprocess[{kind.name.lower()}]"
+        text = f"the decoder of {kind.name} is not installed. In a clone of clip-triton: pip install '{extra}'"
         raise ItemError(ErrorCode.UNSUPPORTED_FORMAT, text)
     try:
-        # BytesIO shares the memory of `bytes` and copies a view's: 0.1 ms a megabyte.
+        # BytesIO shares the memory of `bytes`, and copies a memoryview: 0.1 ms per megabyte.
         return kind.open(io.BytesIO(data))
     except Exception as error:
         size = header.size if header else None

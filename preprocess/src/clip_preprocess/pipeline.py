@@ -34,9 +34,9 @@ class Outcome:
     """The result for one photo, apart from its pixels, and what it cost."""
 
     error: ItemError | None = None
-    """None for a sound photo. One marked `partial` comes with pixels, any other instead of them."""
+    """None for a sound photo. An error marked `partial` comes with pixels; any other replaces them."""
     format: str = ""
-    """Its format by content; empty if it is none that is known."""
+    """Its format by content; empty if unknown."""
     pixels: int = 0
     """Pixels decoded: fewer than the photo has if it was decoded at a reduced scale."""
     decode_s: float = 0.0
@@ -68,7 +68,7 @@ class Preprocessor:
     ) -> None:
         """`mean` and `std` are per channel, for pixels from 0 to 1; run() does not use them.
 
-        `on_photo` is called as each photo of run() begins: a watchdog of this process sees it alive.
+        `on_photo` is called when run() begins each photo, so that a watchdog sees that the process is alive.
         """
         self.settings = settings
         self._mean = np.array(mean, np.float32).reshape(3, 1, 1)
@@ -167,7 +167,7 @@ def _decode(photo: Data, kind: Format | None, settings: PreprocessSettings) -> D
     limits.check_bytes(len(photo), settings.limits.max_bytes)
     if kind is None:
         names = ", ".join(each.name for each in FORMATS)
-        text = f"the content ({len(photo):,} bytes) is none of {names}"
+        text = f"the content ({len(photo):,} bytes) is not one of {names}"
         raise ItemError(ErrorCode.UNSUPPORTED_FORMAT, text)
     header = kind.read_header(photo, settings.allow_truncated) if kind.read_header else None
     if isinstance(header, JpegHeader):

@@ -55,7 +55,7 @@ def _resize_and_crop(picture: Image.Image, plan: geometry.Plan, fill: int) -> Pi
 def _resize_whole(picture: Image.Image, plan: geometry.Plan) -> Image.Image:
     """`picture` at the plan's size; rows outside of the crop may be wrong if it is upright.
 
-    Pillow resizes along the rows first, each by itself, and rounds. Rows that the crop does not depend on
+    Pillow first resizes each row on its own, and rounds. Rows that the crop does not depend on
     can skip that pass, which takes most of the time. Columns cannot, as their windows would shift; and
     pictures more than twice as high as wide are resized along the columns first.
     """

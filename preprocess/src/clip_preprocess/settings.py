@@ -1,4 +1,4 @@
-"""The settings of the pixel pipeline: the pixels that are wanted, and the limits of a photo."""
+"""The settings of the pixel pipeline: the requested pixels, and the limits for each photo."""
 
 from __future__ import annotations
 

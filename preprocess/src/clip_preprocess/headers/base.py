@@ -1,4 +1,4 @@
-"""What every header reader returns, and the error it raises."""
+"""The value that every header reader returns, and the errors that it raises."""
 
 from __future__ import annotations
 
