@@ -46,8 +46,8 @@ def test_all_formats_of_one_tower(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "RANDOM WEIGHTS" in said.err
     summary = json.loads(said.out)
     parity = summary["parity"]
-    assert {(entry["artefact"], entry["batch"]) for entry in parity} == {
-        *((artefact, batch) for artefact in ("onnx-fp32", "onnx-fp16", "torchscript") for batch in (1, 3, 8)),
+    assert {(entry["artifact"], entry["batch"]) for entry in parity} == {
+        *((artifact, batch) for artifact in ("onnx-fp32", "onnx-fp16", "torchscript") for batch in (1, 3, 8)),
         *(("onnx-int8", batch) for batch in (1, 8, 32)),
     }
     assert "32 photos: max abs difference" in said.err
@@ -158,7 +158,7 @@ def test_a_checkpoint_with_missing_keys_is_refused(small: LoadedModel, tmp_path:
 @pytest.mark.parametrize(
     ("name", "pretrained", "message"),
     [
-        ("ViT-B-33", "none", "no model 'ViT-B-33'. Close to it: .*ViT-B-32"),
+        ("ViT-B-33", "none", "no model 'ViT-B-33'. Similar names: .*ViT-B-32"),
         ("ViT-B-32", "laion9", "neither a file nor a pretrained tag .*laion2b_s34b_b79k"),
     ],
 )

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from clip_export import graph, pictures, verify
-from clip_export.artefacts import write_int8
+from clip_export.artifacts import write_int8
 from clip_export.cli import main
 from clip_export.errors import ExportError, ParityError
 from clip_export.load import LoadedModel, load
@@ -132,7 +132,7 @@ def test_photos_that_are_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is not a folder"):
         pictures.own_pictures(tmp_path / "absent", 1, 8)
     (tmp_path / "a.jpg").write_bytes(b"no photo")
-    with pytest.raises(ExportError, match=r"has 0 readable photos, and 1 are needed"):
+    with pytest.raises(ExportError, match=r"has too few readable photos: 0 of at least 1"):
         pictures.own_pictures(tmp_path, 1, 8)
     Image.new("RGB", (5000, 10), "red").save(tmp_path / "b.png")
     (picture,) = pictures.own_pictures(tmp_path, 1, 8)

@@ -12,7 +12,7 @@ from clip_serving.repository.flags import add_flags
 _DESCRIPTION = """\
 Writes an open_clip image tower as ONNX (fp32 and int8 for a CPU, fp16 for a GPU) and TorchScript, compares
 each with open_clip's own encode_image, and publishes them as a new version of clip_image_encoder. The
-repository does not change until every artefact is verified, and earlier versions stay. int8 is published
+repository does not change until every artifact is verified, and earlier versions stay. int8 is published
 only if its cosine to fp32 is at least 0.99 on real photos; serving it is opt-in.
 """
 _EPILOG = """\
@@ -23,7 +23,7 @@ examples:
   clip-export --model ViT-B-32 --pretrained none --seed 0 --repository /tmp/trial
   clip-export --activate 1 --repository model_repository          (back to an earlier version)
 
-exit status: 0 published, 1 an artefact differs from open_clip (nothing published), 130 stopped by Ctrl-C,
+exit status: 0 published, 1 an artifact differs from open_clip (nothing published), 130 stopped by Ctrl-C,
 2 anything else.
 """
 
@@ -32,7 +32,7 @@ FORMATS = ("onnx-fp32", "onnx-fp16", "torchscript", "onnx-int8")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Settings whose flags are not given are None: the repository's stay as they are."""
+    """A setting whose flag is omitted is None: the repository's value does not change."""
     parser = argparse.ArgumentParser(
         "clip-export",
         description=_DESCRIPTION,
@@ -58,11 +58,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="a tag of open_clip, a checkpoint file, or `none` for random weights (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="seed of random weights (default: %(default)s)")
-    add("--preprocess-from", metavar="TAG", help="take mean, std and resize mode of this pretrained tag")
+    add("--preprocess-from", metavar="TAG", help="use mean, std and resize mode of this pretrained tag")
     add(
         "--fallback-random",
         action="store_true",
-        help="use random weights if the hub does not answer, and say so (for trials)",
+        help="use random weights, with a warning, if the hub does not answer (for trials)",
     )
     add("--repository", type=Path, required=True, metavar="DIR", help="created if it does not exist")
     add(
@@ -73,8 +73,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help=f"comma-separated, of {','.join(FORMATS)} (default: all)",
     )
     add("--verify-photos", type=Path, metavar="DIR",
-        help="photos like yours, to verify int8 and bf16 with; the pixels of eight of them are stored in the "
-        "repository (default: photos that are installed with scikit-image)")  # fmt: skip
+        help="photos like yours, to verify int8 and bf16 with; the pixels of eight are stored in the "
+        "repository (default: scikit-image's photos)")  # fmt: skip
     add("--json", action="store_true", help="print a summary as JSON on standard output")
 
 
@@ -82,7 +82,9 @@ def _formats(text: str) -> tuple[str, ...]:
     chosen = tuple(part.strip() for part in text.split(","))
     unknown = set(chosen) - set(FORMATS)
     if unknown or not chosen:
-        raise argparse.ArgumentTypeError(f"not among {', '.join(FORMATS)}: {', '.join(sorted(unknown))}")
+        raise argparse.ArgumentTypeError(
+            f"unknown: {', '.join(sorted(unknown))}. Choose from {', '.join(FORMATS)}"
+        )
     if "onnx-int8" in chosen and "onnx-fp32" not in chosen:
         raise argparse.ArgumentTypeError("onnx-int8 is made from onnx-fp32: name both")
     return tuple(name for name in FORMATS if name in chosen)

@@ -1,4 +1,4 @@
-"""Writes the chosen formats into a staging folder, and verifies each artefact."""
+"""Writes the chosen formats into a staging folder, and verifies each artifact."""
 
 from __future__ import annotations
 

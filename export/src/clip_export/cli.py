@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("stopped; nothing was published")
         return 130
-    except Exception as error:  # Python would exit with 1, which means that an artefact differs
+    except Exception as error:  # Python would exit with 1, which means that an artifact differs
         traceback.print_exc()
         _say(f"internal error ({type(error).__name__}): see the traceback above. Nothing was published")
         return 2
@@ -59,7 +59,9 @@ def _activate(options: argparse.Namespace) -> dict[str, Any]:
 
     spec, deployment = activate(options.repository, options.encoder_version, partial(_changed, options))
     settings = deployment.settings(IMAGE)
-    _say(f"version {options.encoder_version} ({spec.model}, {spec.pretrained}) is served after a restart")
+    _say(
+        f"version {options.encoder_version} ({spec.model}, {spec.pretrained}) will be served after a restart"
+    )
     _say(f"settings: {_unusual(settings)}")
     return {
         "version": options.encoder_version,
@@ -116,7 +118,7 @@ def _load(options: argparse.Namespace) -> Any:
     from clip_export.load import load
 
     def attempt(pretrained: str) -> Any:
-        download = " (if no hub answers, this fails after a minute)" if pretrained != "none" else ""
+        download = " (fails after a minute if no hub answers)" if pretrained != "none" else ""
         _say(f"loading {options.model} with {pretrained}{download} ...")
         return load(options.model, pretrained, seed=options.seed, preprocess_from=options.preprocess_from)
 
@@ -131,7 +133,7 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _write_all(options: argparse.Namespace, loaded: Any, folder: Path, *, int8_required: bool) -> list[Any]:
     """Writes the chosen formats, and proof.npz for the servers; returns the measured parities."""
-    from clip_export.artefacts import write_and_verify, write_int8
+    from clip_export.artifacts import write_and_verify, write_int8
     from clip_export.verify import PROOF_PHOTOS, photo_proof
 
     found: list[Any] = []
@@ -150,7 +152,7 @@ def _least_cosines(parities: list[Any]) -> dict[str, float]:
     """The least cosine by precision. TorchScript is fp32 too, but is not served on a CPU."""
     found: dict[str, float] = {}
     for parity in parities:
-        form, _, precision = parity.artefact.partition("-")
+        form, _, precision = parity.artifact.partition("-")
         if form == "onnx":
             found[precision] = min(found.get(precision, 1.0), round(parity.min_cosine, 7))
     return found

@@ -4,7 +4,7 @@ ExportError            any of these; `exit_status` is the command's
 ├── LoadError          the model or its weights are not available, or do not match
 │   └── HubUnreachable the weights must be downloaded, and the hub does not answer
 ├── GraphError         the model cannot be exported
-├── ParityError        an artefact's embeddings differ from open_clip's
+├── ParityError        an artifact's embeddings differ from open_clip's
 └── NotRendered        the version is in the repository, but its configs could not be written
 """
 
@@ -32,7 +32,7 @@ class GraphError(ExportError):
 
 
 class ParityError(ExportError):
-    """A written artefact does not embed like open_clip; nothing was published."""
+    """A written artifact does not embed like open_clip; nothing was published."""
 
     exit_status = 1
 

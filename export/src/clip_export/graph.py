@@ -52,7 +52,7 @@ def example(spec: ModelSpec, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def write_onnx(tower: ServedTower, spec: ModelSpec, path: Path) -> None:
-    """Writes the graph with a dynamic batch size; raises GraphError that says what cannot be expressed."""
+    """Writes the graph with a dynamic batch size; raises GraphError, which says what cannot be expressed."""
     batch = torch.export.Dim("batch", min=1, max=defaults.MAX_BATCH_SIZE)
     try:
         with _quiet():

@@ -73,7 +73,7 @@ def _check_name(name: str, pretrained: str) -> None:
         return
     if name not in open_clip.list_models():
         close = difflib.get_close_matches(name, open_clip.list_models(), n=5, cutoff=0.5)
-        raise LoadError(f"open_clip has no model {name!r}. Close to it: {', '.join(close) or 'none'}")
+        raise LoadError(f"open_clip has no model {name!r}. Similar names: {', '.join(close) or 'none'}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained != "none" and pretrained not in tags and not _is_file(pretrained):
         raise LoadError(
@@ -103,7 +103,7 @@ def _explain(name: str, pretrained: str, error: Exception) -> LoadError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if not _is_file(pretrained) and any(word in text for word in _HUB_WORDS):
         return HubUnreachable(
-            f"the weights {pretrained!r} of {name} must be downloaded and the hub does not answer. "
+            f"the weights {pretrained!r} of {name} must be downloaded, but the hub does not answer. "
             "Give a checkpoint file with --pretrained FILE, or `--pretrained none` for random weights."
         )
     return LoadError(f"{name} with {pretrained!r} cannot be loaded: {first}")

@@ -1,6 +1,6 @@
 """Pictures to verify an export with: reproducible, and available offline.
 
-Some are drawn by code; natural ones come from scikit-image's wheel, or from a folder of the user's.
+Some are drawn by code; natural ones come from scikit-image's wheel, or from the user's folder.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def _picture(seed: int, size: tuple[int, int] | None = None) -> Image.Image:
         x, y = random.integers(0, width), random.integers(0, height)
         reach = random.integers(15, max(16, min(width, height) // 2))
         box = (int(x), int(y), int(x + reach), int(y + reach))
-        colour = tuple(int(value) for value in random.integers(0, 256, 3))
-        (draw.ellipse if random.random() < 0.5 else draw.rectangle)(box, fill=colour)
+        color = tuple(int(value) for value in random.integers(0, 256, 3))
+        (draw.ellipse if random.random() < 0.5 else draw.rectangle)(box, fill=color)
     return picture
 
 
@@ -69,7 +69,9 @@ def natural_pictures(count: int) -> list[Image.Image]:
     """RGB crops of scikit-image's photos, each one different; scikit-image itself is not imported."""
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
-        raise ExportError("its photos verify int8, and it is not installed: pip install scikit-image")
+        raise ExportError(
+            "scikit-image, whose photos int8 is verified with, is not installed: pip install scikit-image"
+        )
     folder = Path(package.origin).parent / "data"
     random = np.random.default_rng(0)
     found = []
@@ -100,5 +102,5 @@ def own_pictures(folder: Path, least: int, most: int) -> list[Image.Image]:
         except (OSError, ValueError, Image.DecompressionBombError):
             continue
     if len(found) < least:
-        raise ExportError(f"{folder} has {len(found)} readable photos, and {least} are needed")
+        raise ExportError(f"{folder} has too few readable photos: {len(found)} of at least {least}")
     return found

@@ -1,4 +1,4 @@
-"""Compares each written artefact with open_clip's own encode_image, before anything is published."""
+"""Compares each written artifact with open_clip's own encode_image, before anything is published."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ Encoder = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], Floats]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an artefact is from open_clip at one batch size, over normalized vectors."""
+    """How far an artifact is from open_clip at one batch size, over normalized vectors."""
 
-    artefact: str
+    artifact: str
     batch: int
     max_abs_difference: float
     min_cosine: float
@@ -55,14 +55,14 @@ class Parity:
 
     def __str__(self) -> str:
         return (
-            f"{self.artefact:16} batch {self.batch}: max abs difference {self.max_abs_difference:.1e}, "
+            f"{self.artifact:16} batch {self.batch}: max abs difference {self.max_abs_difference:.1e}, "
             f"min cosine {self.min_cosine:.7f} (tolerance {self.tolerance:.0e})"
             + ("" if self.ok else "  REJECTED")
         )
 
 
 def reference_embeddings(loaded: LoadedModel, pictures: list[Image.Image]) -> Floats:
-    """open_clip's transform and encode_image, float32 [N,D]: the reference for every artefact."""
+    """open_clip's transform and encode_image, float32 [N,D]: the reference for every artifact."""
     spec = loaded.spec
     transform = open_clip.image_transform(
         spec.image_size,
@@ -95,7 +95,7 @@ def with_reference(loaded: LoadedModel) -> ModelSpec:
 
 
 def verify(
-    artefact: str, encode: Encoder, loaded: LoadedModel, tolerance: float, report: Callable[[str], None]
+    artifact: str, encode: Encoder, loaded: LoadedModel, tolerance: float, report: Callable[[str], None]
 ) -> list[Parity]:
     """Compares `encode` at each of BATCHES; raises ParityError past the tolerance or for a wrong mask."""
     pictures = sample_pictures(max(BATCHES))
@@ -104,14 +104,14 @@ def verify(
     results = []
     for batch in BATCHES:
         rows = encode(pixels[:batch], np.ones((batch, 1), np.bool_))
-        results.append(_compare(artefact, rows, wanted[:batch], tolerance))
+        results.append(_compare(artifact, rows, wanted[:batch], tolerance))
         report(str(results[-1]))
     if not all(result.ok for result in results):
         raise ParityError(
-            f"{artefact} differs from open_clip's encode_image by more than {tolerance:.0e}; "
+            f"{artifact} differs from open_clip's encode_image by more than {tolerance:.0e}; "
             "nothing was published"
         )
-    _check_mask(artefact, encode, pixels[:3], wanted[:3], tolerance)
+    _check_mask(artifact, encode, pixels[:3], wanted[:3], tolerance)
     return results
 
 
@@ -119,7 +119,7 @@ def verify(
 class Int8Parity:
     """How far int8 is from fp32 on real photos, at one batch size; the bound is on the cosine."""
 
-    artefact: str
+    artifact: str
     batch: int
     photos: int
     max_abs_difference: float
@@ -133,7 +133,7 @@ class Int8Parity:
 
     def __str__(self) -> str:
         return (
-            f"{self.artefact:16} batch {self.batch}, {self.photos} photos: max abs difference "
+            f"{self.artifact:16} batch {self.batch}, {self.photos} photos: max abs difference "
             f"{self.max_abs_difference:.1e}, cosine mean {self.mean_cosine:.6f}, min {self.min_cosine:.6f} "
             f"(at least {self.bound})" + ("" if self.ok else "  NOT OFFERED")
         )
@@ -172,21 +172,21 @@ def _exact_pixels(loaded: LoadedModel, pictures: list[Image.Image]) -> npt.NDArr
     return np.stack([preprocess_one(_png(picture), settings) for picture in pictures])
 
 
-def _compare(artefact: str, rows: Floats, wanted: Floats, tolerance: float) -> Parity:
+def _compare(artifact: str, rows: Floats, wanted: Floats, tolerance: float) -> Parity:
     difference = float(np.abs(rows - wanted).max()) if rows.shape == wanted.shape else float("inf")
     cosine = float((rows * wanted).sum(axis=1).min()) if rows.shape == wanted.shape else float("nan")
     if not np.isfinite(difference):
         difference = float("inf")
-    return Parity(artefact, len(wanted), difference, cosine, tolerance)
+    return Parity(artifact, len(wanted), difference, cosine, tolerance)
 
 
 def _check_mask(
-    artefact: str, encode: Encoder, pixels: npt.NDArray[np.uint8], wanted: Floats, tolerance: float
+    artifact: str, encode: Encoder, pixels: npt.NDArray[np.uint8], wanted: Floats, tolerance: float
 ) -> None:
     rows = encode(pixels, np.array([[True], [False], [True]]))
-    neighbours = np.abs(rows[[0, 2]] - wanted[[0, 2]]).max()
-    if not (np.isnan(rows[1]).all() and neighbours <= tolerance):
-        raise ParityError(f"{artefact}: a row that is not valid must be NaN and must not change the others")
+    neighbors = np.abs(rows[[0, 2]] - wanted[[0, 2]]).max()
+    if not (np.isnan(rows[1]).all() and neighbors <= tolerance):
+        raise ParityError(f"{artifact}: a row that is not valid must be NaN and must not change the others")
 
 
 def torchscript_encoder(path: Path) -> Encoder:
@@ -204,7 +204,7 @@ def torchscript_encoder(path: Path) -> Encoder:
 
 
 def onnx_encoder(path: Path) -> Encoder:
-    """Runs the graph in a child process: onnxruntime may die of an fp16 graph on a CPU."""
+    """Runs the graph in a child process, because an fp16 graph can crash onnxruntime on a CPU."""
 
     def encode(pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> Floats:
         with tempfile.TemporaryDirectory() as folder:
