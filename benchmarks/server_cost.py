@@ -2,7 +2,7 @@
 
 In turn, pass by pass, on the same cores and photos: the running service with the null encoder (its client on
 the same cores), the functions that it calls in one process per core without a server, and the Huffman floor
-(a grey decode at an eighth, which no way of reading the files can undercut).
+(a gray decode at an eighth, which no way of reading the files can undercut).
 """
 
 from __future__ import annotations

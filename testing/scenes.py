@@ -1,6 +1,6 @@
 """Camera-like photos made from scikit-image's pictures: enlarged, cropped, grainy, and with EXIF.
 
-There are three shots of each scene, so that a photo's nearest neighbours can be checked.
+There are three shots of each scene, so that a photo's nearest neighbors can be checked.
 """
 
 from __future__ import annotations

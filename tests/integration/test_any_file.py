@@ -158,7 +158,7 @@ def test_a_client_that_cannot_wait_is_told_that_the_server_is_busy(strict: Stric
 
 
 def test_mutated_files_reach_the_right_end(server: TritonServer) -> None:
-    """Ten at a time between two sound neighbours, four requests at once."""
+    """Ten at a time between two sound neighbors, four requests at once."""
     photo = camera_photos(1, seed=5)[0]
     files = list(mutations(200, seed=42))
     stubs = list(server.stub_pids)

@@ -94,7 +94,7 @@ def test_nothing_in_gives_an_empty_array(client: ClipClient) -> None:
     assert client.embed([]).shape == (0, client.info.dimension)
 
 
-def test_vectors_are_normalised(wanted: Embedding) -> None:
+def test_vectors_are_normalized(wanted: Embedding) -> None:
     assert wanted.dtype == np.float32
     assert np.linalg.norm(wanted, axis=1) == pytest.approx(1.0, abs=1e-5)
 

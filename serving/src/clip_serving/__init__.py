@@ -1,1 +1,1 @@
-"""What runs inside clip-triton's Triton models, and the tools that start and configure the server."""
+"""The code of clip-triton's Triton models, and the tools that configure and start the server."""

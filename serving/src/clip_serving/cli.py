@@ -143,14 +143,14 @@ def _parser() -> argparse.ArgumentParser:
         "--model-config-name",
         default="cpu",
         metavar="NAME",
-        help="which configs/NAME.pbtxt of the models to serve (default: %(default)s)",
+        help="serve configs/NAME.pbtxt of each model that has one (default: %(default)s)",
     )
     add(
         "--ready-timeout",
         type=float,
         default=defaults.READY_TIMEOUT_S,
         metavar="SECONDS",
-        help="default: %(default).0f",
+        help="time limit for the server to become ready (default: %(default).0f)",
     )
     add(
         "--log",
@@ -207,13 +207,13 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
     right = "the embedding of the reference picture matches open_clip's"
     print(
         f"""
-ready: {right if server.checked else "but not checked, because it is already rejecting load"}
+ready: {right if server.checked else "not checked, because the server is already rejecting load"}
   gRPC     {server.grpc_url}
   HTTP     {server.http_url}
   metrics  {server.metrics_url}
   layout   preprocess {layout.preprocess_instances} x {layout.preprocess_threads} threads, \
 encoder {layout.encoder_instances} x {layout.encoder_threads} threads
-  encoder  {server.encoder or "as the model's config says"}
+  encoder  {server.encoder or "see the model's config"}
   log      {server.log_path.resolve()}
 
 try it:

@@ -49,7 +49,7 @@ TENSORRT_CACHE = "/var/cache/clip-triton/tensorrt"
 """Where the TensorRT variant caches its engines: a writable volume of the container."""
 
 QUALITY: Quality = "high"
-"""On average within a fifth of a level of open_clip's pixels, for a third of its CPU."""
+"""On average within a fifth of a level of open_clip's pixels, at a third of its CPU time."""
 MAX_STUCK_DECODES = 2
 """Threads stuck in a decoder at which a preprocess process exits, to be restarted without them."""
 PREPROCESS_NICENESS = 10

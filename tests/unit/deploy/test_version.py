@@ -17,7 +17,7 @@ def test_the_version_is_a_release_or_a_development_version() -> None:
 
 
 @pytest.mark.parametrize("folder", DISTRIBUTIONS)
-def test_a_distribution_takes_its_version_and_licence_from_the_root(folder: str) -> None:
+def test_a_distribution_takes_its_version_and_license_from_the_root(folder: str) -> None:
     settings = (ROOT / folder / "pyproject.toml").read_text(encoding="utf-8")
     assert 'dynamic = ["version"]' in settings
     assert '[tool.hatch.version]\npath = "../VERSION"' in settings

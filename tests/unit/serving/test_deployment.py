@@ -108,7 +108,10 @@ def test_a_mistake_is_named_with_what_is_allowed(section: Any, message: str) -> 
         ("{", "deployment.json: not JSON"),
         ("[]", 'the key "version" is not 1'),
         ('{"image": {}}', 'the key "version" is not 1'),
-        ('{"version": 2, "image": {}}', 'the key "version" is not 1, the only one that this release reads'),
+        (
+            '{"version": 2, "image": {}}',
+            'the key "version" is not 1, the only version that this release reads',
+        ),
         ('{"version": 1, "imagge": {}}', "imagge is not a setting. Did you mean 'image'?"),
     ],
 )

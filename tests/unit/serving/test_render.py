@@ -230,7 +230,7 @@ def test_spec_survives_json(spec: ModelSpec) -> None:
     assert ModelSpec.from_json(spec.to_json()) == spec
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"spec_version": 1}', '{"spec_version": 1, "colour": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"spec_version": 1}', '{"spec_version": 1, "color": 1}'])
 def test_a_spec_that_does_not_fit_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError):
         ModelSpec.from_json(text)

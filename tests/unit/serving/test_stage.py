@@ -182,7 +182,7 @@ def test_clip_serve_warns_against_instances_past_the_cores(tmp_path: Path) -> No
         [sys.executable, "-m", "clip_serving.cli", *arguments], capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "warning: 1000 preprocess instances x 1 threads are more than the" in done.stderr
+    assert "warning: preprocess instances x threads (1000 x 1) exceed the cores" in done.stderr
     assert "encoder instances" not in done.stderr
 
 

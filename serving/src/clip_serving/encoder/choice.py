@@ -53,7 +53,7 @@ def choose(version: Path, wanted: EncoderPrecision, threads: int, cpu: Cpu | Non
     except ConfigurationError as error:
         if wanted == "bf16":
             raise ConfigurationError(f"bf16 cannot be served here: {error}. {_INSTEAD}") from error
-        return _fp32(version, threads, f"auto: no bf16, as {error}")
+        return _fp32(version, threads, f"auto: no bf16 because {error}")
 
 
 def servable(version: Path, cpu: Cpu | None = None) -> tuple[Precision, ...]:
@@ -100,7 +100,7 @@ def _require_bf16(version: Path, cpu: Cpu) -> None:
     if not cpu.has_bf16:
         raise ConfigurationError("this CPU has no BF16 instructions")
     if importlib.util.find_spec("openvino") is None:
-        raise ConfigurationError("openvino is not installed (pip install 'clip-triton-serving[cpu]')")
+        raise ConfigurationError("openvino is not installed (extra `cpu` of clip-triton-serving)")
     if not (version / defaults.PROOF_FILE).is_file():
         raise ConfigurationError(
             f"this export has no {defaults.PROOF_FILE} to check it with (export the model again)"

@@ -44,8 +44,8 @@ class OnnxEncoder:
 class OpenVinoEncoder:
     """A float32 graph in OpenVINO, computed in `precision` if this CPU supports it.
 
-    The attribute `precision` says what OpenVINO really computes in: without BF16 instructions it accepts the
-    hint for bf16 and computes in float32.
+    The attribute `precision` is the precision that OpenVINO really uses: without BF16 instructions it
+    accepts the hint for bf16 and computes in float32.
     """
 
     def __init__(self, path: Path, threads: int, precision: Literal["fp32", "bf16"]) -> None:
@@ -55,7 +55,7 @@ class OpenVinoEncoder:
             import openvino
         except ImportError as error:
             raise ConfigurationError(
-                "openvino is not installed: pip install 'clip-triton-serving[cpu]'"
+                "openvino is not installed. In a clone of clip-triton: pip install './serving[cpu]'"
             ) from error
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",

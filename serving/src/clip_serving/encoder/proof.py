@@ -25,7 +25,7 @@ Embed = Callable[[Pixels, npt.NDArray[np.bool_]], Floats]
 
 @dataclass(frozen=True)
 class Proof:
-    """uint8 `pixels` [N,H,W,3] and their float32 `embeddings` [N,D], L2-normalised."""
+    """uint8 `pixels` [N,H,W,3] and their float32 `embeddings` [N,D], L2-normalized."""
 
     pixels: Pixels
     embeddings: Floats

@@ -1,4 +1,4 @@
-"""deployment.json: the one home of what the operator chooses, beside what is true of the model (spec.json).
+"""deployment.json: the only home of the operator's settings. spec.json has the facts about the model.
 
 It is at the root of the model repository, with one section per model family. Edit it and run `clip-render`,
 or give the same settings as flags to clip-export or clip-render.
@@ -75,7 +75,7 @@ class Deployment:
             raise ConfigurationError(f"not JSON: {error}") from error
         if not isinstance(values, dict) or values.pop("version", None) != DEPLOYMENT_VERSION:
             raise ConfigurationError(
-                f'the key "version" is not {DEPLOYMENT_VERSION}, the only one that this release reads'
+                f'the key "version" is not {DEPLOYMENT_VERSION}, the only version that this release reads'
             )
         for name in values:
             if name not in FAMILIES:

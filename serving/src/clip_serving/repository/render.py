@@ -74,9 +74,9 @@ def render_repository(
 
 
 def outdated_configs(root: Path) -> list[str]:
-    """The configs that do not say what deployment.json says: edited by hand, missing, or of another release.
+    """The configs that differ from deployment.json: edited by hand, missing, or of another release.
 
-    Relative to `root`; comments do not count. Raises ConfigurationError for what is no exported repository.
+    Relative to `root`; comments do not count. Raises ConfigurationError if nothing was exported to `root`.
     """
     deployment = Deployment.load(root)
     wanted = configs(deployment, load_specs(root, deployment))

@@ -24,7 +24,7 @@ class Values(Protocol):
 
     @property
     def allowed(self) -> str:
-        """In words, as error messages and --help show it."""
+        """A description for error messages and the documentation."""
 
     def accept(self, value: object) -> Any:
         """`value` as the setting holds it. Raises ValueError for one that is not allowed."""

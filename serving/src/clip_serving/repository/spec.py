@@ -1,4 +1,4 @@
-"""Model specs: the one home of everything that is true of an exported model.
+"""Model specs: the only home of the facts about an exported model.
 
 clip-export writes a spec as `spec.json` into each version directory, from open_clip's own configuration.
 Together with deployment.json it is the only input of the rendered config.pbtxt files.
@@ -24,7 +24,7 @@ T = TypeVar("T", bound="TowerSpec")
 
 @dataclass(frozen=True, kw_only=True)
 class TowerSpec:
-    """What is true of every exported tower, whatever it embeds.
+    """The facts about an exported tower of any family.
 
     `weights_sha256` is the digest of the weights as loaded (see clip_export.load); it is empty in the
     spec of a model that has not been exported yet.
@@ -59,13 +59,13 @@ class TowerSpec:
             raise ConfigurationError(f"the model spec is not JSON: {error}") from error
         if not isinstance(values, dict) or values.get("spec_version") != SPEC_VERSION:
             raise ConfigurationError(
-                f"the model spec is not of version {SPEC_VERSION}: export the model again"
+                f"the model spec has another version than {SPEC_VERSION}. Export the model again"
             )
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         try:
             return cls(**values)
         except TypeError as error:
-            raise ConfigurationError(f"the model spec does not fit: {error}") from error
+            raise ConfigurationError(f"the model spec has missing or unknown keys: {error}") from error
 
     @classmethod
     def load(cls: type[T], path: Path) -> T:

@@ -1,6 +1,7 @@
-"""A private copy of a model repository, with settings that fit this machine: the user's stays untouched.
+"""A private copy of a model repository, with settings that fit this machine.
 
-The copy's deployment.json and configs are rendered; the version directories are links.
+The original is not changed. The copy's deployment.json and configs are rendered; the version directories are
+links.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class InstanceLayout:
 
     @classmethod
     def for_cores(cls, cores: int) -> InstanceLayout:
-        """One thread an instance costs least CPU; the number of copies of the encoder's weights is capped."""
+        """One thread per instance costs the least CPU. Encoders are capped: each has its own weights."""
         encoders = min(cores, defaults.MAX_CPU_ENCODER_INSTANCES)
         return cls(
             preprocess_instances=cores,
@@ -52,8 +53,8 @@ class InstanceLayout:
         if encoder_on_cpu:
             stages["encoder"] = (self.encoder_instances, self.encoder_threads)
         return [
-            f"{instances} {name} instances x {threads} threads are more than the {cores} cores: they compete "
-            "for the cores, and each instance takes memory"
+            f"{name} instances x threads ({instances} x {threads}) exceed the cores ({cores}): they "
+            "compete for them, and each instance takes memory"
             for name, (instances, threads) in stages.items()
             if instances * threads > cores
         ]
@@ -86,7 +87,7 @@ class Fit:
 def stage(source: Path, target: Path, change: Callable[[Deployment], Deployment]) -> None:
     """Fills the folder `target` with the repository `source`, rendered with its settings after `change`.
 
-    Raises ConfigurationError that names what `source` lacks.
+    Raises ConfigurationError, which names what is missing in `source`.
     """
     deployment = change(Deployment.load(source))
     specs = load_specs(source, deployment)
@@ -110,9 +111,9 @@ def _link_versions(source: Path, target: Path) -> None:
 
 
 def refuse_other_backends(repository: Path, model_config_name: str, backends: Collection[str]) -> None:
-    """Raises ConfigurationError for a `--model-config-name` that the encoder does not have.
+    """Raises ConfigurationError for a `--model-config-name` that cannot be served.
 
-    Also for one that needs a backend that is not among `backends`.
+    The encoder does not have it, or it needs a backend that is not among `backends`.
     """
     deployment = Deployment.load(repository)
     rendered = configs(deployment, load_specs(repository, deployment))

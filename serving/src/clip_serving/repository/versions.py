@@ -1,4 +1,4 @@
-"""The encoder's exported versions in a repository: which there are, and which one is served."""
+"""The encoder's exported versions in a repository, and the one that is served."""
 
 from __future__ import annotations
 

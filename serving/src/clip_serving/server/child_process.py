@@ -1,7 +1,7 @@
 """Runs a program that ends when the process that started it ends, even by SIGKILL.
 
-The program starts through a Python process of its own: the kernel takes this setting only from inside the
-new process, and `preexec_fn` of subprocess isn't safe in a program with threads.
+A small Python process starts the program: the setting must be made inside the new process, and subprocess's
+`preexec_fn` isn't safe in a program with threads.
 """
 
 from __future__ import annotations

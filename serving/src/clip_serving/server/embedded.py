@@ -38,8 +38,8 @@ _HOST = "127.0.0.1"
 class ServerOptions:
     """How to start the server.
 
-    A port of 0 is a free one. A `layout` of None depends on the machine's cores. `quality` and
-    `encoder_precision` (of a CPU encoder) are the repository's if None.
+    A port of 0 picks a free one. A `layout` of None fits the machine's cores. If `quality` or
+    `encoder_precision` (of a CPU encoder) is None, the repository's value applies.
     """
 
     grpc_port: int = 0
@@ -72,7 +72,7 @@ class TritonServer:
         self._options = options or ServerOptions()
         self.layout = self._options.layout or InstanceLayout.for_cores(available_cores())
         self.encoder: str | None = None
-        """How the CPU encoder described itself: precision, engine, threads, and why; None on a GPU."""
+        """The CPU encoder's description: precision, engine, threads, and why; None on a GPU."""
         self.checked = False
         """Whether it embedded the reference picture correctly; False if it was too busy for it."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -158,7 +158,7 @@ class TritonServer:
         return f"a Python-backend stub (pid {dead[0].pid}) died" if dead else None
 
     def explain_death(self) -> str | None:
-        """As death(), with the cause from the log if the server exited by itself, not by a signal."""
+        """Like death(), with the cause from the log unless a signal ended the server."""
         text = self.death()
         if text is None or "exit status" not in text:
             return text
@@ -182,7 +182,7 @@ class TritonServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._runtime.environment(),
-                # Ctrl-C in the terminal is for this process alone, and all of the group is ended at once.
+                # Only this process handles Ctrl-C in the terminal, and ends the whole group at once.
                 start_new_session=True,
             )
         self.checked = False
@@ -211,7 +211,7 @@ class TritonServer:
             backend_directory=str(self._runtime.backends),
             cache_directory=str(self._runtime.caches),
         )
-        # Tracing is off until a client switches it on, but tritonserver takes the file only at its start.
+        # Tracing is off until a client switches it on, but tritonserver reads the file name only at startup.
         traces = f"--trace-config=triton,file={self._folder / 'traces.json'}"
         return [str(self._runtime.tritonserver), *arguments, traces, *self._options.extra_arguments]
 
@@ -230,7 +230,7 @@ class TritonServer:
                 _logger.warning("tritonserver did not stop within %.0f s: killing it", grace_s)
         leftovers = group_of(process.pid)
         for member in leftovers:
-            with suppress(psutil.NoSuchProcess):  # it may end by itself meanwhile
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
                 member.kill()
         psutil.wait_procs(leftovers, timeout=5)
         process.wait()

@@ -37,7 +37,7 @@ def announcement(encoder: str) -> str:
 
 
 def announced(log: Path) -> str | None:
-    """How the encoder of the last run described itself; None if it did not, as on a GPU."""
+    """The description that the encoder of the last run logged; None if there is none, as on a GPU."""
     lines = _last_run(log).splitlines()
     said = [line.partition(_ENCODER)[2] for line in lines if _ENCODER in line]
     return said[-1].rstrip('"') if said else None

@@ -1,8 +1,8 @@
-"""`clip-perf-analyzer ARG...`: NVIDIA's perf_analyzer, with the libraries that it looks for.
+"""`clip-perf-analyzer ARG...`: NVIDIA's perf_analyzer, with the libraries that it needs.
 
-The binary ships in tritonclient's wheels. It is taken out of one that runs on glibc 2.35, without
-installing that wheel (its client wants an old protobuf), and run as it is, with your arguments.
-`clip-perf-input PHOTO...` writes the --input-data file that it wants for photos.
+The binary is extracted from a wheel of tritonclient that runs on glibc 2.35, and run with your arguments. The
+wheel is not installed, because its client needs an old protobuf. `clip-perf-input PHOTO...` writes the
+--input-data file for your photos.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from clip_serving.files import replacing
 from clip_serving.server import runtime
 
 WHEEL = "tritonclient==2.51.0"
-"""The last whose perf_analyzer runs on Debian 12 and Ubuntu 22.04: that of Triton 24.10."""
+"""The last release whose perf_analyzer runs on Debian 12 and Ubuntu 22.04; it belongs to Triton 24.10."""
 
 
 def prepare() -> Path:
@@ -39,7 +39,7 @@ def prepare() -> Path:
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode != 0 or not wheels:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ServerError(f"perf_analyzer comes in the wheel {WHEEL}, which pip could not get: {last}")
+            raise ServerError(f"pip could not download {WHEEL}, whose wheel contains perf_analyzer: {last}")
         with zipfile.ZipFile(wheels[0]) as wheel:
             (member,) = [name for name in wheel.namelist() if name.endswith("/bin/perf_analyzer")]
             fetched = wheel.extract(member, folder)
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def input_data(photos: list[bytes]) -> str:
-    """perf_analyzer's JSON for the `image` input: it wants a BYTES element's length before its bytes."""
+    """perf_analyzer's JSON for the `image` input: each BYTES element starts with its length."""
     elements = [base64.b64encode(struct.pack("<I", len(data)) + data).decode() for data in photos]
     return json.dumps({"data": [{"image": {"b64": element}} for element in elements]})
 
@@ -68,7 +68,7 @@ def input_data(photos: list[bytes]) -> str:
 def main_input(argv: list[str] | None = None) -> int:
     """`clip-perf-input`: exit status 0, or 2 when a photo cannot be read."""
     parser = argparse.ArgumentParser(
-        "clip-perf-input", description="Writes perf_analyzer's --input-data for photos of yours."
+        "clip-perf-input", description="Writes perf_analyzer's --input-data file for your photos."
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="a photo, or a folder of them")
     parser.add_argument("--out", type=Path, default=Path("photos.json"), help="default: %(default)s")
@@ -79,7 +79,7 @@ def main_input(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"clip-perf-input: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    print(f"{options.out}: {len(files)} photos", file=sys.stderr)
+    print(f"photos written to {options.out}: {len(files)}", file=sys.stderr)
     return 0
 
 

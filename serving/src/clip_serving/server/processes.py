@@ -1,4 +1,4 @@
-"""The processes of an embedded tritonserver: finding them, and how they ended."""
+"""The processes of an embedded tritonserver: finds them, and describes how they ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def stubs_of(server: int) -> list[psutil.Process]:
         children = psutil.Process(server).children(recursive=True)
         return [child for child in children if _STUB in child.name() or _STUB.startswith(child.name())]
     except psutil.NoSuchProcess as error:
-        raise ServerError("tritonserver ended as soon as it was ready") from error
+        raise ServerError("tritonserver ended right after it became ready") from error
 
 
 def alive(process: psutil.Process) -> bool:

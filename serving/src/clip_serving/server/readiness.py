@@ -1,4 +1,4 @@
-"""When a server counts as ready: it says so, and it embeds the model's reference picture correctly."""
+"""Waits until a server is ready: it reports so, and it embeds the model's reference picture correctly."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check_reference(
 ) -> bool:
     """Whether a ready server embedded the reference picture; False if it is too busy to answer.
 
-    A busy server works, and restarting it would help nobody. Raises ServerError if the embedding is wrong, or
+    A busy server works, so restarting it would not help. Raises ServerError if the embedding is wrong, or
     if there is no answer within `waits_s` seconds (one attempt each) or while the server is `running`.
     """
     from clip_client.errors import ClipClientError, ServerBusy

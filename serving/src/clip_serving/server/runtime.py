@@ -1,8 +1,8 @@
 """Lays out nvidia-pytriton's tritonserver so that it runs with this interpreter.
 
-The wheel holds one Python-backend stub per Python version; the server wants the right one beside
-`libtriton_python.so`, and the stub wants libpython, which Debian's python3 comes without. Both are
-brought together, once, in a folder of the current environment.
+The wheel holds one Python-backend stub per Python version. The server expects the right one beside
+`libtriton_python.so`, and the stub needs libpython, which Debian's python3 lacks. A folder of the current
+environment collects both, once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LIBPYTHON = f"libpython{_MINOR}.so.1.0"
 
 @dataclass(frozen=True)
 class Runtime:
-    """A tritonserver binary and what it needs around it."""
+    """A tritonserver binary and the files that it needs."""
 
     tritonserver: Path
     backends: Path
@@ -42,14 +42,14 @@ class Runtime:
         values["LD_LIBRARY_PATH"] = os.pathsep.join(
             [*map(str, self.libraries), *filter(None, [values.get("LD_LIBRARY_PATH")])]
         )
-        # A stub is one decoder or one encoder instance; its threads are set where they are wanted.
+        # A stub is one decoder or encoder instance, whose code sets its own number of threads.
         values.setdefault("OMP_NUM_THREADS", "1")
         values.setdefault("OPENBLAS_NUM_THREADS", "1")
         return {**defaults.MALLOC, **values}
 
 
 def prepare() -> Runtime:
-    """Finds or makes the layout; raises ServerError that says what to install where it cannot."""
+    """Finds or makes the layout. Raises ServerError, which says what to install."""
     server, bundled = _wheel()
     home = _home() / f"triton-{metadata.version('nvidia-pytriton')}-py{_MINOR}"
     backend, libraries = home / "backends" / "python", home / "lib"
@@ -59,7 +59,9 @@ def prepare() -> Runtime:
         _link(backend / file, server / "backends" / "python" / file)
     stub = server / "python_backend_stubs" / _MINOR / "triton_python_backend_stub"
     if not stub.is_file():
-        raise ServerError(f"nvidia-pytriton has no Python-backend stub for Python {_MINOR}")
+        raise ServerError(
+            f"nvidia-pytriton has no Python-backend stub for Python {_MINOR}. Use Python 3.10 to 3.13"
+        )
     _copy(backend / stub.name, stub)
     # perf_analyzer looks for these under the names they had before the wheel was repaired.
     for soname, pattern in (
@@ -69,8 +71,8 @@ def prepare() -> Runtime:
         for library in bundled.glob(pattern):
             _link(libraries / soname, library)
     _provide_libpython(libraries)
-    # The wheel brings a libpython of its own for one version, under another name; but only this
-    # interpreter's fits its standard library (Debian's has modules built in that others load).
+    # The wheel has its own libpython for one version, under another name. Only this interpreter's fits its
+    # standard library: Debian's has modules built in that others load.
     for library in bundled.glob(f"libpython3-*.{sys.version_info.minor}.so.1.0"):
         _link(libraries / library.name, libraries / _LIBPYTHON)
     return Runtime(
@@ -83,14 +85,14 @@ def _wheel() -> tuple[Path, Path]:
         distribution = metadata.distribution("nvidia-pytriton")
     except metadata.PackageNotFoundError:
         raise ServerError(
-            "nvidia-pytriton, which carries tritonserver, is not installed: "
-            "pip install 'clip-triton-serving[local]'"
+            "nvidia-pytriton, which contains tritonserver, is not installed. In a clone of clip-triton: "
+            "pip install ./client './serving[local]'"
         ) from None
     root = Path(str(distribution.locate_file("")))
     server = root / "pytriton" / "tritonserver"
     binary = server / "bin" / "tritonserver"
     if not os.access(binary, os.X_OK):
-        raise ServerError(f"{binary} is missing or may not be run: install nvidia-pytriton again")
+        raise ServerError(f"{binary} is missing or not executable. Install nvidia-pytriton again")
     return server, root / "nvidia_pytriton.libs"
 
 
@@ -107,7 +109,7 @@ def _home() -> Path:
 
 
 def _link(link: Path, target: Path) -> None:
-    """Makes or renews a symbolic link, also while another process does the same."""
+    """Makes or renews a symbolic link. Safe if another process does the same."""
     if link.is_symlink() and os.readlink(link) == str(target):
         return
     with replacing(link) as temporary:
@@ -115,7 +117,7 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _copy(copy: Path, source: Path) -> None:
-    """As `_link`, with a copy: away from the wheel, whose libraries a link would find before ours."""
+    """Like `_link`, with a copy: a link would find the wheel's libraries before ours."""
     with replacing(copy) as temporary:
         shutil.copy2(source, temporary)
 
@@ -133,7 +135,7 @@ def _provide_libpython(libraries: Path) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         raise ServerError(
-            f"the Python backend needs {_LIBPYTHON}, which this Python does not bring, and the "
+            f"the Python backend needs {_LIBPYTHON}, which is not part of this Python, and the "
             f"package libpython{_MINOR} could not be downloaded ({detail.strip().splitlines()[-1]}). "
             f"Install it: apt-get install libpython{_MINOR}"
         ) from error

@@ -1,4 +1,4 @@
-"""Restarts a server that has died: at once, then after longer and longer waits."""
+"""Restarts a server that has died: at once, then after increasingly long waits."""
 
 from __future__ import annotations
 

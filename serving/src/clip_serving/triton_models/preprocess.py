@@ -86,7 +86,7 @@ class TritonPythonModel:
     def _renew_if_stuck(self) -> None:
         """Exits, so that the server is restarted, when stuck threads take too many cores from the others."""
         if self._renewal is None and self._preprocessor.stuck >= defaults.MAX_STUCK_DECODES:
-            text = f"{self._preprocessor.stuck} photos are stuck in their decoders: ending this process"
+            text = f"ending this process: photos stuck in their decoders: {self._preprocessor.stuck}"
             print(text, file=sys.stderr, flush=True)
             # Delayed until the responses of this batch are sent.
             self._renewal = threading.Timer(1.0, os._exit, (1,))

@@ -1,4 +1,4 @@
-"""What every model family provides, so that rendering and staging need not know which ones exist."""
+"""The interface of a model family, so that rendering and staging need not know which ones exist."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ModelFamily(ABC, Generic[Spec, Settings]):
     name: str
     """The family's section in deployment.json."""
     flag_prefix: str
-    """Before the names of its settings on a command line, such as `text-`; empty for the image family."""
+    """The prefix of its settings' flags, such as `text-`; empty for the image family."""
     models: tuple[str, ...]
     """Its folders in the repository."""
     encoder: str
-    """The one of `models` whose version directories hold the exports."""
+    """The member of `models` whose version directories hold the exports."""
     spec: type[Spec]
     settings: type[Settings]
 

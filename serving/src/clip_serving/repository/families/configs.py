@@ -1,4 +1,4 @@
-"""Pieces of a ModelConfig that every family's configs are made of.
+"""Parts of a ModelConfig that the families' configs share.
 
 Configs go through Triton's own ModelConfig protobuf, so a misspelled field or a wrong type fails here and
 not when the server loads the model.
@@ -23,7 +23,7 @@ def model_config(fields: dict[str, Any]) -> pb.ModelConfig:
 
 
 def parameters(values: dict[str, object]) -> dict[str, Any]:
-    """The `parameters` of a config: strings all of them."""
+    """The `parameters` of a config; all values become strings."""
     return {key: {"string_value": _plain(value)} for key, value in values.items()}
 
 

@@ -47,7 +47,7 @@ def reference_min_cosine(precision: EncoderPrecision) -> float:
 
 
 def _for_clients(spec: ModelSpec, settings: ImageSettings) -> dict[str, object]:
-    """What a client, which sees only the ensemble's metadata, may want to know."""
+    """Facts for clients, which see only the ensemble's metadata."""
     height, width = spec.image_size
     version = settings.encoder_version
     return {
