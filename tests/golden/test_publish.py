@@ -105,7 +105,10 @@ def test_version_0_is_no_request_for_an_export(tmp_path: Path, capsys: pytest.Ca
     published(tmp_path)
     with pytest.raises(SystemExit, match="2"):
         main(["--activate", "0", "--repository", str(tmp_path)])
-    assert "--activate: '0'. Allowed: a whole number, at least 1\n" in capsys.readouterr().err
+    assert (
+        "--activate: '0'. Allowed: a whole number, at least 1 and at most 2147483647\n"
+        in capsys.readouterr().err
+    )
     assert main(["--activate", "2", "--repository", str(tmp_path)]) == 2
     assert "has no version 2 of the encoder; it has [1]" in capsys.readouterr().err
     assert versions(tmp_path) == [1]

@@ -86,12 +86,23 @@ def test_a_key_that_is_missing_means_the_default() -> None:
         ({"preprocess": {"allow_truncated": "no"}}, 'allow_truncated is "no". Allowed: true or false'),
         ({"preprocess": {"decode_timeout_s": 0}}, "decode_timeout_s is 0. Allowed: a number above 0"),
         (
+            {"preprocess": {"decode_timeout_s": 1e300}},
+            "is 1e+300. Allowed: a number above 0 and at most 86400",
+        ),
+        ({"preprocess": {"decode_timeout_s": 10**400}}, "Allowed: a number above 0 and at most 86400"),
+        (
+            {"max_batch_size": 2**31},
+            "max_batch_size is 2147483648. Allowed: a whole number, at least 1 and at",
+        ),
+        ({"preprocess": {"threads": 10**30}}, "Allowed: a whole number, at least 1 and at most 2147483647"),
+        ({"encoder": {"preferred_batch_sizes": [2**31]}}, "each at least 1 and at most 2147483647"),
+        (
             {"encoder": {"preferred_batch_sizes": [8, 0]}},
             "batch_sizes is [8, 0]. Allowed: a list of",
         ),
         (
             {"encoder": {"version": 0}},
-            "encoder.version is 0. Allowed: a whole number, at least 1, or null",
+            "encoder.version is 0. Allowed: a whole number, at least 1 and at most 2147483647, or null",
         ),
         ([], "image is []. Allowed: an object with settings"),
     ],
@@ -113,6 +124,10 @@ def test_a_mistake_is_named_with_what_is_allowed(section: Any, message: str) -> 
             'the key "version" is not 1, the only version that this release reads',
         ),
         ('{"version": 1, "imagge": {}}', "imagge is not a setting. Did you mean 'image'?"),
+        ('{"version": 1}', 'it describes no models. Add a section, for example "image": {}'),
+        ('{"version": 1, "image": {}, "image": {}}', 'the key "image" is there twice in one object'),
+        ("[" * 100_000, "not JSON"),
+        ('{"version": ' + "9" * 5000 + "}", "not JSON"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -121,6 +136,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str, message:
         Deployment.load(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path}/deployment.json: ")
     assert message in str(caught.value)
+
+
+def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+    path = tmp_path / DEPLOYMENT_FILE
+    text = Deployment.of(IMAGE, TUNED).to_json().replace("\n", "\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert Deployment.load(tmp_path).settings(IMAGE) == TUNED
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(ConfigurationError, match=r"deployment\.json is not UTF-8 .* Save it as UTF-8"):
+        Deployment.load(tmp_path)
 
 
 def test_code_cannot_set_what_a_file_cannot() -> None:

@@ -82,6 +82,26 @@ def test_a_repository_that_cannot_be_written_is_named(
     assert "cpu.pbtxt" in capsys.readouterr().err
 
 
+def test_a_config_that_is_no_text_is_rendered_again(repository: Path) -> None:
+    (repository / PREPROCESS).write_bytes(b"\xff\xfe")
+    assert render(repository, "--check") == 1
+    assert render(repository) == 0
+    assert read_config(repository / PREPROCESS).instance_group[0].count == 4
+
+
+def test_a_spec_that_is_no_text_is_named(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (repository / "clip_image_encoder" / "1" / "spec.json").write_bytes(b"\xff\xfe")
+    assert render(repository) == 2
+    assert "clip_image_encoder/1/spec.json: 'utf-8' codec can't decode" in capsys.readouterr().err
+
+
+def test_check_takes_no_settings(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        render(repository, "--check", "--max-batch-size", "3")
+    assert ended.value.code == 2
+    assert "--check changes nothing, so it cannot be combined with settings" in capsys.readouterr().err
+
+
 def test_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert render(tmp_path) == 2
     assert "is not a clip-triton model repository" in capsys.readouterr().err

@@ -28,7 +28,10 @@ exit status: 0 rendered, 1 --check found outdated configs, 2 an error; nothing w
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.check and any(given(options, family) for family in FAMILIES.values()):
+        parser.error("--check changes nothing, so it cannot be combined with settings")
     try:
         return _check(options.repository) if options.check else _render(options)
     except ClipServingError as error:

@@ -70,8 +70,8 @@ class Deployment:
     def from_json(cls, text: str) -> Deployment:
         """Raises ConfigurationError that names the key, its value and the allowed values."""
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
+            values = json.loads(text, object_pairs_hook=_without_duplicates)
+        except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
             raise ConfigurationError(f"not JSON: {error}") from error
         if not isinstance(values, dict) or values.pop("version", None) != DEPLOYMENT_VERSION:
             raise ConfigurationError(
@@ -80,6 +80,10 @@ class Deployment:
         for name in values:
             if name not in FAMILIES:
                 raise ConfigurationError(unknown_name(name, name, list(FAMILIES)))
+        if not values:
+            raise ConfigurationError(
+                f'it describes no models. Add a section, for example "{IMAGE.name}": {{}} for the defaults'
+            )
         sections = {
             name: read_section(FAMILIES[name].settings, section, name) for name, section in values.items()
         }
@@ -93,7 +97,8 @@ class Deployment:
         """
         path = repository / DEPLOYMENT_FILE
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            # utf-8-sig: some editors on Windows begin a file with a byte order mark.
+            return cls.from_json(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             if not migrate_0_1.applies_to(repository):
                 raise ConfigurationError(
@@ -102,9 +107,21 @@ class Deployment:
                 ) from None
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{path} is not UTF-8 ({error}). Save it as UTF-8") from error
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}") from error
         return _migrated(repository)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. json.loads() would use the last of several equal keys without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigurationError(f"the key {json.dumps(twice)} is there twice in one object. Remove one")
+    return found
 
 
 def load_or_default(repository: Path) -> Deployment:

@@ -90,5 +90,5 @@ def _instances(config: pb.ModelConfig, path: Path) -> int:
 def _read(path: Path) -> pb.ModelConfig:
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
-    except (text_format.ParseError, OSError) as error:
+    except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"{path}: {error}") from error

@@ -91,7 +91,8 @@ def _config(path: Path) -> pb.ModelConfig | None:
 
 
 def _text(path: Path) -> str | None:
+    """None for a file that does not exist or is not text."""
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeDecodeError):
         return None

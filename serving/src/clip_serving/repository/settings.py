@@ -18,6 +18,9 @@ from clip_serving.errors import ConfigurationError
 
 _METADATA = "clip_serving"
 
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+
 
 class Values(Protocol):
     """The values that a setting may have."""
@@ -38,15 +41,21 @@ class WholeNumber:
     minimum: int = 1
     optional: bool = False
     """Whether null is allowed."""
+    maximum: int = INT32_MAX
+    """Triton's configs hold most numbers in 32 bits."""
 
     @property
     def allowed(self) -> str:
-        return f"a whole number, at least {self.minimum}" + ", or null" * self.optional
+        return f"a whole number, at least {self.minimum} and at most {self.maximum}" + (
+            ", or null" * self.optional
+        )
 
     def accept(self, value: object) -> int | None:
         if value is None and self.optional:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or value < self.minimum:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError
+        if not self.minimum <= value <= self.maximum:
             raise ValueError
         return value
 
@@ -62,7 +71,7 @@ class WholeNumbers:
 
     @property
     def allowed(self) -> str:
-        return f"a list of whole numbers, each at least {self.minimum}"
+        return f"a list of whole numbers, each at least {self.minimum} and at most {INT32_MAX}"
 
     def accept(self, value: object) -> tuple[int, ...]:
         if not isinstance(value, list | tuple):
@@ -76,10 +85,14 @@ class WholeNumbers:
 
 @dataclass(frozen=True)
 class PositiveNumber:
-    allowed = "a number above 0"
+    maximum: float
+
+    @property
+    def allowed(self) -> str:
+        return f"a number above 0 and at most {self.maximum:g}"
 
     def accept(self, value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= self.maximum:
             raise ValueError
         return float(value)
 

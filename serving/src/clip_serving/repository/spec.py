@@ -55,7 +55,7 @@ class TowerSpec:
         """Raises ConfigurationError for another spec version, and for unknown or missing keys."""
         try:
             values: dict[str, Any] = json.loads(text)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ConfigurationError(f"the model spec is not JSON: {error}") from error
         if not isinstance(values, dict) or values.get("spec_version") != SPEC_VERSION:
             raise ConfigurationError(
@@ -74,7 +74,7 @@ class TowerSpec:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigurationError(f"cannot read the model spec {path}: {error.strerror}") from error
-        except ConfigurationError as error:
+        except (ConfigurationError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{path}: {error}") from error
 
     def require_int8(self) -> None:

@@ -16,7 +16,7 @@ from clip_serving.repository.spec import SPEC_FILE, TowerSpec
 
 def versions(repository: Path, encoder: str = defaults.ENCODER) -> list[int]:
     """The exported versions of an encoder, oldest first."""
-    return sorted(int(entry.name) for entry in (repository / encoder).glob("*") if entry.name.isdigit())
+    return sorted(int(entry.name) for entry in (repository / encoder).glob("*") if entry.name.isdecimal())
 
 
 def served_version(repository: Path, family: ModelFamily[Any, Any] = IMAGE) -> Path:

@@ -12,6 +12,7 @@ from clip_preprocess.settings import DecodeLimits, PreprocessSettings, Quality
 from clip_serving import defaults
 from clip_serving.defaults import EncoderPrecision
 from clip_serving.repository.settings import (
+    INT64_MAX,
     Choice,
     FamilySettings,
     PositiveNumber,
@@ -21,6 +22,8 @@ from clip_serving.repository.settings import (
     setting,
 )
 from clip_serving.repository.spec import ModelSpec
+
+_DAY_S = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -74,19 +77,19 @@ class ImageSettings(FamilySettings):
         preprocess_defaults.MAX_BYTES,
         "preprocess.max_bytes",
         "largest encoded photo, in bytes",
-        WholeNumber(),
+        WholeNumber(maximum=INT64_MAX),
     )
     max_pixels: int = setting(
         preprocess_defaults.MAX_PIXELS,
         "preprocess.max_pixels",
         "most pixels decoded for one photo",
-        WholeNumber(),
+        WholeNumber(maximum=INT64_MAX),
     )
     decode_timeout_s: float = setting(
         preprocess_defaults.DECODE_TIMEOUT_S,
         "preprocess.decode_timeout_s",
         "longest decode of one photo, in seconds",
-        PositiveNumber(),
+        PositiveNumber(maximum=_DAY_S),
         flag="decode-timeout",
     )
     encoder_instances: int = setting(
