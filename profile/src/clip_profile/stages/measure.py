@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import psutil
 
@@ -61,7 +62,7 @@ class Measured:
 
 
 class Measuring:
-    """Presses `server` with photos of `source`. Raises ClipClientError for a server that is not ours."""
+    """Loads `server` with photos of `source`. Raises ClipClientError for a server that is not ours."""
 
     def __init__(
         self, server: Server, source: Source, items: Sequence[ObjectInfo], plan: Plan, console: Console
@@ -70,14 +71,16 @@ class Measuring:
         self._client = ClipClient(server.url, concurrency=plan.concurrency, connection=server.connection)
         try:
             self.info = self._client.wait(client_defaults.WAIT_FOR_SERVER_S)
-            _fits(plan.images_per_request, self.info.max_batch_size)
+            most = self.info.max_batch_size
+            if plan.images_per_request > most:
+                raise ProfileError(
+                    f"the server takes at most {most} photos per request, not {plan.images_per_request}"
+                )
         except BaseException:
             self._client.close()
             raise
-        self._rotation = Rotation(items)
-        self._requests = Requests(
-            self._client, source, self._rotation, plan.concurrency, plan.images_per_request
-        )
+        images = plan.images_per_request
+        self._requests = Requests(self._client, source, Rotation(items), plan.concurrency, images)
         self._loop = self._requests.loop
 
     def run(self) -> Measured:
@@ -89,7 +92,7 @@ class Measuring:
             try:
                 self._loop.start()
                 with every(_HEALTH_CHECK_S, self._check_health):
-                    self._loop.warm_up(self._plan.warm_up_s, self._reporter("warming up"))
+                    self._loop.warm_up(self._plan.warm_up_s, partial(self._report, "warming up"))
                     if not self._loop.error:
                         observer = self._observer()
                         from_s, to_s, ended = self._press(observer)
@@ -100,15 +103,16 @@ class Measuring:
                 self._end_load(0.0 if ended else client_defaults.DEADLINE_S)
         answered = self._requests.answered(from_s, to_s) if observer else []
         found = traces.read([one.request_id for one in answered], self.info.steps)
-        seconds = to_s - from_s
-        measured = Measured(ended, seconds, from_s - begin, answered, self._rotation, found, traces.why_not)
+        measured = Measured(
+            ended, to_s - from_s, from_s - begin, answered, self._requests.rotation, found, traces.why_not
+        )
         if observer is None:  # the load ended during the warm-up
             return measured
-        resources = observer.resources(measured.photos, seconds, local=self._server.local)
+        resources = observer.resources(measured.photos, to_s - from_s, local=self._server.local)
         return dataclasses.replace(measured, statistics=observer.statistics, resources=resources)
 
     def _observer(self) -> Observer:
-        # A process that has just died must not keep the others' figures from being taken.
+        # A process that has just died must not prevent the others' figures.
         pids = {role: list(filter(psutil.pid_exists, pids)) for role, pids in self._server.pids.items()}
         observer = Observer(self._server.triton, pids, self._server.metrics_url)
         observer.client(os.getpid())
@@ -116,7 +120,6 @@ class Measuring:
 
     def _press(self, observer: Observer) -> tuple[float, float, str]:
         """Start and end of the time measured, and why it ended early, or ""."""
-        ended = ""
         with observer:
             begin, photos = time.monotonic(), self._loop.photos
 
@@ -128,20 +131,17 @@ class Measuring:
                 return (self._plan.count - done) * seconds / done if done else 1.0
 
             try:
-                self._loop.wait(left, self._reporter("measuring"))
+                self._loop.wait(left, partial(self._report, "measuring"))
             except KeyboardInterrupt:
-                ended = INTERRUPTED
-            return begin, time.monotonic(), ended
+                return begin, time.monotonic(), INTERRUPTED
+            return begin, time.monotonic(), ""
 
-    def _reporter(self, what: str) -> Callable[[float], None]:
-        def report(left_s: float) -> None:
-            failed = len(self._rotation.failed)
-            self._console.doing(
-                f"{what}: {self._loop.photos} photos{f', {failed} failed' if failed else ''}; "
-                f"{duration(left_s)} left"
-            )
-
-        return report
+    def _report(self, what: str, left_s: float) -> None:
+        failed = len(self._requests.rotation.failed)
+        self._console.doing(
+            f"{what}: {self._loop.photos} photos{f', {failed} failed' if failed else ''}; "
+            f"{duration(left_s)} left"
+        )
 
     def _end_load(self, patience_s: float) -> None:
         with suppress(KeyboardInterrupt):  # what was measured is complete by now
@@ -160,8 +160,3 @@ def _explain(error: Exception | None) -> str:
         return ""
     expected = isinstance(error, ClipClientError | ClipServingError | ProfileError)
     return str(error) if expected else f"{type(error).__name__}: {error}"
-
-
-def _fits(images: int, most: int) -> None:
-    if images > most:
-        raise ProfileError(f"the server takes at most {most} photos a request, not {images}")

@@ -75,10 +75,8 @@ class Requests:
     def __init__(
         self, client: ClipClient, source: Source, rotation: Rotation, concurrency: int, images: int
     ) -> None:
-        self._client, self._source, self._rotation = client, source, rotation
-        self._images = images
-        self._names = count()
-        self._run = secrets.token_hex(4)
+        self._client, self._source, self.rotation, self._images = client, source, rotation, images
+        self._names, self._run = count(), secrets.token_hex(4)
         self._answered: list[Answered] = []
         self.loop = ClosedLoop(lambda: self._one, concurrency)
 
@@ -87,12 +85,9 @@ class Requests:
         return [one for one in list(self._answered) if begin_s <= one.end_s <= end_s]
 
     def _one(self) -> int:
-        """Photos that were embedded. Raises NoPhotoLeft, ClipClientError."""
+        """Loads and embeds the next photos; returns how many were embedded. Raises NoPhotoLeft."""
         begin = time.monotonic()
-        items = self._rotation.take(self._images)
-        if not items:
-            raise NoPhotoLeft
-        loaded, seconds = self._load(items)
+        loaded, load_s = self._load(self.rotation.take(self._images))
         sent = time.monotonic()
         if not loaded:
             return 0
@@ -101,18 +96,24 @@ class Requests:
         end = time.monotonic()
         if self.loop.stopping and _cut_off(answer):
             return 0
-        embedded = self._count(loaded, answer)
+        for (item, _), outcome in zip(loaded, answer.outcomes, strict=True):
+            if isinstance(outcome, ItemError):
+                self.rotation.leave_out(item, outcome)
+        embedded = tuple(not isinstance(outcome, ItemError) for outcome in answer.outcomes)
         if any(embedded):
             rows: Any = answer.photo_s
             photo_s = None if rows is None else tuple((float(row[0]), float(row[1])) for row in rows)
             one = Answered(
-                name, end, end - begin, sent - begin, tuple(seconds), answer.seconds, answer.waited_s,
-                photo_s, embedded, sum(len(data) for _, data in loaded),
+                name, end, end - begin, sent - begin, load_s, answer.seconds, answer.waited_s, photo_s,
+                embedded, sum(len(data) for _, data in loaded),
             )  # fmt: skip
             self._answered.append(one)
         return sum(embedded)
 
-    def _load(self, items: Sequence[ObjectInfo]) -> tuple[list[tuple[ObjectInfo, bytes]], list[float]]:
+    def _load(self, items: Sequence[ObjectInfo]) -> tuple[list[tuple[ObjectInfo, bytes]], tuple[float, ...]]:
+        """The photos that could be loaded, and the seconds that each took."""
+        if not items:
+            raise NoPhotoLeft
         loaded, seconds = [], []
         for item in items:
             begin = time.monotonic()
@@ -120,14 +121,8 @@ class Requests:
                 loaded.append((item, self._source.load(item)))
                 seconds.append(time.monotonic() - begin)
             except ItemError as error:
-                self._rotation.leave_out(item, error)
-        return loaded, seconds
-
-    def _count(self, loaded: Sequence[tuple[ObjectInfo, bytes]], answer: TimedAnswer) -> tuple[bool, ...]:
-        for (item, _), outcome in zip(loaded, answer.outcomes, strict=True):
-            if isinstance(outcome, ItemError):
-                self._rotation.leave_out(item, outcome)
-        return tuple(not isinstance(outcome, ItemError) for outcome in answer.outcomes)
+                self.rotation.leave_out(item, error)
+        return loaded, tuple(seconds)
 
 
 def _cut_off(answer: TimedAnswer) -> bool:
