@@ -67,7 +67,7 @@ def _open(data: Data, kind: Format, header: Header | None) -> ImageFile.ImageFil
     """The picture with its metadata read and no pixels decoded. AVIF and HEIC parse the container."""
     if kind.open is None:
         extra = f"./preprocess[{kind.name.lower()}]"
-        text = f"the decoder of {kind.name} is not installed. In a clone of clip-triton: pip install '{extra}'"
+        text = f"{kind.name} needs a decoder that is not installed. In a clone: pip install '{extra}'"
         raise ItemError(ErrorCode.UNSUPPORTED_FORMAT, text)
     try:
         # BytesIO shares the memory of `bytes`, and copies a memoryview: 0.1 ms per megabyte.
