@@ -6,11 +6,11 @@ Each stage returns a value: a Format, a Header, a Decoded, pixels.
 from __future__ import annotations
 
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from clip_preprocess import defaults, jpeg, limits, pillow_decoder
 from clip_preprocess.deadline import DeadlinePool
 from clip_preprocess.decoded import Decoded
-from clip_preprocess.errors import ErrorCode, ItemError
+from clip_preprocess.errors import ErrorCode, ItemError, SettingsError
 from clip_preprocess.formats import FORMATS, Format, sniff
 from clip_preprocess.headers.base import Data
 from clip_preprocess.headers.jpeg import JpegHeader
@@ -68,13 +68,20 @@ class Preprocessor:
     ) -> None:
         """`mean` and `std` are per channel, for pixels from 0 to 1; run() does not use them.
 
+        Raises SettingsError if they are not three numbers each.
         `on_photo` is called when run() begins each photo, so that a watchdog sees that the process is alive.
         """
         self.settings = settings
-        self._mean = np.array(mean, np.float32).reshape(3, 1, 1)
-        self._std = np.array(std, np.float32).reshape(3, 1, 1)
+        try:
+            self._mean = np.array(mean, np.float32).reshape(3, 1, 1)
+            self._std = np.array(std, np.float32).reshape(3, 1, 1)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"mean and std must be three numbers each: {mean}, {std}") from error
+        if threads < 1:
+            raise SettingsError(f"threads is {threads}, and must be at least 1")
         self._threads = threads
         self._on_photo = on_photo
+        self._pools: dict[int, DeadlinePool] = {}
 
     @classmethod
     def for_open_clip(cls, config: Mapping[str, Any], threads: int = 1, **overrides: Any) -> Preprocessor:
@@ -90,8 +97,9 @@ class Preprocessor:
     def __call__(self, photo: Data) -> npt.NDArray[np.float32]:
         """One photo as float32 [3,H,W], normalized, on the calling thread and without a deadline.
 
-        Raises ItemError.
+        Raises ItemError, and TypeError for anything but the bytes of a file.
         """
+        _require_bytes(photo)
         pixels = preprocess_one(photo, self.settings).transpose(2, 0, 1)
         normalized: npt.NDArray[np.float32] = (pixels / np.float32(255) - self._mean) / self._std
         return normalized
@@ -99,8 +107,10 @@ class Preprocessor:
     def run(self, images: Sequence[Data], out: Pixels) -> list[Outcome]:
         """Writes row i of `out`, uint8 [N,H,W,3], from photo i; the row of a failed photo is zero.
 
-        Never raises for a photo: its error is in its Outcome.
+        Never raises for a photo: its error is in its Outcome. Raises TypeError for anything else in `images`.
         """
+        for image in images:
+            _require_bytes(image)
 
         def work(index: int) -> tuple[Outcome, Pixels | int]:
             if self._on_photo is not None:
@@ -122,16 +132,38 @@ class Preprocessor:
         """Ends the threads of run()."""
         self._pool.close()
 
-    @cached_property
+    @property
     def _pool(self) -> DeadlinePool:
-        """Made by its first use, so that a new Preprocessor can be pickled for a DataLoader's workers."""
-        return DeadlinePool(self._threads, self.settings.limits.decode_timeout_s)
+        """Made when this process first uses it: a forked process does not have its parent's threads."""
+        process = os.getpid()
+        if process not in self._pools:
+            self._pools = {process: DeadlinePool(self._threads, self.settings.limits.decode_timeout_s)}
+        return self._pools[process]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without threads, so that a DataLoader can pickle it for its workers."""
+        return {**vars(self), "_pools": {}}
 
     def _timed_out(self, photo: Data) -> Outcome:
         timeout_s = self.settings.limits.decode_timeout_s
         text = f"{len(photo):,} bytes took longer than {timeout_s:g} s"
         error = ItemError(ErrorCode.DECODE_TIMEOUT, text)
         return Outcome(error, _name(sniff(photo)), decode_s=timeout_s)
+
+
+def _require_bytes(photo: object) -> None:
+    """Raises TypeError for a path or an opened picture, which open_clip's transform would take."""
+    if isinstance(photo, bytes | bytearray):
+        return
+    try:
+        view = memoryview(photo)  # type: ignore[arg-type]
+    except TypeError:
+        view = None
+    if view is None or view.ndim != 1 or view.itemsize != 1 or not view.c_contiguous:
+        raise TypeError(
+            f"a photo must be the bytes of its encoded file, not {type(photo).__name__}. "
+            "Read a path with: Path(name).read_bytes()"
+        )
 
 
 def preprocess_one(photo: Data, settings: PreprocessSettings) -> Pixels:

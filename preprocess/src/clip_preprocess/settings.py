@@ -44,6 +44,18 @@ class PreprocessSettings:
     allow_truncated: bool = False
     """Whether a photo whose data ends early has pixels, with an ItemError marked `partial`."""
 
+    def __post_init__(self) -> None:
+        """Raises SettingsError: a wrong value would otherwise fail each photo as an internal error."""
+        try:
+            height, width = self.image_size
+            if min(height, width) < 1:
+                raise ValueError(f"image_size is {height} x {width}, and must be at least 1 x 1")
+            one_of(Interpolation, self.interpolation)
+            one_of(ResizeMode, self.resize_mode)
+            one_of(Quality, self.quality)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"unsupported setting: {error}") from error
+
     @classmethod
     def from_open_clip(cls, config: Mapping[str, Any], **overrides: Any) -> PreprocessSettings:
         """From open_clip's preprocess config (`model.visual.preprocess_cfg`), with its defaults.
@@ -60,7 +72,7 @@ class PreprocessSettings:
                 fill_color=int(fill if isinstance(fill, int) else fill[0]),
                 **overrides,
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError) as error:
             raise SettingsError(f"open_clip's preprocess config is not supported: {error}") from error
 
     def to_parameters(self) -> dict[str, str]:

@@ -41,11 +41,29 @@ def test_settings_can_be_overridden() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [{"interpolation": "random"}, {"resize_mode": "stretch"}, {"size": None}, {"size": (1,)}]
+    "config",
+    [
+        {"interpolation": "random"},
+        {"resize_mode": "stretch"},
+        {"size": None},
+        {"size": (1,)},
+        {"fill_color": []},
+    ],
 )
 def test_what_is_not_supported_is_rejected(config: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match="open_clip"):
         Preprocessor.for_open_clip(config)
+
+
+@pytest.mark.parametrize("config", [{"mean": [0.5, 0.5]}, {"std": None}])
+def test_a_mean_that_is_not_per_channel_is_rejected(config: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match="mean and std must be three numbers each"):
+        Preprocessor.for_open_clip(config)
+
+
+def test_threads_must_be_positive() -> None:
+    with pytest.raises(SettingsError, match="threads is 0, and must be at least 1"):
+        Preprocessor.for_open_clip({}, threads=0)
 
 
 def test_a_call_returns_the_normalized_pixels() -> None:

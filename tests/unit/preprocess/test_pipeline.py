@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import queue
+import subprocess
+import sys
 import threading
 import tracemalloc
 from typing import Any
@@ -18,7 +21,7 @@ from PIL import Image
 
 from clip_preprocess import defaults, pipeline, resample
 from clip_preprocess.decoded import Decoded
-from clip_preprocess.errors import ErrorCode, ItemError
+from clip_preprocess.errors import ErrorCode, ItemError, SettingsError
 from clip_preprocess.geometry import plan
 from clip_preprocess.pipeline import Preprocessor, preprocess_one
 from clip_preprocess.resizer import PILLOW_FILTERS
@@ -57,6 +60,74 @@ def test_a_batch_of_good_and_bad(threads: int) -> None:
         assert outcome.valid is not bool(code)
         expected = np.zeros_like(row) if code else preprocess_one(data, SETTINGS)
         np.testing.assert_array_equal(row, expected)
+
+
+_FORK = """
+import os, sys
+import numpy as np
+from clip_preprocess import Preprocessor, PreprocessSettings
+photo, rows = sys.stdin.buffer.read(), np.zeros((2, 64, 64, 3), np.uint8)
+preprocessor = Preprocessor(PreprocessSettings((64, 64)), threads=2)
+preprocessor.run([photo, photo], rows)
+child = os.fork()
+if child == 0:
+    again = np.zeros_like(rows)
+    preprocessor.run([photo, photo], again)
+    os._exit(0 if (again == rows).all() and rows.any() else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_makes_its_own_threads() -> None:
+    """As a DataLoader's workers do; the parent's threads do not exist there, so run() waited forever."""
+    photo = encoded(noise(90, 80), "JPEG")
+    code = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORK]
+    assert subprocess.run(code, input=photo, timeout=120, check=False).returncode == 0
+
+
+def test_a_used_preprocessor_is_pickled_without_its_threads() -> None:
+    photo = encoded(noise(90, 80), "JPEG")
+    used, rows, again = Preprocessor(SETTINGS), empty_rows(1), empty_rows(1)
+    used.run([photo], rows)
+    copy = pickle.loads(pickle.dumps(used))
+    copy.run([photo], again)
+    used.close()
+    copy.close()
+    np.testing.assert_array_equal(again, rows)
+
+
+@pytest.mark.parametrize(
+    "photo",
+    ["a.jpg", None, Image.new("RGB", (9, 9)), np.zeros((9, 9, 3), np.uint8), memoryview(b"abcd")[::2]],
+)
+def test_anything_but_the_bytes_of_a_file_is_a_type_error(photo: Any) -> None:
+    with pytest.raises(TypeError, match=r"must be the bytes of its encoded file, not .*read_bytes"):
+        Preprocessor(SETTINGS)(photo)
+    rows = empty_rows(2)
+    with pytest.raises(TypeError, match="must be the bytes"):
+        Preprocessor(SETTINGS).run([encoded(noise(9, 9), "PNG"), photo], rows)
+    assert (rows == 7).all(), "nothing was written"
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, lambda data: np.frombuffer(data, np.uint8)])
+def test_other_buffers_of_bytes_are_photos(kind: Any) -> None:
+    photo = encoded(noise(90, 80), "JPEG")
+    np.testing.assert_array_equal(Preprocessor(SETTINGS)(kind(photo)), Preprocessor(SETTINGS)(photo))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"image_size": (0, 224)}, "image_size is 0 x 224, and must be at least 1 x 1"),
+        ({"image_size": 224}, "unsupported setting"),
+        ({"quality": "best"}, "'best' is not one of exact, high, fast"),
+        ({"interpolation": "lanczos"}, "'lanczos' is not one of bicubic"),
+        ({"resize_mode": "crop"}, "'crop' is not one of shortest"),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_photo(values: Any, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        PreprocessSettings(**{"image_size": (224, 224), **values})
 
 
 def test_an_unknown_failure_stays_with_its_photo(
