@@ -135,6 +135,9 @@ def test_finished_rows_are_kept_before_an_error_and_an_interruption(words: Sourc
         ("gs://album/rows.parquet", "cannot write to gs://album/rows.parquet: gs:// is not supported"),
         ("lance://rows", "lance:// is not supported. Give the path of a local Parquet file"),
         (".", ". is a folder"),
+        ("rows/", "rows/ names a folder"),
+        ("/dev/null", "/dev/null is not a regular file"),
+        ("a" * 300, "File name too long"),
     ],
 )
 def test_outputs_that_are_refused(uri: str, said: str) -> None:
@@ -145,6 +148,7 @@ def test_outputs_that_are_refused(uri: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
+        ("", "the source is empty"),
         ("s3://album", "s3:// is not supported. Give gs://bucket/prefix or a folder"),
         ("gs://", "gs:// has no bucket name"),
     ],

@@ -27,6 +27,8 @@ def open_sink(uri: str) -> Sink:
 def _parquet(uri: str) -> Sink:
     from clip_client.sinks.parquet import ParquetSink
 
+    if uri.endswith("/"):  # Path() drops it
+        raise SinkError(f"{uri} names a folder. Give the path of the file to write")
     return ParquetSink(Path(uri))
 
 

@@ -46,8 +46,7 @@ class ParquetSink:
             raise SinkError(
                 "Parquet needs pyarrow. In a clone of clip-triton: pip install './client[parquet]'"
             )
-        if out.is_dir():
-            raise SinkError(f"{out} is a folder. Give the path of the file to write")
+        _refuse_other_than_files(out)
         self._out = out
         self._parts = out.with_name(out.name + ".parts")
         self._first = self._parts / "shard-000000.parquet"
@@ -251,6 +250,17 @@ def _schema(model: Mapping[str, str], dimension: int) -> Any:
         ],
         metadata={METADATA_KEY: json.dumps(dict(model)).encode()},
     )
+
+
+def _refuse_other_than_files(out: Path) -> None:
+    """A rename over /dev/null or a pipe would replace it by a file."""
+    try:
+        if out.is_dir():
+            raise SinkError(f"{out} is a folder. Give the path of the file to write")
+        if out.exists() and not out.is_file():
+            raise SinkError(f"{out} is not a regular file. Give the path of the file to write")
+    except OSError as error:
+        raise SinkError(f"cannot write {out}: {error.strerror}") from error
 
 
 @contextmanager

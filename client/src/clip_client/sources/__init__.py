@@ -30,6 +30,8 @@ def _folder(uri: str, connections: int) -> Source:
     from clip_client.sources.folder import FolderSource
 
     del connections
+    if not uri:  # Path("") is the current folder: an unset variable in a script would embed that
+        raise SourceError("the source is empty. Give gs://bucket/prefix or a folder (. is the current one)")
     return FolderSource(Path(uri))
 
 
