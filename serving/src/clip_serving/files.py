@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -34,13 +35,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces the content of `path` with `text` in UTF-8, or creates it. Raises OSError."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Replaces the content of `path` with `text` in UTF-8, or creates it. Raises OSError.
+
+    A symbolic link stays, and the file that it names is replaced; a file keeps its permissions.
+    """
+    write_all_atomically({path: text})
 
 
 def write_all_atomically(texts: Mapping[Path, str]) -> None:
-    """Writes all files, in the mapping's order; missing parent folders are created.
+    """Writes all files as write_atomically(), in the mapping's order; creates missing parent folders.
 
     Every file is on disk before the first one is renamed, so a full disk changes nothing. Raises OSError.
     """
@@ -48,7 +51,11 @@ def write_all_atomically(texts: Mapping[Path, str]) -> None:
         # An ExitStack unwinds last in, first out: entering in reverse renames in the mapping's order.
         for path, text in reversed(list(texts.items())):
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")
+            target = path.resolve()
+            temporary = stack.enter_context(replacing(target))
+            temporary.write_text(text, encoding="utf-8")
+            with suppress(FileNotFoundError):
+                shutil.copymode(target, temporary)
 
 
 @contextmanager

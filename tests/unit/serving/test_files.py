@@ -35,6 +35,24 @@ def test_a_block_that_fails_leaves_the_old_content(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_and_permissions_stay(tmp_path: Path) -> None:
+    """A deployment.json that is kept elsewhere, or that a server of another user reads."""
+    link, real = tmp_path / "link.json", tmp_path / "elsewhere" / "real.json"
+    real.parent.mkdir()
+    real.write_text("old")
+    real.chmod(0o664)
+    link.symlink_to("elsewhere/real.json")
+    before = os.umask(0o077)
+    try:
+        write_atomically(link, "new")
+    finally:
+        os.umask(before)
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert real.stat().st_mode & 0o777 == 0o664
+    assert list(real.parent.iterdir()) == [real]
+
+
 def test_a_link_replaces_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("a file")
