@@ -214,6 +214,7 @@ def test_an_environment_without_the_origins_packages(
 _COMMAND = """
 import sys, time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from benchmarks import run
 from benchmarks.origin import compare
@@ -231,11 +232,12 @@ works = System("origin-1", "null", no_service, (Load("origin-1", "origin", "ceil
 hangs = System("origin-2", "null", stuck, (Load("origin-2", "origin", "ceiling", 1, 8),))
 compare.choose = lambda *_: [works, hangs] if sys.argv[2] == "complete" else [hangs]
 compare.only_from_bucket = lambda system: system
+compare.Plan = partial(run.Plan, warm_up_s=0.0)
 sys.exit(compare.main(["--photos", sys.argv[1], "--seconds", "0.5"]))
 """
 
 
-@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("complete", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_ctrl_c_shows_what_is_complete_and_leaves_nothing_behind(tmp_path: Path, complete: bool) -> None:
     for number, photo in enumerate(camera_photos(8)):
         (tmp_path / f"{number}.jpg").write_bytes(photo)
