@@ -1,6 +1,7 @@
-"""Measures the service under the user's own photos, and finds its best settings.
+"""Measures the service with the user's own photos, and finds its best settings.
 
-A sweep reads `load/photos`, `sweep/search` proposes a setting, `sweep/target` serves it, `load/perf_analyzer`
-presses the server while `observe/observer` watches, and a `records/measurement` goes into the run folder.
-From there `answer` and `report` start. `stages` presses with `load/closed_loop` and is observed alike.
+In a sweep, `load/photos` reads the photos, `sweep/search` proposes a setting, `sweep/target` serves it,
+`load/perf_analyzer` loads the server while `observe/observer` samples it, and a `records/measurement` is
+written to the run folder, which `answer` and `report` read. `stages` generates its load with
+`load/closed_loop`, and uses the same observer.
 """

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_recommend(commands.add_parser("recommend", help="the best setting under an objective, and why"))
     _add_compare(commands.add_parser("compare", help="runs or settings side by side"))
     _add_report(commands.add_parser("report", help="a run as one HTML file"))
-    add_stages(commands.add_parser("stages", help="what each stage costs, from load to embed"))
+    add_stages(commands.add_parser("stages", help="measure each stage, from load to embed"))
     return parser
 
 
@@ -94,7 +94,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_objective(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--p95-ms", type=positive, metavar="MS", help="upper bound on the 95th percentile of the latency")
-    add("--min-throughput", type=positive, default=0.0, metavar="N", help="at least N photos a second")
+    add("--min-throughput", type=positive, default=0.0, metavar="N", help="lower bound on photos per second")
 
 
 def _objective(options: argparse.Namespace) -> Objective:
@@ -106,10 +106,13 @@ def _add_recommend(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     _add_objective(parser)
     change = parser.add_mutually_exclusive_group()
-    change.add_argument("--apply", action="store_true", help="write it to deployment.json, and render")
-    change.add_argument("--undo", action="store_true", help="take back what was applied from this RUN")
+    change.add_argument(
+        "--apply", action="store_true", help="write the setting to deployment.json, and render the configs"
+    )
+    change.add_argument("--undo", action="store_true", help="undo what was applied from this RUN")
     add = parser.add_argument
-    add("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="of --apply, --undo")
+    add("--repository", type=Path, default=Path("model_repository"), metavar="DIR",
+        help="the model repository for --apply and --undo (default: %(default)s)")  # fmt: skip
     add("--json", action="store_true", help="print JSON")
 
 
@@ -129,10 +132,10 @@ def _apply(found: Recommendation, options: argparse.Namespace) -> None:
     if found.best is None:
         return
     changed = apply.apply(found.best.setting, options.repository, options.run)
-    said = [f"applied to {options.repository}: {', '.join(changed) or 'it was so already'}"]
+    said = [f"applied to {options.repository}: {', '.join(changed) or 'nothing to change'}"]
     said.append("A running server uses it after a restart.")
     if serve := serve_command(found.best.setting, options.repository):
-        said.append(f"clip-serve fits instances to the cores unless told otherwise: {serve}")
+        said.append(f"clip-serve fits instances to the cores by default. To serve this setting: {serve}")
     if changed:
         arguments = [str(options.run), "--undo", "--repository", str(options.repository)]
         said.append(f"undo: clip-profile recommend {shlex.join(arguments)}")

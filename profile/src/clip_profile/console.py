@@ -1,4 +1,4 @@
-"""Lines for people: what is going on, which the next line replaces, and what was done, which stays."""
+"""Console output: progress, which the next line replaces, and results, which stay."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _WIDTH = 150
 
 
 def printable(text: str) -> str:
-    """Text in which nothing moves a cursor, changes a colour or turns the reading direction.
+    """`text` without characters that move the cursor, change colors or reverse the reading direction.
 
-    File names and other programs' messages may hold anything, and lone surrogates cannot be written at all.
+    File names and other programs' messages may contain them; lone surrogates cannot be written at all.
     """
     return _UNPRINTABLE.sub("\ufffd", text)
 

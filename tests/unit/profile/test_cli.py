@@ -40,8 +40,8 @@ def sweep(photos: Path, out: Path, *more: object) -> list[object]:
 def test_no_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not a folder" in refused(capsys, *sweep(tmp_path / "nowhere", tmp_path))
     (tmp_path / "empty").mkdir()
-    assert "holds no files" in refused(capsys, *sweep(tmp_path / "empty", tmp_path))
-    assert "Copy some photos into a folder" in refused(capsys, *sweep(Path("gs://album"), tmp_path))
+    assert "is empty" in refused(capsys, *sweep(tmp_path / "empty", tmp_path))
+    assert "copy some photos into one" in refused(capsys, *sweep(Path("gs://album"), tmp_path))
     assert not (tmp_path / "run").exists()
 
 

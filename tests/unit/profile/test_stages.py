@@ -111,7 +111,7 @@ def test_a_photo_has_its_own_times_and_its_share_of_the_rest() -> None:
     assert (found.photos, found.requests, found.photos_per_s) == (3, 2, 1.5)
     assert found.failed == {"corrupt": 1}
     assert found.mean_batch == {"preprocess": 2.0}
-    assert any("1 requests were refused and retried" in note for note in found.notes)
+    assert any("rejected and retried requests: 1" in note for note in found.notes)
 
 
 def test_without_traces_the_means_are_all_there_is() -> None:

@@ -1,4 +1,4 @@
-"""Writes a measured setting into a repository's deployment.json and renders its configs; and takes it back.
+"""Writes a measured setting into a repository's deployment.json and renders its configs; also undoes that.
 
 deployment.json is replaced as a whole, and the configs follow from it: if a command is killed between the
 two, `clip-render` finishes the work. The previous deployment.json is kept in the run folder for `undo`.
@@ -27,7 +27,7 @@ _APPLIED = "applied.json"
 
 @dataclass(frozen=True)
 class Applied:
-    """What a run folder keeps of its --apply: the texts of deployment.json before and after it."""
+    """A run folder's record of its --apply: the texts of deployment.json before and after it."""
 
     repository: str
     before: str
@@ -60,7 +60,7 @@ def apply(setting: Setting, repository: Path, run: Path) -> list[str]:
 
 
 def undo(repository: Path, run: Path) -> list[str]:
-    """Takes back what was applied from this run folder; returns the files that changed."""
+    """Undoes the --apply of this run folder; returns the files that changed."""
     applied = _of_repository(run, repository)
     if applied is None:
         raise ProfileError(f"nothing was applied from {run}")
@@ -111,7 +111,7 @@ def _refuse_outdated(repository: Path) -> None:
 
 
 def _keep(repository: Path, run: Path, after: str) -> None:
-    """Notes in the run folder what `undo` goes back to: the content from before the first --apply."""
+    """Records the content from before the first --apply in the run folder, for `undo`."""
     before = (repository / DEPLOYMENT_FILE).read_text(encoding="utf-8")
     earlier = _of_repository(run, repository)
     if earlier is not None and earlier.after == before:
@@ -123,7 +123,9 @@ def _keep(repository: Path, run: Path, after: str) -> None:
 def _of_repository(run: Path, repository: Path) -> Applied | None:
     applied = Applied.load(run)
     if applied is not None and applied.repository != str(repository.resolve()):
-        raise ProfileError(f"{run} was applied to {applied.repository}, not to {repository}: undo that first")
+        raise ProfileError(
+            f"{run} was applied to {applied.repository}, not to {repository}. Run --undo there first"
+        )
     return applied
 
 

@@ -1,4 +1,4 @@
-"""What keeps a setting from being faster, from how busy each part was."""
+"""Finds the part that limits a setting, from how busy each part was."""
 
 from __future__ import annotations
 

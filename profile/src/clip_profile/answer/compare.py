@@ -23,7 +23,7 @@ from clip_profile.records.statistics import Rounds, Spread
 
 NOISE = "noise"
 _LARGE = 1000
-"""Shown without decimals from here on."""
+"""Values from here on are shown without decimals."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ _REPORT_S = 0.5
 class ClosedLoop:
     """Keeps `concurrency` requests in flight between `start` and `stop`, or within a `with` block.
 
-    `connect` runs once in every thread and returns what that thread calls over and over. The first exception
-    ends the load; it is kept in `error`, and raised when the block ends.
+    `connect` runs once in every thread and returns the function that the thread calls repeatedly. The first
+    exception ends the load; it is kept in `error`, and raised when the block ends.
     """
 
     def __init__(self, connect: Callable[[], Request], concurrency: int) -> None:

@@ -1,6 +1,6 @@
 """TLS and headers for a running server, for Triton's client and for perf_analyzer.
 
-The value of a header may be a secret: it is not in run folders, and not in reports.
+A header's value may be a secret, so it is written to neither run folders nor reports.
 """
 
 from __future__ import annotations

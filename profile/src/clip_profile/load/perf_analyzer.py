@@ -23,7 +23,7 @@ from clip_serving.server import perf_analyzer, runtime
 from clip_serving.server.child_process import child_command
 
 _WINDOWS = 3
-"""perf_analyzer reports its last three, and considers them stable if told that any difference is."""
+"""perf_analyzer reports its last three; `-s 999` makes it accept any difference between them."""
 _INTERVALS = "intervals.txt"
 _MOST_RECORDED = 256 * 1024 * 1024
 """Bytes of photos that perf_analyzer may write down with the requests (see perf_files)."""
@@ -127,7 +127,7 @@ class PerfAnalyzer:
             version = found[1] if found else _last_line(output)
             raise ProfileError(
                 f"{self._binary} has another version ({version}); clip-profile reads the files of "
-                f"perf_analyzer {VERSION}. Remove it, and the right one is fetched"
+                f"perf_analyzer {VERSION}. Remove it, and clip-profile fetches the right one"
             )
 
 

@@ -42,13 +42,11 @@ class Photos:
 def read_photos(folder: Path, most: int = MOST_PHOTOS) -> Photos:
     """Up to `most` photos from all over `folder`; raises ProfileError if none can be used.
 
-    Files that the server would refuse, as too large or not a photo, are left out: they would be answered
-    without any work, and flatter the figures.
+    Files that the server would reject (too large, or not a photo) are left out: rejecting them is fast and
+    would make the figures look better.
     """
     if str(folder).startswith("gs:/"):
-        raise ProfileError(
-            f"{folder} is a bucket, which a sweep does not load. Copy some photos into a folder"
-        )
+        raise ProfileError(f"{folder} is a bucket. A sweep needs a local folder: copy some photos into one")
     if not folder.is_dir():
         raise ProfileError(f"{folder} is not a folder")
     settings = PreprocessSettings(_SIZE)
@@ -60,7 +58,7 @@ def read_photos(folder: Path, most: int = MOST_PHOTOS) -> Photos:
     except OSError as error:
         raise ProfileError(f"{error.filename}: {error.strerror}") from error
     if not sizes:
-        raise ProfileError(f"{folder} holds no files")
+        raise ProfileError(f"{folder} is empty. Give a folder of photos")
     if not found:
         raise ProfileError(f"every file in {folder} is larger than {settings.limits.max_bytes:,} bytes")
     outcomes = _outcomes(found, settings)

@@ -28,9 +28,8 @@ _PATIENCE = 2
 class Server:
     """A server that answers.
 
-    `pids` are its processes by role, as far as they can be seen. `local` says whether it certainly runs on
-    this machine, so that its files and this machine's GPUs are its own. `death` explains why the server is
-    gone, or returns None.
+    `pids` are its visible processes by role. `local` is True if it certainly runs on this machine, with these
+    files and GPUs. `death` explains why the server has died, or returns None.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What Triton itself counts: requests, batches, and the time in its queues and in its models."""
+"""Triton's own counters: requests, batches, and the time in its queues and models."""
 
 from __future__ import annotations
 

@@ -44,15 +44,17 @@ def of_repository(repository: Path) -> Identity:
     return Identity(_name(spec.model, spec.pretrained), configs, spec.weights_sha256, version.name)
 
 
-def of_server(client: InferenceServerClient, told: Mapping[str, str]) -> Identity:
-    """Of a running server, whose ensemble has the parameters `told`. Raises ServerError."""
+def of_server(client: InferenceServerClient, parameters: Mapping[str, str]) -> Identity:
+    """Of a running server; `parameters` are those of its ensemble. Raises ServerError."""
     try:
         configs = [client.get_model_config(name, client_timeout=10).config for name in _MODELS]
     except InferenceServerException as error:
-        raise ServerError(f"the server does not tell how it is set up: {error}") from error
+        raise ServerError(f"cannot read the server's model configurations: {error}") from error
     digest = _digest(config.SerializeToString(deterministic=True) for config in configs)
-    name = _name(told.get("model", "?"), told.get("pretrained", "?"))
-    return Identity(name, digest, told.get("weights_sha256", "?"), told.get("encoder_version", "?"))
+    name = _name(parameters.get("model", "?"), parameters.get("pretrained", "?"))
+    return Identity(
+        name, digest, parameters.get("weights_sha256", "?"), parameters.get("encoder_version", "?")
+    )
 
 
 def _name(model: str, pretrained: str) -> str:

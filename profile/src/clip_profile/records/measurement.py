@@ -1,6 +1,6 @@
-"""What one run of perf_analyzer measured, and what the server and the machine reported meanwhile.
+"""The records of a run folder: one run of perf_analyzer, with the figures of the server and the machine.
 
-These are the records of a run folder: msgspec writes them as JSON and checks them when they are read.
+msgspec writes them as JSON and checks them when they are read.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Trial:
 class Measurement(Trial):
     """A trial that worked. Latencies are milliseconds per request, as the client saw them.
 
-    `rate` is the offered load in requests a second, None in a closed loop. `transport_ms` is the part of a
+    `rate` is the offered load in requests per second, None in a closed loop. `transport_ms` is the part of a
     request's latency outside the two models. `at` is seconds since 1970, `seconds` the length of
     perf_analyzer's windows.
     """

@@ -1,4 +1,4 @@
-"""What a sweep looks for: the highest throughput that a bound on the p95 latency allows."""
+"""The goal of a sweep: the highest throughput within a bound on the p95 latency."""
 
 from __future__ import annotations
 

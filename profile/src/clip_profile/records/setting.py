@@ -127,7 +127,9 @@ class Space:
     def for_cores(cls, cores: int, **chosen: tuple[Any, ...] | None) -> Space:
         """The axes that matter on a CPU with this many cores; `chosen` ones are used as they are."""
         encoders = min(cores, defaults.MAX_CPU_ENCODER_INSTANCES)
-        most = min(16 * cores, defaults.MAX_QUEUE_SIZE)  # the server refuses what does not fit its queue
+        most = min(
+            16 * cores, defaults.MAX_QUEUE_SIZE
+        )  # the server rejects requests that do not fit its queue
         axes: dict[str, Any] = {
             "preprocess_instances": (max(1, cores // 2), cores, 2 * cores),
             "encoder_instances": (n for n in (1, 2, 4) if n <= encoders),

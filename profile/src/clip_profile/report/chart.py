@@ -1,4 +1,4 @@
-"""Charts as SVG, with CSS classes for their colours: see templates/chart.css."""
+"""Charts as SVG, with CSS classes for their colors: see templates/chart.css."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from clip_profile.console import printable
 
 WIDE, NARROW = 940, 330
-"""Pixels of a chart on a desk and on a phone."""
+"""Pixels of a chart on a desktop and on a phone."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 28, 40
 _CHARACTER = 6.2
 """Mean width of a character of a chart's text, in pixels."""
@@ -54,7 +54,7 @@ class Bar:
 def figure(
     draw: Callable[..., Markup], *args: object, legend: Sequence[tuple[str, str]] = (), **options: object
 ) -> Markup:
-    """`draw(*args, width=..., **options)` for a desk and for a phone; `legend` has (CSS class, text)."""
+    """`draw(*args, width=..., **options)` for a desktop and for a phone; `legend` has (CSS class, text)."""
     items = [_tag("span", _tag("i", "", class_=kind) + printable(text)) for kind, text in legend]
     return (
         (_tag("div", Markup("").join(items), class_="legend") if items else Markup(""))
@@ -107,7 +107,7 @@ class _Frame:
             self.text(f"{value:g}", _LEFT - 6, y + 4, "tick", "end")
         for value in self.x_ticks[:-1] if x_numbers else ():
             self.text(f"{value:g}", self.x(value), self.bottom + 16, "tick", "middle")
-        if x_numbers:  # the last one, centred, would stick out of the picture
+        if x_numbers:  # the last one, if centered, would overflow the picture
             self.text(f"{self.x_ticks[-1]:g}", self.width - 2, self.bottom + 16, "tick", "end")
         self.text(x_title, self.right, self.bottom + 33, "axis", "end")
         self.text(y_title, 4, 14, "axis", "start")

@@ -1,4 +1,4 @@
-"""Combines the clocks: the client's, each photo's own, and Triton's traces or statistics."""
+"""Combines the times of the client, of each photo, and of Triton's traces or statistics."""
 
 from __future__ import annotations
 
@@ -151,8 +151,8 @@ def _notes(measured: Measured, source: str, *, split: bool) -> list[str]:
         f"transport, queue and embed are of the {traced} of {answered} requests that have a trace": (
             source == "traces" and traced < answered
         ),
-        f"{refused} requests were refused and retried; that wait counts as queue": refused > 0,
-        "the server does not report decode and preprocess of a photo: export its model again": not split,
+        f"rejected and retried requests: {refused}; their wait counts as queue": refused > 0,
+        "the server does not report decode and preprocess times: export its model again": not split,
         f"p99 is based on only {answered} requests: measure longer (--seconds) if it matters": (
             answered < _ENOUGH_FOR_P99
         ),

@@ -36,7 +36,7 @@ _EXAMPLES = 3
 _DESCRIPTION = """\
 Measures load, transport, queue, decode, preprocess and embed in a closed loop, with a
 fixed number of requests in flight: min, mean, p50, p95, p99 and max per photo and per request, and the CPU,
-memory and GPU of server and client meanwhile. Photos that fail are counted by code, once each, and left out.
+memory and GPU use of server and client. Photos that fail are counted once, by error code, and left out.
 """
 _EPILOG = """\
 exit status:

@@ -1,4 +1,4 @@
-"""One measurement of the stages: warm up, press, watch."""
+"""One measurement of the stages: warms up, generates load, and observes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was seen of one load. `ended` is "" if it ran its time, else why it did not."""
+    """The data of one load. `ended` is "" if it ran to its end, else the reason why it did not."""
 
     ended: str
     seconds: float
@@ -84,7 +84,7 @@ class Measuring:
         self._loop = self._requests.loop
 
     def run(self) -> Measured:
-        """Whatever ends it early, Ctrl-C too, returns what was measured until then."""
+        """Returns the measurements so far if anything, such as Ctrl-C, ends it early."""
         begin, ended = time.monotonic(), ""
         from_s = to_s = begin
         observer: Observer | None = None

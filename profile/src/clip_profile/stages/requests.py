@@ -126,5 +126,5 @@ class Requests:
 
 
 def _cut_off(answer: TimedAnswer) -> bool:
-    """What closing the channel makes of a request says nothing about its photos."""
+    """Whether closing the channel ended the request, which says nothing about its photos."""
     return all(isinstance(one, ItemError) and one.code == "request_failed" for one in answer.outcomes)

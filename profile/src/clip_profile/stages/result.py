@@ -1,4 +1,4 @@
-"""The result of one measurement of the stages, as it is in JSON; what is unknown is null."""
+"""The result of one measurement of the stages, as written to JSON; unknown values are null."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages for people: one table, stages down, then what it cost the machines."""
+"""The stages as text: a table with one row per stage, then the use of the machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def table(report: Report) -> str:
     images = report.load["images_per_request"]
     lines = [*_head(report), "", _row("milliseconds", FIGURES)]
     if images > 1:
-        lines += [_rule("per photo (where its request shares a time, its part of it)")]
+        lines += [_rule("per photo (times of a request are divided by its photos)")]
         lines += _stages(report.per_photo)
     title = "per request of one photo" if images == 1 else f"per request of {images} photos"
     lines += [_rule(title), *_stages(report.per_request), "", *_resources(report)]

@@ -1,4 +1,4 @@
-"""Triton's own traces: when each single request waited and was computed in each model.
+"""Triton's own traces: when each request was queued and computed in each model.
 
 tritonserver takes the name of the trace file only at its start (`--trace-config triton,file=FILE`, which
 clip-serve sets); tracing is switched on while it runs, and its settings are restored afterwards.
@@ -145,7 +145,7 @@ class Traces:
         if here.get("trace_mode", ["triton"]) != ["triton"]:
             return "the server sends its traces to OpenTelemetry"
         if here.get("trace_level", ["OFF"]) != ["OFF"]:
-            return "the server already traces for someone else"
+            return "another client has already switched tracing on"
         self._file = Path(file)
         if not self._file.parent.is_dir():
             return f"the server's trace file {file} is not on this machine"

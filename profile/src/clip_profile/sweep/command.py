@@ -173,7 +173,7 @@ def _announce(console: Console, run: RunFolder, photos: Photos, budget: float) -
     console.line(f"{about.model} {place} {about.machine.describe()}")
     console.line(f"{len(photos.data)} photos of {photos.mean_bytes / 1e6:.2f} MB on average")
     if embedded and any(p.encoder_instances * p.encoder_threads > cores for p in points):
-        console.line(f"warning: encoder instances x threads exceed the {cores} cores")
+        console.line(f"warning: encoder instances x threads exceed the cores ({cores})")
     done = f", {len(run.measurements)} measurements so far" if run.measurements else ""
     end = time.strftime("%H:%M", time.localtime(time.time() + budget * 60))
     console.line(f"{len(points)} settings to choose from, {budget:g} minutes (until {end}){done}")

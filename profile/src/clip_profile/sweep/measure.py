@@ -1,4 +1,4 @@
-"""One measurement: perf_analyzer presses, Triton counts, the machine is watched, and it is put together."""
+"""One measurement: runs perf_analyzer, observes server and machine, and combines the results."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _POSSIBLE = 3.0
 
 
 class Search:
-    """Proposes settings of `space`; `add` tells it their values (above 0, larger is better)."""
+    """Proposes settings of `space`; call `add` with their values (above 0, larger is better)."""
 
     def __init__(
         self, space: Space, start: Setting, *, cost: Callable[[Setting], float] = lambda _: 1.0
@@ -89,7 +89,7 @@ class Search:
         if float(gain.max()) < ENOUGH:
             return self._last_doubt(left, estimate)
         costs = np.array([self._cost(self.points[i]) for i in left])
-        # A setting that promises far less than the best is not measured just because it is cheap.
+        # A low cost alone does not justify measuring a setting that promises far less than the best.
         worthwhile = np.where(gain >= 0.3 * gain.max(), gain / costs, 0.0)
         return self.points[left[int(np.argmax(worthwhile))]]
 

@@ -153,7 +153,7 @@ class RemoteTarget:
 
     def serve(self, setting: Setting) -> Served:
         if setting.server != self.setting.server:
-            raise ConfigurationError(f"the server at {self.name} keeps its own configuration")
+            raise ConfigurationError(f"the configuration of the server at {self.name} cannot be changed")
         return self._served
 
     def explain_death(self) -> str | None:
@@ -178,7 +178,7 @@ def warm_up(server: Server, photos: Sequence[bytes], width: int) -> Served:
                 done += len(client.embed(batch, on_error="return"))
             return Served(server, done / (time.monotonic() - begin))
     except ClipClientError as error:
-        raise ServerError(f"the server does not embed the photos: {error}") from error
+        raise ServerError(f"the server cannot embed the photos: {error}") from error
 
 
 def _require_embeddings(outcomes: Sequence[object]) -> None:

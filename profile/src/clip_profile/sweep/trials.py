@@ -180,7 +180,7 @@ class Trials:
         self._rates[server] = max(one.photos_per_s, self._rates.get(server, 0.0))
 
     def _rate(self, setting: Setting, warm: float = 0.0) -> float:
-        """Photos a second to expect: the most that its server, or else any server, did; 0 if unknown.
+        """Expected photos per second: the maximum so far of its server, or else of any server; 0 if unknown.
 
         `warm` is the rate while its server was warmed up.
         """

@@ -1,4 +1,4 @@
-"""A repository as one setting wants it: settings changed, versions linked, the user's own untouched."""
+"""A copy of a repository for one setting: settings changed, versions linked, the original unchanged."""
 
 from __future__ import annotations
 
