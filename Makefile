@@ -17,7 +17,7 @@ export CLIP_SMALL_REPOSITORY := $(CURDIR)/$(SMALL_REPOSITORY)
 .DEFAULT_GOAL := help
 .PHONY: help coverage compare-origin setup setup-export setup-bench demo test test-fast test-slow lint docs format configs fuzz soak bench bench-preprocess bench-server bench-client clean
 
-help: ## What there is to make
+help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.ready ## The environment of server, client and tests (no torch)
@@ -47,7 +47,7 @@ test-fast: setup ## The unit tests alone
 coverage: setup ## The unit tests, with the lines and branches they leave out
 	$(RUN) -m pytest -q -n 2 --cov --cov-report=term --cov-report=html:build/coverage tests/unit
 
-test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## What `make test` leaves out: sweeps, large towers, ...
+test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## The tests that `make test` leaves out: sweeps, large towers, ...
 	$(RUN) $(PYTEST) -m slow tests/unit tests/integration
 	$(EXPORT_VENV)/bin/python $(PYTEST) -m slow tests/golden
 
@@ -74,7 +74,7 @@ docs: setup ## Build the documentation site into build/site, strictly
 	$(RUN) -m tools.reference build/docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
-format: setup ## Let ruff lay out the code
+format: setup ## Format the code with ruff
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
@@ -87,20 +87,20 @@ fuzz: setup ## 20,000 mutated photos through decoding (FILES=n for another count
 soak: $(TEST_REPOSITORY)/.ready ## Good and bad photos for MINUTES (10); charts memory and threads
 	$(RUN) -m benchmarks.soak --repository $(TEST_REPOSITORY) --minutes $(or $(MINUTES),10)
 
-bench: $(TEST_REPOSITORY)/.ready setup-bench ## Beside the origin's service and LitServe (PHOTOS=dir, MINUTES=n)
+bench: $(TEST_REPOSITORY)/.ready setup-bench ## Compare with the origin's service and LitServe (PHOTOS=dir, MINUTES=n)
 	$(RUN) -m benchmarks.run --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(MINUTES),--minutes $(MINUTES))
 
 compare-origin: $(TEST_REPOSITORY)/.ready setup-bench ## The origin's table of stages: theirs as published, theirs and ours measured here (PHOTOS=dir)
 	$(RUN) -m benchmarks.origin.compare --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-bench-preprocess: $(TEST_REPOSITORY)/.ready ## Decode and preprocess beside open_clip and the floor (PHOTOS=dir)
+bench-preprocess: $(TEST_REPOSITORY)/.ready ## Compare decode and preprocess with open_clip and the floor (PHOTOS=dir)
 	$(EXPORT_VENV)/bin/python -m benchmarks.preprocess --model $(TEST_REPOSITORY)/clip_image_encoder/1/model.onnx \
 	    $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-bench-server: $(TEST_REPOSITORY)/.ready ## What the server costs over its own functions (PHOTOS=dir)
+bench-server: $(TEST_REPOSITORY)/.ready ## The overhead of the server over its own functions (PHOTOS=dir)
 	$(RUN) -m benchmarks.server_cost --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-bench-client: $(TEST_REPOSITORY)/.ready ## What the client costs, from bucket to Parquet (PHOTOS=dir)
+bench-client: $(TEST_REPOSITORY)/.ready ## The cost of the client, from bucket to Parquet (PHOTOS=dir)
 	$(RUN) -m benchmarks.client_cost --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 clean: ## Remove what was built, environments included

@@ -40,7 +40,7 @@ def ask_all(workspace: Workspace, bucket: FakeGcs, photo: bytes) -> list[Row]:
             with start as service:
                 rows += [(name, kind, ask(service.address, data)) for kind, data in sets.items()]
         except (BenchmarkError, ClipServingError, ClipClientError, OSError) as error:
-            rows += [(name, kind, f"could not be asked: {error}") for kind in sets]
+            rows += [(name, kind, f"not measured: {error}") for kind in sets]
     return rows
 
 

@@ -38,7 +38,7 @@ def describe(peers: Path, cores: int) -> dict[str, str]:
     here = Machine.here()
     return {
         "CPU": here.cpu,
-        "instructions": ", ".join(here.cpu_features) or "none of note",
+        "instructions": ", ".join(here.cpu_features) or "none of the known ones",
         "cores used": f"{cores} of {os.cpu_count()}",
         "memory": f"{here.memory_gb:.0f} GiB",
         "GPU": "none used",

@@ -17,7 +17,7 @@ FORMAT = 2
 
 @dataclass
 class Window:
-    """One load in one pass (numbered from 1). CPU times are milliseconds a photo, memory is in bytes.
+    """One load in one pass (numbered from 1). CPU times are milliseconds per photo, memory is in bytes.
 
     `others` is the share of the machine's CPU time that went to neither the system, its client nor the
     bucket, `busy` the share that went to anything at all. `stages` has mean milliseconds, and how often the

@@ -3,7 +3,7 @@
 All three look for the best setting of simulated services (testing/surfaces.py) whose best setting is known.
 A run is one noisy measurement of a setting. A method hits if one of its three finalists, which a sweep would
 repeat, is truly within 5 % of the best. The table says after how many runs a method hits on a share of the
-surfaces. The Gaussian-process search ends by itself; the others run until --runs.
+surfaces. The Gaussian-process search stops on its own; the others use all --runs.
 
 Optuna is not a dependency of the project. Install it into a folder of its own, and remove that afterwards:
 
@@ -40,7 +40,7 @@ Method = Callable[[Space, Setting, Measure, int], Iterator[list[Setting]]]
 
 
 def gaussian_process(space: Space, start: Setting, measure: Measure, seed: int) -> Iterator[list[Setting]]:
-    """Ends by itself; deterministic."""
+    """Stops on its own; deterministic."""
     del seed
     search = Search(space, start)
     while (setting := search.next()) is not None:

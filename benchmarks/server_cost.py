@@ -41,7 +41,7 @@ def systems(cores: int) -> list[System]:
 
 
 def cpu_ms(window: Window) -> float:
-    """CPU milliseconds a photo: of the server without its client, or of the functions."""
+    """CPU milliseconds per photo: of the server without its client, or of the functions."""
     return window.service_cpu_ms if window.key == SERVICE else window.client_cpu_ms
 
 

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--encoder-instances", metavar="N")
     parser.add_argument("--encoder-precision", metavar="NAME")
     parser.add_argument("--command", default="clip-export", help="default: %(default)s")
-    parser.add_argument("model_options", nargs="*", metavar="OPTION", help="of clip-export")
+    parser.add_argument("model_options", nargs="*", metavar="OPTION", help="options of clip-export")
     return parser
 
 

@@ -67,16 +67,28 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--check", default=_CHECK, metavar="COMMAND", help="exits 0 if the server embeds correctly")
-    add("--timeout", type=float, default=20.0, metavar="SECONDS", help="for one check")
+    add(
+        "--timeout",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="time limit for one check (default: %(default)g)",
+    )
     add("--failures", type=int, default=int(os.environ.get("CLIP_CHECK_FAILURES", "3")), metavar="N")
-    add("--grace", type=float, default=15.0, metavar="SECONDS", help="between SIGTERM and SIGKILL")
+    add(
+        "--grace",
+        type=float,
+        default=15.0,
+        metavar="SECONDS",
+        help="time between SIGTERM and SIGKILL (default: %(default)g)",
+    )
     add("--state", type=Path, default=Path("/tmp/clip-healthcheck.json"), metavar="FILE")
     add("--pid", type=int, default=1, help="the process to end: the container's init")
     return parser
 
 
 def check(command: list[str], timeout_s: float) -> str | None:
-    """None if the server is right, or busy; otherwise the last line of the check's output."""
+    """None if the server is correct or busy; otherwise the last line of the check's output."""
     try:
         done = subprocess.run(
             command,

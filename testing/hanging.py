@@ -1,4 +1,4 @@
-"""A repository in which some photos hang in their decoder for as long as a test wants."""
+"""A repository in which some photos hang in their decoder until a test releases them."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class Gate:
             self.open()
 
     def open(self) -> None:
-        """Every photo that hangs goes on. It is safe to call this twice."""
+        """Releases every hanging photo. It is safe to call this twice."""
         for mark in self.folder.glob("*"):
             mark.unlink()
         if self.folder.exists():
             self.folder.rmdir()
 
     def wait_for_hanging(self, photos: int = 1) -> None:
-        """Until so many photos have begun to hang since it was closed."""
+        """Waits until this many photos hang since the gate was closed."""
         wait_until(lambda: len(list(self.folder.glob("*"))) >= photos, f"{photos} photos that hang")
 
 

@@ -1,4 +1,4 @@
-"""Waiting for what must happen, however busy the machine is."""
+"""Waits for conditions, with a timeout that does not depend on how busy the machine is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 PATIENCE_S = 300.0
-"""A limit, in seconds, that only a fault reaches: pass it wherever a test has to give a timeout."""
+"""Seconds. Only a fault takes that long: use it for every timeout in a test."""
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

@@ -2,7 +2,7 @@
 
 The embedded server's Python stub was built against numpy 1, whose last wheels are for Python 3.12. The
 sources compile on 3.13 too. The machine needs no compiler: PyPI's ziglang is one, with its own C library.
-Where Python comes without its headers, as Debian's does, they are taken from Debian's package. The build
+If Python lacks its headers, as Debian's does, they are taken from Debian's package. The build
 takes some minutes, once: uv caches the wheel.
 """
 
@@ -40,7 +40,7 @@ exec "{zig}" {tool} {arguments} "$@"
 def main() -> int:
     if _is_installed():
         return 0
-    print(f"set-up: building {_NUMPY}: some minutes, once ...", file=sys.stderr, flush=True)
+    print(f"set-up: building {_NUMPY} (once, takes some minutes) ...", file=sys.stderr, flush=True)
     install = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="clip-triton-") as name:
         work = Path(name)

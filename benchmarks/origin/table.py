@@ -77,16 +77,16 @@ def _queue(window: Window) -> float | None:
 def _lines(memory_gb: float) -> tuple[_Line, ...]:
     memory = memory_gb * 2**30
     return (
-        _Line("stages", "load", "ms a photo", _stage("load"), (204.48, 105.82)),
-        _Line("stages", "decode", "ms a photo", _stage("decode"), (24.80, 30.47)),
-        _Line("stages", "load + decode", "ms a request", _request("load+decode"), (300.36, 320.69)),
-        _Line("stages", "preprocess", "ms a request", _request("preprocess"), (105.93, 262.54)),
-        _Line("stages", "preprocess", "ms a photo", _preprocess),
-        _Line("stages", "embed", "ms a request", _request("embed"), (218.94, 466.93)),
-        _Line("stages", "embed", "ms a photo", _embed),
-        _Line("stages", "queue", "ms a request", _queue),
+        _Line("stages", "load", "ms/photo", _stage("load"), (204.48, 105.82)),
+        _Line("stages", "decode", "ms/photo", _stage("decode"), (24.80, 30.47)),
+        _Line("stages", "load + decode", "ms/request", _request("load+decode"), (300.36, 320.69)),
+        _Line("stages", "preprocess", "ms/request", _request("preprocess"), (105.93, 262.54)),
+        _Line("stages", "preprocess", "ms/photo", _preprocess),
+        _Line("stages", "embed", "ms/request", _request("embed"), (218.94, 466.93)),
+        _Line("stages", "embed", "ms/photo", _embed),
+        _Line("stages", "queue", "ms/request", _queue),
         _Line("whole", "throughput", "photos/s", lambda window: window.images_per_s),
-        _Line("resources", "CPU", "ms a photo", lambda w: w.service_cpu_ms + w.client_cpu_ms),
+        _Line("resources", "CPU", "ms/photo", lambda w: w.service_cpu_ms + w.client_cpu_ms),
         _Line("resources", "CPU in use", "% of the machine", lambda w: 100 * w.busy, (80.06, 91.73)),
         _Line("resources", "memory", "% of the machine", lambda w: 100 * w.peak_rss / memory, (53.07, 66.59)),
         _Line("resources", "memory, peak RSS", "MB", lambda w: w.peak_rss / 1e6),
@@ -146,7 +146,7 @@ T4: the figures that the origin's team published, measured on a machine of their
 two columns with each other, and the four that were measured here with each other. Changes are in percent:
 theirs relative to fewer workers, here relative to one worker. ± is half of a 95 % interval over passes;
 "noise" marks a change that is not beyond it. A request of the origin holds eight photos here (theirs:
-unknown), one of ours a single photo; "a photo" divides preprocess and embed by the photos of a request, or
+unknown), one of ours a single photo; "ms/photo" divides preprocess and embed by the photos of a request, or
 of a batch of ours. The origin's stages include its queueing; ours is counted as queue, and our client does
 the loading. CPU is service and client together. Memory is the service's, with shared pages counted in each
 process. Nothing here uses a GPU."""

@@ -33,8 +33,8 @@ BUCKET = "album"
 _SHOWN = 60
 _RANDOM = (
     "RANDOM WEIGHTS: no model hub could be reached, so these embeddings are NOT CLIP's. Shots of one scene "
-    "may still find each other, but what a picture shows plays no part. When a hub can be reached, "
-    "`rm -r build/demo` and `make demo` use the real weights."
+    "may still find each other, but the embeddings know nothing of what a picture shows. When a hub can be "
+    "reached, `rm -r build/demo` and `make demo` use the real weights."
 )
 _EMBED_HINT = "Finished embeddings are kept next to the output; `make demo` runs clip-embed again."
 
@@ -155,7 +155,7 @@ def _upload(steps: Steps, bucket: FakeGcs, folder: Path, names: list[str]) -> No
         bucket.upload(BUCKET, name, data)
         size += len(data)
         steps.doing(f"{done} of {len(names)}")
-    steps.line(f"{len(names)} objects, {size / 1e6:.0f} MB")
+    steps.line(f"objects: {len(names)}, {size / 1e6:.0f} MB")
 
 
 def _embed(server: TritonServer, bucket: FakeGcs) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def _print_summary(
     steps: Steps, summary: dict[str, Any], found: Embeddings, rate: str, mean_batch: float
 ) -> None:
     steps.line(
-        f"{len(found.names)} photos embedded, {summary['megabytes']:.0f} MB: {rate} from the bucket to "
+        f"photos embedded: {len(found.names)}, {summary['megabytes']:.0f} MB: {rate} from the bucket to "
         f"Parquet; the encoder's mean batch was {mean_batch:.1f}"
     )
     for name, reason in found.failures:

@@ -102,7 +102,7 @@ def test_stages_come_first_and_resources_last(measured: Results) -> None:
 
 
 def test_changes_are_against_fewer_workers_and_against_one(measured: Results) -> None:
-    found = row(measured, "preprocess", "ms a request")
+    found = row(measured, "preprocess", "ms/request")
     assert found.changes[1] == pytest.approx(147.84, abs=0.01)
     assert found.changes[0] is None
     assert found.changes[2] is None
@@ -113,15 +113,15 @@ def test_changes_are_against_fewer_workers_and_against_one(measured: Results) ->
 
 def test_only_what_is_alike_is_compared(measured: Results) -> None:
     """A request of the origin's holds eight photos, one of ours one: a photo's share is compared."""
-    assert means(row(measured, "embed", "ms a request"))[5] is None
-    assert means(row(measured, "load + decode", "ms a request"))[5] is None
-    assert means(row(measured, "embed", "ms a photo"))[2::3] == [
+    assert means(row(measured, "embed", "ms/request"))[5] is None
+    assert means(row(measured, "load + decode", "ms/request"))[5] is None
+    assert means(row(measured, "embed", "ms/photo"))[2::3] == [
         pytest.approx(1300 * 1.04 / 8),
         pytest.approx(320.0 / 4),
     ]
-    preprocess = row(measured, "preprocess", "ms a photo")
+    preprocess = row(measured, "preprocess", "ms/photo")
     assert preprocess.changes[5] == pytest.approx(100 * (10.0 / (160.0 / 8) - 1))
-    assert means(row(measured, "queue", "ms a request"))[2:] == [None, None, None, pytest.approx(253 * 1.04)]
+    assert means(row(measured, "queue", "ms/request"))[2:] == [None, None, None, pytest.approx(253 * 1.04)]
     assert means(row(measured, "memory", "% of the machine"))[2:] == [12.5] * 4
 
 
@@ -134,7 +134,7 @@ def test_a_single_pass_has_no_spread_and_proves_nothing() -> None:
 def test_the_table_and_the_json_hold_the_same(measured: Results) -> None:
     lines = to_text(measured, _MEMORY_GB).splitlines()
     (line,) = [line for line in lines if line.startswith("load  ")]
-    assert line.split()[:6] == ["load", "ms", "a", "photo", "204.5", "105.8"]
+    assert line.split()[:4] == ["load", "ms/photo", "204.5", "105.8"]
     assert "passes: 3" in lines
     values = json.loads(json.dumps(to_dict(measured, _MEMORY_GB)))
     assert len(values["columns"]) == 6

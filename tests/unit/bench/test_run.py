@@ -56,7 +56,7 @@ def test_a_service_that_does_not_start_is_told_and_the_others_are_asked(
     rows = bad_input.ask_all(Workspace(tmp_path, tmp_path, tmp_path, 2), FakeGcs(), b"photo")
     assert [service for service, _, _ in rows] == ["origin"] * 2 + ["LitServe"] * 2 + ["ours"] * 2
     assert {answer for _, _, answer in rows} == {
-        "could not be asked: it did not start: port in use",
+        "not measured: it did not start: port in use",
         "8 to an address",
     }
 
