@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import Any, ClassVar, Literal, overload
@@ -69,6 +69,7 @@ class AsyncClipClient(BaseClient):
         self, images: Sequence[Image], *, on_error: Literal["raise", "return"] = "raise"
     ) -> Embedding | list[Embedding | ItemError]:
         """Like ClipClient.embed(): float32 [N, D], or with `on_error="return"` one entry per photo."""
+        self._engine.require_open()
         info = await self.info()
         tasks = [asyncio.create_task(self._embed_group(group)) for group in self._groups(images, info)]
         try:
@@ -124,7 +125,21 @@ class AsyncClipClient(BaseClient):
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         """Runs `function` in one of this client's `concurrency` threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        with self._saying_if_closed():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    @contextmanager
+    def _saying_if_closed(self) -> Iterator[None]:
+        """Raises ServerUnavailable for what close() causes: grpc.aio and the pool cancel what they run.
+
+        Without this, the caller's task would look cancelled.
+        """
+        try:
+            yield
+        except (asyncio.CancelledError, RuntimeError):  # RuntimeError: the pool takes nothing more
+            if not _is_cancelled():
+                self._engine.require_open()
+            raise
 
     @asynccontextmanager
     async def timed(self) -> AsyncIterator[Timings]:
@@ -146,7 +161,9 @@ class AsyncClipClient(BaseClient):
     async def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
         """Sends one request, with retries. Returns one entry per photo; raises ServerUnavailable."""
         timings = self._timings
-        answer = await run_async(self._engine.request(await self.info(), photos, timed=timings is not None))
+        flow = self._engine.request(await self.info(), photos, timed=timings is not None)
+        with self._saying_if_closed():
+            answer = await run_async(flow)
         if timings is not None:
             timings.add(answer)
         return answer.outcomes
@@ -155,6 +172,12 @@ class AsyncClipClient(BaseClient):
         """Like request(), with its times. `request_id` names it in the server's traces."""
         flow = self._engine.request(await self.info(), photos, timed=True, request_id=request_id)
         return await run_async(flow)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task was cancelled. Python 3.10 cannot say: then a CancelledError is taken for that."""
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)
+    return cancelling is None or cancelling() > 0
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, ClassVar, Literal, overload
@@ -74,7 +75,9 @@ class BaseClient:
         return frozenset(self._engine.dead_processes.names)
 
     def _groups(self, images: Sequence[Image], info: ModelInfo) -> list[list[Image]]:
-        """The photos of each request of one call."""
+        """The photos of each request of one call. Raises TypeError for a photo that is not in a list."""
+        if isinstance(images, str | bytes | os.PathLike):
+            raise TypeError("images must be a list of photos. For one photo, write embed([photo])")
         limit = max(1, min(self._images_per_request, info.max_batch_size))
         sizes = [wire.size_of(image) for image in images]
         return [[images[i] for i in group] for group in wire.chunks(sizes, limit, self._bytes_per_request)]
@@ -135,9 +138,15 @@ class ClipClient(BaseClient):
         With `on_error="return"`, returns a list of N entries instead: a vector [D] or an ItemError. Raises
         ServerUnavailable and ServerMismatch in both cases.
         """
+        self._engine.require_open()
         info = self.info
-        answers = self._threads.map(self._embed_group, self._groups(images, info))
-        return wire.collect([entry for answer in answers for entry in answer], info, on_error)
+        groups = self._groups(images, info)
+        try:
+            rows = [entry for answer in self._threads.map(self._embed_group, groups) for entry in answer]
+        except (CancelledError, RuntimeError):  # the pool's errors if close() comes before a group's turn
+            self._engine.require_open()
+            raise
+        return wire.collect(rows, info, on_error)
 
     def _embed_group(self, images: Sequence[Image]) -> list[Embedding | ItemError]:
         """Embeds one request's images; files are read just before it is sent."""

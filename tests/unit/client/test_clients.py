@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,92 @@ def test_closing_ends_waiting_requests() -> None:
         assert started.acquire(timeout=60)
         client.close()
         assert all(isinstance(each.exception(60), ServerUnavailable) for each in waiting)
+
+
+def test_a_closed_client_says_so() -> None:
+    client = ClipClient(transport=FakeTransport(lambda _: None))
+    client.embed([b"photo"])
+    client.close()
+    client.close()
+    new = ClipClient("127.0.0.1:1")
+    new.close()
+    for call in (lambda: client.embed([b"photo"]), lambda: client.request([b"photo"]), lambda: new.info):
+        with pytest.raises(ServerUnavailable, match="this client was closed"):
+            call()
+
+
+def test_closing_ends_an_embed_of_another_thread() -> None:
+    """Its first request is in flight, the others wait in the pool."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def outcome(_: list[bytes]) -> None:
+        started.set()
+        go_on.wait(60)
+
+    client = ClipClient(concurrency=1, images_per_request=1, transport=FakeTransport(outcome))
+    with ThreadPoolExecutor(2) as pool:
+        embedding = pool.submit(client.embed, [b"photo"] * 4)
+        assert started.wait(60)
+        closing = pool.submit(client.close)
+        assert client._engine.slots.closed.wait(60)
+        go_on.set()
+        assert isinstance(embedding.exception(60), ServerUnavailable)
+        closing.result(60)
+
+
+class ClosingTransport(AsyncFakeTransport):
+    """As grpc.aio: close() cancels calls in flight, whose tasks are not cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: None)
+        self.in_flight: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.started = asyncio.Event()
+
+    async def infer(self, request: bytes, timeout_s: float) -> Any:
+        self.started.set()
+        await self.in_flight
+        return await super().infer(request, timeout_s)
+
+    async def close(self) -> None:
+        self.in_flight.cancel()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task cannot be asked whether it was cancelled")
+def test_closing_does_not_look_like_the_cancellation_of_a_task() -> None:
+    async def ask() -> None:
+        transport = ClosingTransport()
+        client = AsyncClipClient(deadline_s=600, transport=transport)
+        embedding = asyncio.create_task(client.embed([b"photo"]))
+        await transport.started.wait()
+        await asyncio.gather(client.close(), client.close())
+        with pytest.raises(ServerUnavailable, match="this client was closed"):
+            await embedding
+        with pytest.raises(ServerUnavailable, match="this client was closed"):
+            await client.embed([b"photo"])
+
+    asyncio.run(ask())
+
+
+def test_a_task_can_still_be_cancelled() -> None:
+    async def ask() -> None:
+        transport = ClosingTransport()
+        async with AsyncClipClient(deadline_s=600, transport=transport) as client:
+            embedding = asyncio.create_task(client.embed([b"photo"]))
+            await transport.started.wait()
+            embedding.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await embedding
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("photo", ["a.jpg", b"photo", Path("a.jpg")])
+def test_one_photo_without_a_list_is_a_type_error(photo: Any) -> None:
+    with (
+        ClipClient(transport=FakeTransport(lambda _: None)) as client,
+        pytest.raises(TypeError, match=r"embed\(\[photo\]\)"),
+    ):
+        client.embed(photo)
 
 
 def test_closing_ends_waiting_tasks() -> None:

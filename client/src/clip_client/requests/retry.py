@@ -111,8 +111,14 @@ class RetryEngine:
         self.slots = SlotQueue(concurrency, event, clock)
         self.dead_processes = DeadProcesses()
 
+    def require_open(self) -> None:
+        """Raises ServerUnavailable once the client was closed: its calls fail because of that."""
+        if self.slots.closed.is_set():
+            raise ServerUnavailable("this client was closed")
+
     def model_info(self, model: str, deadline_s: float) -> Flow[ModelInfo]:
         """Reads the model's config, retrying until the deadline. Raises ServerUnavailable, ServerMismatch."""
+        self.require_open()
         end, backoff = self._clock() + deadline_s, Backoff()
         while True:
             answer = yield self._call(self._transport.config, model, end)
@@ -123,6 +129,7 @@ class RetryEngine:
                 yield Wait(self.slots.closed, pause_s)
                 if not self.slots.closed.is_set():
                     continue
+            self.require_open()
             raise server_error(self._url, deadline_s, answer) or ServerMismatch(
                 f"the server at {self._url} does not serve {model}: {answer}"
             )
@@ -182,6 +189,7 @@ class RetryEngine:
                     continue
                 if (yield from self._slot(suspicion, end)) is not None:
                     continue
+            self.require_open()
             if error := server_error(self._url, self._deadline_s, answer):
                 raise error
             return answer, waited_s
@@ -204,8 +212,7 @@ class RetryEngine:
         end = yield from self._slot(suspicion)
         if end is not None:
             return end
-        if self.slots.closed.is_set():
-            raise ServerUnavailable("this client was closed")
+        self.require_open()
         if self.slots.limit.is_overloaded:
             raise busy(self._url, self._deadline_s)
         raise no_answer(self._url, self._deadline_s, "nor to earlier requests")
