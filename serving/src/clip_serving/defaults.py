@@ -33,6 +33,7 @@ GRPC_CONNECTION_GRACE_MS = 120_000
 """How long requests in flight on such a connection may take: longer than the client's default deadline."""
 
 MAX_BATCH_SIZE = 64
+"""Like the settings below, for new repositories only: an existing one has its values in deployment.json."""
 PREFERRED_BATCH_SIZES = (8, 16, 32, 64)
 MAX_QUEUE_DELAY_US = 2000
 """Of the encoder. Preprocess has none: a delay there would only add latency."""

@@ -1,5 +1,7 @@
 """The retry policy: a request waits for a slot, is sent, and after a failure retried, isolated or given up.
 
+failures.py says what is retryable, backoff.py how long to pause, and clip_client/defaults.py has the numbers.
+
 The decisions are written once, as generators without I/O, for ClipClient and AsyncClipClient. A generator
 yields commands (Wait, Call), is sent each command's result, and returns the answer; drivers.py runs it with
 threads or with asyncio. A generator always releases its slot, even if it is closed early.

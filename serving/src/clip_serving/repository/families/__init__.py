@@ -1,7 +1,8 @@
 """The model families that a repository can serve, by their section in deployment.json.
 
 A family is a client-facing ensemble and the models behind it. To add one, write a folder beside `image/`
-with its settings and its ModelFamily, and register it here.
+with its settings and its ModelFamily (base.py), and register it here. Its Python models go into
+clip_serving/triton_models; clip_export writes its versions and their spec.json.
 """
 
 from __future__ import annotations
