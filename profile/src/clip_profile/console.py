@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 photo`, `2 photos`."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def duration(seconds: float) -> str:
     """`3 min 05 s`, or `42 s`."""
     whole = max(0, round(seconds))

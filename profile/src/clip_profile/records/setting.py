@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from clip_profile.console import counted
 from clip_profile.errors import ProfileError
 from clip_serving import defaults
 from clip_serving.defaults import Precision
@@ -79,9 +80,12 @@ class Setting:
 
     def describe(self) -> str:
         """The label in words."""
-        encoders, threads = _count(self.encoder_instances, "encoder"), _count(self.encoder_threads, "thread")
+        encoders, threads = (
+            counted(self.encoder_instances, "encoder"),
+            counted(self.encoder_threads, "thread"),
+        )
         batching = f"batch {self.max_batch}, delay {self.queue_delay_us / 1000:g} ms"
-        load = f"{_count(self.concurrency, 'request')} in flight"
+        load = f"{counted(self.concurrency, 'request')} in flight"
         photos = f" of {self.request_batch} photos" if self.request_batch > 1 else ""
         processes = f"{self.preprocess_instances} preprocess x 1 thread, {encoders} x {threads}"
         return f"{self.encoder_name}, {processes}, {batching}, {load}{photos}"
@@ -94,10 +98,6 @@ class Setting:
             "cpu", precision, layout.preprocess_instances, layout.encoder_instances, layout.encoder_threads,
             defaults.MAX_BATCH_SIZE, defaults.MAX_QUEUE_DELAY_US, 4 * cores, 1,
         )  # fmt: skip
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" + "s" * (n != 1)
 
 
 @dataclass(frozen=True)

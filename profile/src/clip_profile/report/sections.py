@@ -13,6 +13,7 @@ from clip_profile.answer import metrics
 from clip_profile.answer.metrics import with_spread
 from clip_profile.answer.recommend import recommend
 from clip_profile.answer.serve_command import serve_command
+from clip_profile.console import counted
 from clip_profile.records.measurement import EMBED, PREPROCESS, Failure, Measurement
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import Result, frontier, results_of
@@ -61,7 +62,8 @@ class View:
 
     def subtitle(self) -> str:
         about = self._run.about
-        photos = f"{about.photos['count']} photos of {about.photos['mean_bytes'] / 1e6:.2f} MB on average"
+        megabytes = about.photos["mean_bytes"] / 1e6
+        photos = f"{counted(about.photos['count'], 'photo')} of {megabytes:.2f} MB on average"
         own = about.target == "embedded"
         where = "the embedded server" if own else f"the server at {about.target}"
         machine = about.machine.describe() if own else f"the client on {about.machine.describe()}"

@@ -15,7 +15,7 @@ import psutil
 from clip_client import ClipClient, ObjectInfo, Source
 from clip_client import defaults as client_defaults
 from clip_client.errors import ClipClientError
-from clip_profile.console import Console, duration
+from clip_profile.console import Console, counted, duration
 from clip_profile.errors import ProfileError
 from clip_profile.load.server import Server
 from clip_profile.observe.observer import Observer, every
@@ -139,7 +139,7 @@ class Measuring:
     def _report(self, what: str, left_s: float) -> None:
         failed = len(self._requests.rotation.failed)
         self._console.doing(
-            f"{what}: {self._loop.photos} photos{f', {failed} failed' if failed else ''}; "
+            f"{what}: {counted(self._loop.photos, 'photo')}{f', {failed} failed' if failed else ''}; "
             f"{duration(left_s)} left"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clip_profile.console import counted
 from clip_profile.observe.usage import GpuUsage, Level, MachineUsage, Resources, Usage
 from clip_profile.stages.result import FIGURES, Distribution, Report
 
@@ -28,12 +29,12 @@ def _head(report: Report) -> list[str]:
     about, load = report.about, report.load
     failed = ", ".join(f"{n} {code}" for code, n in report.failed.items())
     batches = ", ".join(f"{stage} {mean:.1f}" for stage, mean in report.mean_batch.items())
-    photos = f"{report.photos} photos in {report.requests} requests"
+    photos = f"{counted(report.photos, 'photo')} in {counted(report.requests, 'request')}"
     if report.photos:
         photos += f" of {report.bytes / report.requests / 1e6:.2f} MB, {report.photos_per_s:.1f} photos/s"
     return [
         f"{about['model']} at {about['server']}; photos from {about['photos']}",
-        f"{load['concurrency']} requests in flight for {report.seconds:.1f} s, after a warm-up of "
+        f"{counted(load['concurrency'], 'request')} in flight for {report.seconds:.1f} s, after a warm-up of "
         f"{load['warm_up_s']:.1f} s" + (f"; {report.ended}" if report.ended else ""),
         photos + (f"; mean batch: {batches}" if batches else "") + (f"; failed: {failed}" if failed else ""),
     ]

@@ -17,7 +17,7 @@ from clip_client import ConnectionOptions
 from clip_client.arguments import add_connection_options, connection_of
 from clip_profile import defaults
 from clip_profile.arguments import at_least, positive
-from clip_profile.console import Console
+from clip_profile.console import Console, counted
 from clip_profile.errors import ProfileError
 from clip_profile.load.connection import NEEDS_URL, redacted
 from clip_profile.load.perf_analyzer import VERSION, PerfAnalyzer
@@ -171,9 +171,9 @@ def _announce(console: Console, run: RunFolder, photos: Photos, budget: float) -
     embedded, cores = about.target == "embedded", about.machine.cores
     place = "on" if embedded else f"at {about.target}, the client on"
     console.line(f"{about.model} {place} {about.machine.describe()}")
-    console.line(f"{len(photos.data)} photos of {photos.mean_bytes / 1e6:.2f} MB on average")
+    console.line(f"{counted(len(photos.data), 'photo')} of {photos.mean_bytes / 1e6:.2f} MB on average")
     if embedded and any(p.encoder_instances * p.encoder_threads > cores for p in points):
         console.line(f"warning: encoder instances x threads exceed the cores ({cores})")
-    done = f", {len(run.measurements)} measurements so far" if run.measurements else ""
+    done = f", {counted(len(run.measurements), 'measurement')} so far" if run.measurements else ""
     end = time.strftime("%H:%M", time.localtime(time.time() + budget * 60))
-    console.line(f"{len(points)} settings to choose from, {budget:g} minutes (until {end}){done}")
+    console.line(f"{counted(len(points), 'setting')} to choose from, {budget:g} minutes (until {end}){done}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from clip_profile import defaults
 from clip_profile.answer.recommend import recommend
-from clip_profile.console import Console, duration
+from clip_profile.console import Console, counted, duration
 from clip_profile.errors import ServerGone
 from clip_profile.records.measurement import Phase, Round, Trial
 from clip_profile.records.objective import Objective
@@ -86,7 +86,12 @@ class Sweep:
         complete &= self._rounds(finalists) and self._load_curves(finalists) and self._confirm_best()
         left = f"{duration(self._trials.left_s)} of the budget left"
         rest = left if complete else "the budget ran out: run the same command to continue"
-        counts = f"{len(self._run.measurements)} measurements, {len(self._run.failures)} failures"
+        counts = ", ".join(
+            [
+                counted(len(self._run.measurements), "measurement"),
+                counted(len(self._run.failures), "failure"),
+            ]
+        )
         self._console.line(f"done: {counts}; {rest}")
         return True
 
