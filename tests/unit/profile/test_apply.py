@@ -87,6 +87,22 @@ def test_undo_brings_back_every_byte(repository: Path, run: Path) -> None:
         undo(repository, run)
 
 
+def test_undo_brings_back_a_byte_order_mark(repository: Path, run: Path) -> None:
+    path = repository / DEPLOYMENT_FILE
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    before = contents(repository)
+    apply(WANTED, repository, run)
+    undo(repository, run)
+    assert contents(repository) == before
+
+
+def test_undo_names_a_file_that_is_no_text(repository: Path, run: Path) -> None:
+    apply(WANTED, repository, run)
+    (repository / DEPLOYMENT_FILE).write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match=r"deployment\.json is not UTF-8"):
+        undo(repository, run)
+
+
 def test_undo_after_two_goes_back_to_before_the_first(repository: Path, run: Path) -> None:
     before = contents(repository)
     apply(WANTED, repository, run)

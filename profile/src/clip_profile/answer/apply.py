@@ -65,7 +65,7 @@ def undo(repository: Path, run: Path) -> list[str]:
     if applied is None:
         raise ProfileError(f"nothing was applied from {run}")
     path = repository / DEPLOYMENT_FILE
-    if path.read_text(encoding="utf-8") not in (applied.after, applied.before):
+    if _text(repository) not in (applied.after, applied.before):
         raise ProfileError(
             f"{path} was changed after --apply, and --undo would lose that change. The content from before "
             f"--apply is in {run / _APPLIED}"
@@ -112,12 +112,17 @@ def _refuse_outdated(repository: Path) -> None:
 
 def _keep(repository: Path, run: Path, after: str) -> None:
     """Records the content from before the first --apply in the run folder, for `undo`."""
-    before = (repository / DEPLOYMENT_FILE).read_text(encoding="utf-8")
+    before = _text(repository)
     earlier = _of_repository(run, repository)
     if earlier is not None and earlier.after == before:
         before = earlier.before
     applied = Applied(str(repository.resolve()), before, after)
     write_atomically(run / _APPLIED, json.dumps(dataclasses.asdict(applied), indent=2) + "\n")
+
+
+def _text(repository: Path) -> str:
+    Deployment.load(repository)  # names the file if it is missing or is not UTF-8
+    return (repository / DEPLOYMENT_FILE).read_text(encoding="utf-8")
 
 
 def _of_repository(run: Path, repository: Path) -> Applied | None:

@@ -70,7 +70,8 @@ class Deployment:
     def from_json(cls, text: str) -> Deployment:
         """Raises ConfigurationError that names the key, its value and the allowed values."""
         try:
-            values = json.loads(text, object_pairs_hook=_without_duplicates)
+            # Some editors on Windows begin a file with a byte order mark.
+            values = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_without_duplicates)
         except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
             raise ConfigurationError(f"not JSON: {error}") from error
         if not isinstance(values, dict) or values.pop("version", None) != DEPLOYMENT_VERSION:
@@ -97,8 +98,7 @@ class Deployment:
         """
         path = repository / DEPLOYMENT_FILE
         try:
-            # utf-8-sig: some editors on Windows begin a file with a byte order mark.
-            return cls.from_json(path.read_text(encoding="utf-8-sig"))
+            return cls.from_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             if not migrate_0_1.applies_to(repository):
                 raise ConfigurationError(
