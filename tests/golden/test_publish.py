@@ -11,6 +11,7 @@ from clip_export.cli import main
 from clip_export.errors import NotRendered
 from clip_export.publish import publish, staging
 from clip_serving.errors import ConfigurationError
+from clip_serving.repository.cli import main as render_main
 from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.families.image.settings import ImageSettings
@@ -37,7 +38,22 @@ def published(repository: Path, settings: ImageSettings | None = None, model: st
     """A version with a spec and no weights, which nothing here looks at."""
     spec = dataclasses.replace(ModelSpec.load(SPEC), model=model)
     with staging(repository) as folder:
-        return publish(folder, repository, spec, Deployment.of(IMAGE, settings))
+        return publish(folder, repository, spec, lambda _: Deployment.of(IMAGE, settings))
+
+
+def test_settings_that_changed_during_the_export_are_kept(tmp_path: Path) -> None:
+    published(tmp_path)
+    with staging(tmp_path) as folder:
+        assert render_main(["--repository", str(tmp_path), "--preprocess-instances", "9"]) == 0
+        version = publish(
+            folder,
+            tmp_path,
+            dataclasses.replace(ModelSpec.load(SPEC), model="second"),
+            lambda now: now.replaced(IMAGE, max_batch_size=16),
+        )
+    settings = settings_of(tmp_path)
+    assert (settings.preprocess_instances, settings.max_batch_size) == (9, 16)
+    assert settings.encoder_version == version == 2
 
 
 def texts(repository: Path) -> dict[str, str]:
@@ -147,8 +163,14 @@ def test_a_new_version_is_not_served_before_its_configs_are_rendered(
 
 
 def test_settings_that_triton_does_not_take_change_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no such model setting"):
-        published(tmp_path, ImageSettings(max_queue_size=1 << 40))
+    spec = ModelSpec.load(SPEC)
+    too_wide = dataclasses.replace(spec, embedding_dim=1 << 70)
+    with pytest.raises(ConfigurationError, match="no such model setting"), staging(tmp_path) as folder:
+        publish(folder, tmp_path, too_wide, lambda _: Deployment.of(IMAGE))
+    with pytest.raises(ConfigurationError, match="max_queue_size is"), staging(tmp_path) as folder:
+        publish(
+            folder, tmp_path, spec, lambda _: Deployment.of(IMAGE).replaced(IMAGE, max_queue_size=1 << 40)
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -98,7 +98,7 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     with staging(options.repository) as folder:
         parities = _write_all(options, loaded, folder, int8_required=int8_required)
         spec = dataclasses.replace(spec, min_cosine=_least_cosines(parities))
-        version = publish(folder, options.repository, spec, deployment)
+        version = publish(folder, options.repository, spec, partial(_changed, options))
     took = time.monotonic() - begin
     _say(f"published version {version} in {options.repository / defaults.ENCODER} after {took:.0f} s")
     return {

@@ -13,7 +13,7 @@ from clip_export.errors import ExportError, NotRendered
 from clip_serving import defaults
 from clip_serving.errors import ConfigurationError
 from clip_serving.files import flush, locked
-from clip_serving.repository.deployment import Deployment
+from clip_serving.repository.deployment import Deployment, load_or_default
 from clip_serving.repository.families.base import MODEL_PY
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.render import render, render_repository, write_repository
@@ -45,14 +45,21 @@ def staging(repository: Path) -> Iterator[Path]:
         yield folder
 
 
-def publish(staged: Path, repository: Path, spec: ModelSpec, deployment: Deployment) -> int:
+def publish(
+    staged: Path, repository: Path, spec: ModelSpec, change: Callable[[Deployment], Deployment]
+) -> int:
     """Renames `staged` to the encoder's next version, then renders the configs; returns the number.
 
     The configs name the version that is served, so no server sees the new one until the last of them is
     written. Earlier versions never change. Raises NotRendered if only the rename was done.
+
+    `change` makes the new settings from those that the repository has by now: an export takes minutes, in
+    which they may have changed.
     """
     specs = {IMAGE.name: spec}
-    render(deployment, specs)  # settings that Triton does not accept fail before anything has changed
+    render(
+        change(load_or_default(repository)), specs
+    )  # settings that Triton does not accept fail before anything has changed
     (staged / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
     (staged / "model.py").write_text(MODEL_PY.format("encoder"), encoding="utf-8")
     for path in [*staged.iterdir(), staged]:
@@ -67,9 +74,10 @@ def publish(staged: Path, repository: Path, spec: ModelSpec, deployment: Deploym
         except OSError:  # another export took the number, or the rename is not possible at all
             if not (encoder / str(version)).exists():
                 raise
-    with _rendering(repository, version):
+    with _rendering(repository, version), locked(repository):
         flush(encoder)
-        write_repository(repository, deployment.replaced(IMAGE, encoder_version=version), specs)
+        deployment = change(load_or_default(repository)).replaced(IMAGE, encoder_version=version)
+        write_repository(repository, deployment, specs)
     return version
 
 

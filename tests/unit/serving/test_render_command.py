@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from clip_serving.files import locked
 from clip_serving.repository.cli import main
 from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
 from clip_serving.repository.families.image import IMAGE
@@ -80,6 +83,17 @@ def test_a_repository_that_cannot_be_written_is_named(
     (repository / "clip_image_encoder" / "configs" / "cpu.pbtxt").mkdir()
     assert render(repository, "--quality", "fast") == 2
     assert "cpu.pbtxt" in capsys.readouterr().err
+
+
+def test_changes_at_the_same_time_are_both_kept(repository: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with locked(repository):
+            rendering = pool.submit(render, repository, "--max-batch-size", "12")
+            time.sleep(0.5)  # without a lock it would be done by now, and the next line would undo it
+            edit(repository, '"instances": 4', '"instances": 9')
+        assert rendering.result(60) == 0
+    settings = Deployment.load(repository).settings(IMAGE)
+    assert (settings.max_batch_size, settings.preprocess_instances) == (12, 9)
 
 
 def test_a_config_that_is_no_text_is_rendered_again(repository: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from clip_serving.files import write_all_atomically
+from clip_serving.files import locked, write_all_atomically
 from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
 from clip_serving.repository.families import FAMILIES
 from clip_serving.repository.spec import TowerSpec
@@ -63,13 +63,15 @@ def render_repository(
     Returns the settings, and the files whose content changed, relative to `root`. Raises ConfigurationError
     for settings that the served version cannot have, and OSError.
     """
-    deployment = change(Deployment.load(root))
-    specs = load_specs(root, deployment)
-    for name, spec in specs.items():
-        FAMILIES[name].validate(spec, deployment.settings(FAMILIES[name]))
-    texts = {DEPLOYMENT_FILE: deployment.to_json(), **render(deployment, specs)}
-    changed = [path for path, text in texts.items() if _text(root / path) != text]
-    write_repository(root, deployment, specs)
+    Deployment.load(root)  # names what is wrong with a folder that cannot even be locked
+    with locked(root):  # of two changes at the same time, neither is lost
+        deployment = change(Deployment.load(root))
+        specs = load_specs(root, deployment)
+        for name, spec in specs.items():
+            FAMILIES[name].validate(spec, deployment.settings(FAMILIES[name]))
+        texts = {DEPLOYMENT_FILE: deployment.to_json(), **render(deployment, specs)}
+        changed = [path for path, text in texts.items() if _text(root / path) != text]
+        write_repository(root, deployment, specs)
     return deployment, changed
 
 
