@@ -47,8 +47,8 @@ test-fast: setup ## The unit tests alone
 coverage: setup ## The unit tests, with the lines and branches they leave out
 	$(RUN) -m pytest -q -n 2 --cov --cov-report=term --cov-report=html:build/coverage tests/unit
 
-test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## The tests that `make test` leaves out: sweeps, large towers, ...
-	$(RUN) $(PYTEST) -m slow tests/unit tests/integration
+test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## Sweeps, the demo, benchmarks, each distribution alone
+	$(RUN) $(PYTEST) -m slow tests/unit tests/integration tests/slow
 	$(EXPORT_VENV)/bin/python $(PYTEST) -m slow tests/golden
 
 # The exports are made again when what writes or checks them changes.

@@ -46,6 +46,8 @@ def running(
         yield process
     finally:
         _end(process, end_with)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _end(process: subprocess.Popen[bytes], end_with: signal.Signals) -> None:

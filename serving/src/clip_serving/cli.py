@@ -20,7 +20,14 @@ from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.flags import add_flags
 from clip_serving.repository.render import outdated_configs
 from clip_serving.repository.stage import InstanceLayout, available_cores
-from clip_serving.server.embedded import ServerOptions, TritonServer
+
+try:
+    from clip_serving.server.embedded import ServerOptions, TritonServer
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"clip-serve: error: the package {missing.name} is not installed. "
+        "Install what clip-serve needs with: pip install 'clip-triton-serving[local]'"
+    )
 
 _DESCRIPTION = """\
 Serves a clip-triton model repository with a real tritonserver, on this machine's CPU and on

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -162,28 +160,6 @@ def test_a_layout_never_takes_more_encoder_threads_than_cores(cores: int) -> Non
 def test_a_layout_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigurationError):
         InstanceLayout(0, 1, 1, 1)
-
-
-def test_clip_serve_warns_that_it_does_not_serve_edits_of_a_config(source: Path) -> None:
-    path = source / "clip_image_preprocess" / "config.pbtxt"
-    path.write_text(path.read_text().replace("max_batch_size: 64", "max_batch_size: 12"))
-    arguments = ["--repository", str(source), "--model-config-name", "int7"]
-    done = subprocess.run(
-        [sys.executable, "-m", "clip_serving.cli", *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "warning: clip_image_preprocess/config.pbtxt in" in done.stderr
-    assert "clip-render --repository" in done.stderr
-
-
-def test_clip_serve_warns_against_instances_past_the_cores(tmp_path: Path) -> None:
-    arguments = ["--repository", str(tmp_path), "--preprocess-instances", "1000"]
-    done = subprocess.run(
-        [sys.executable, "-m", "clip_serving.cli", *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "warning: preprocess instances x threads (1000 x 1) exceed the cores" in done.stderr
-    assert "encoder instances" not in done.stderr
 
 
 def test_the_tenth_export_is_newer_than_the_ninth(source: Path) -> None:

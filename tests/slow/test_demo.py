@@ -1,0 +1,24 @@
+"""`make demo` from photos to the page, on real servers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+
+from tools.demo.__main__ import OUT, PAGE, ROOT
+
+
+def test_the_demo_embeds_its_photos_and_writes_its_page() -> None:
+    OUT.unlink(missing_ok=True)
+    PAGE.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.demo"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[6/6] nearest neighbors" in done.stdout
+    assert "All servers are stopped" in done.stdout
+    failed = [row["error_code"] for row in pq.read_table(OUT).to_pylist() if row["error_code"]]
+    assert len(failed) == 1, "the broken photo among its own"
+    assert "<img" in PAGE.read_text()
