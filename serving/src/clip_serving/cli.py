@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import math
 import signal
 import sys
 import threading
@@ -127,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(
             f"--{name}-port",
-            type=int,
+            type=_port,
             default=port,
             metavar="PORT",
             help="default: %(default)s; 0 picks a free one",
@@ -154,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--ready-timeout",
-        type=float,
+        type=_seconds,
         default=defaults.READY_TIMEOUT_S,
         metavar="SECONDS",
         help="time limit for the server to become ready (default: %(default).0f)",
@@ -168,6 +169,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-supervise", action="store_true", help="do not restart a server that has died")
     add("--json", action="store_true", help="print the addresses as one line of JSON when ready")
     return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 65535")
+    return port
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a positive number of seconds")
+    return value
 
 
 def _server_options(options: argparse.Namespace) -> ServerOptions:
