@@ -174,7 +174,7 @@ def test_traces_of_somebody_else_are_left_alone(
         assert trace_settings(url) == settings
     told = json.loads(capsys.readouterr().out)
     assert told["queue_from"] == "statistics"
-    assert any("for someone else" in note for note in told["notes"])
+    assert any("another client" in note for note in told["notes"])
     with trace_setting(url, trace_rate="7", log_frequency="3"):
         settings = trace_settings(url)
         assert main([*command, "--warm-up", "0", "--json"]) == 0
