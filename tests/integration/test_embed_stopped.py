@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -55,11 +54,11 @@ def gated(gate: Gate) -> Iterator[TritonServer]:
         yield running
 
 
-def interrupted(number: signal.Signals, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """clip-embed, sent a signal as soon as it has counted a photo."""
+def interrupted(number: signal.Signals, gate: Gate, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """clip-embed, sent a signal at the photo that hangs: it has counted some, and cannot have counted all."""
     command = embed_command(*arguments)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        _wait_for_photos(process)
+        gate.wait_for_hanging()
         process.send_signal(number)
         summary, said = process.communicate(timeout=PATIENCE_S)
     return subprocess.CompletedProcess(command, process.returncode, summary, said)
@@ -72,7 +71,7 @@ def test_the_same_command_goes_on_after_a_signal(
     out = tmp_path / "out.parquet"
     arguments = (f"gs://{many}", "--out", str(out), "--url", gated.grpc_url, "--concurrency", "4", "--json")
     with gate.closed():
-        stopped = interrupted(number, *arguments)
+        stopped = interrupted(number, gate, *arguments)
     assert stopped.returncode == 130, stopped.stderr
     assert not out.exists(), "a file under this name is a whole one"
     summary = json.loads(stopped.stdout)
@@ -80,7 +79,7 @@ def test_the_same_command_goes_on_after_a_signal(
     assert 0 < kept == summary["photos"] < 60
     assert summary["kept_in"] == f"{out}.parts"
     assert f"{out}.parts: {kept} rows" in stopped.stderr
-    assert "again with the same command" in stopped.stderr
+    assert "run the same command again" in stopped.stderr
     done = clip_embed(*arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["skipped"] == kept
@@ -99,7 +98,7 @@ def test_a_signal_ends_a_run_whose_server_hangs(
         gate.closed(),
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
     ):
-        _wait_for_photos(process)
+        gate.wait_for_hanging()
         os.kill(gated.pid, signal.SIGSTOP)
         try:
             process.send_signal(signal.SIGINT)
@@ -107,7 +106,7 @@ def test_a_signal_ends_a_run_whose_server_hangs(
         finally:
             os.kill(gated.pid, signal.SIGCONT)
     assert process.returncode == 130, said
-    assert "again with the same command" in said
+    assert "run the same command again" in said
     assert "Traceback" not in said
 
 
@@ -120,7 +119,7 @@ def test_an_overwriting_run_that_was_stopped_forgets_the_old_file(
     options = ("--out", str(out), "--url", gated.grpc_url, "--concurrency", "4", "--json")
     assert clip_embed(str(tmp_path / "photos"), *options).returncode == 0
     with gate.closed():
-        stopped = interrupted(signal.SIGINT, f"gs://{many}", *options, "--overwrite")
+        stopped = interrupted(signal.SIGINT, gate, f"gs://{many}", *options, "--overwrite")
     assert stopped.returncode == 130, stopped.stderr
     assert "--resume instead of --overwrite" in stopped.stderr
     assert list(rows_of(out)) == ["old.jpg"], "until all is done"
@@ -128,16 +127,6 @@ def test_an_overwriting_run_that_was_stopped_forgets_the_old_file(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["skipped"] == json.loads(stopped.stdout)["embedded"]
     assert sorted(rows_of(out)) == [f"{index:03d}.jpg" for index in range(60)]
-
-
-def _wait_for_photos(process: subprocess.Popen[str]) -> None:
-    """Until the progress bar has counted a photo."""
-    assert process.stderr is not None
-    seen = ""
-    while not re.search(r"[1-9]\d* photos \[", seen):
-        character = process.stderr.read(1)
-        assert character, seen
-        seen += character
 
 
 def test_a_full_disk_keeps_what_was_finished(server: TritonServer, tmp_path: Path) -> None:
@@ -156,7 +145,7 @@ def test_a_full_disk_keeps_what_was_finished(server: TritonServer, tmp_path: Pat
     done = clip_embed(*arguments, preexec_fn=no_room)
     assert done.returncode == 2, done.stderr
     assert "cannot write" in done.stderr
-    assert "again with the same command" in done.stderr
+    assert "run the same command again" in done.stderr
     assert not out.exists()
     again = clip_embed(*arguments)
     assert again.returncode == 0, again.stderr
