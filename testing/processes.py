@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import IO
 import psutil
 
 from clip_serving.server.child_process import child_command
+from clip_serving.server.processes import alive
 
 _GRACE_S = 10.0
 
@@ -73,10 +75,14 @@ def _family(root: int) -> list[psutil.Process]:
     return []
 
 
-def all_gone(processes: list[psutil.Process], timeout: float) -> bool:
-    """Whether all have ended within `timeout` seconds; a zombie has."""
-    _, alive = psutil.wait_procs(processes, timeout=timeout)
-    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+def all_gone(processes: Sequence[psutil.Process], timeout: float) -> bool:
+    """Whether all end within `timeout` seconds; a zombie has ended, even if no parent waits for it."""
+    end = time.monotonic() + timeout
+    while any(map(alive, processes)):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def interrupt_once() -> None:
