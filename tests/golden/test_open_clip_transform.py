@@ -66,5 +66,5 @@ def test_the_readmes_examples(
     torch.testing.assert_close(names["embedding"], expected, rtol=0, atol=0)
     good, bad = capsys.readouterr().out.splitlines()
     assert good.startswith("JPEG, ")
-    assert "none of" in bad
+    assert "not one of" in bad
     assert names["pixels"][0].any()

@@ -125,7 +125,7 @@ def test_a_bucket_through_a_running_server(
 
     assert told["about"]["versions"]["tritonserver"].startswith("2.")
     used = told["resources"]
-    assert used["server"]["cpu_ms_per_photo"] > 10
+    assert used["server"]["cpu_ms_per_photo"] > 1
     assert used["server"]["rss_mb"]["peak"] >= used["server"]["rss_mb"]["mean"] > 100
     assert set(used["server"]["cpu_ms_per_photo_by_role"]) == {"server", "preprocess", "embed"}
     assert used["client"]["cpu_ms_per_photo"] > 0
