@@ -16,6 +16,7 @@ from clip_client.requests.wire import Embedding
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos, corrupt_pictures
 from testing.repositories import linked_repository
+from testing.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,8 @@ def test_concurrent_requests_share_the_encoders_batches(
     ):
         before = _executions(server)
         list(pool.map(lambda i: client.request([photos[i % len(photos)]]), range(64)))
+        # Triton counts an execution only after its responses have left.
+        wait_until(lambda: _executions(server)[0] - before[0] >= 64, "64 counted inferences")
         count, executions = np.subtract(_executions(server), before)
     assert count == 64
     assert count / executions > 1.5
