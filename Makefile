@@ -6,8 +6,9 @@ BENCH_VENV := .venv-bench
 RUN := $(VENV)/bin/python
 TEST_REPOSITORY := build/test/model_repository
 SMALL_REPOSITORY := build/test/small_repository
-# Test files run side by side, as most tests wait for a server; the tests of one file share its server.
-PYTEST := -m pytest -n 2 --dist loadfile --durations 10
+# Test files run side by side; the tests of one file share its server. More of them than cores, as they mostly
+# wait: for servers that start and stop.
+PYTEST := -m pytest -n 4 --dist loadfile --durations 10
 
 export CLIP_EXPORT := $(CURDIR)/$(EXPORT_VENV)/bin/clip-export
 export CLIP_SERVE := $(CURDIR)/$(VENV)/bin/clip-serve
@@ -39,7 +40,7 @@ demo: setup setup-export ## Bucket to embeddings on a real server, with a page t
 
 test: lint $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## Lint, unit, integration and golden tests
 	$(RUN) $(PYTEST) tests/unit tests/integration
-	$(EXPORT_VENV)/bin/python $(PYTEST) tests/golden
+	$(EXPORT_VENV)/bin/python $(PYTEST) -n 2 tests/golden
 
 test-fast: setup ## The unit tests alone
 	$(RUN) -m pytest -n 2 tests/unit
@@ -49,7 +50,7 @@ coverage: setup ## The unit tests, with the lines and branches they leave out
 
 test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## Sweeps, the demo, benchmarks, each distribution alone
 	$(RUN) $(PYTEST) -m slow tests/unit tests/integration tests/slow
-	$(EXPORT_VENV)/bin/python $(PYTEST) -m slow tests/golden
+	$(EXPORT_VENV)/bin/python $(PYTEST) -n 2 -m slow tests/golden
 
 # The exports are made again when what writes or checks them changes.
 EXPORT_SOURCES := $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py \

@@ -115,7 +115,6 @@ def test_concurrent_requests_share_the_encoders_batches(
         # Triton counts an execution only after its responses have left.
         wait_until(lambda: _executions(server)[0] - before[0] >= 64, "64 counted inferences")
         count, executions = np.subtract(_executions(server), before)
-    assert count == 64
     assert count / executions > 1.5
 
 

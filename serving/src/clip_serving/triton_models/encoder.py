@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class TritonPythonModel:
             raise ConfigurationError(f"the parameter precision of the model's config: {error}") from error
         chosen = choose(version, precision, int(parameters["threads"]))
         self._encoder = chosen.encoder
-        pb_utils.Logger.log_info(announcement(str(chosen)))
+        # Triton's own logger writes later, but the embedded server reads this as soon as the model is ready.
+        print(announcement(str(chosen)), file=sys.stderr, flush=True)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Runs the requests that Triton batched as one batch."""
