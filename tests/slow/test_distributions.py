@@ -80,7 +80,7 @@ def test_preprocess(environment: Environment) -> None:
 def test_serving(environment: Environment) -> None:
     environment.install("./preprocess", "./serving")
     assert environment.has("clip_serving", _HEAVY) == ["PIL", "clip_preprocess", "clip_serving"]
-    environment.install("./preprocess[fast]", "./serving[cpu,render,local]", *_TESTS)
+    environment.install("./client", "./preprocess[fast]", "./serving[cpu,render,local]", *_TESTS)
     assert "--repository" in environment.run("clip-render", "--help")
     environment.test("serving")
 
