@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clip_preprocess.errors import ClipPreprocessError, ErrorCode, ItemError, SettingsError
+from clip_preprocess.notices import Notice, NoticeCode
 from clip_preprocess.pipeline import Outcome, Preprocessor, preprocess_one
 from clip_preprocess.settings import DecodeLimits, Interpolation, PreprocessSettings, Quality, ResizeMode
 
@@ -12,6 +13,8 @@ __all__ = [
     "ErrorCode",
     "Interpolation",
     "ItemError",
+    "Notice",
+    "NoticeCode",
     "Outcome",
     "PreprocessSettings",
     "Preprocessor",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from clip_preprocess.errors import ItemError
+from clip_preprocess.notices import Notice
 
 
 @dataclass(frozen=True)
@@ -20,5 +20,5 @@ class Decoded:
     """EXIF's 1-8, still to be applied; 1 if there is none or the settings ignore it."""
     scale: int = 1
     """The divisor of both sides in decoding; sides are rounded up."""
-    notice: ItemError | None = None
-    """With `allow_truncated`, the defect of a truncated picture."""
+    notices: tuple[Notice, ...] = ()
+    """Found in decoding; those of its header are in the Header."""

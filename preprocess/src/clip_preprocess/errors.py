@@ -29,25 +29,16 @@ class ClipPreprocessError(Exception):
 
 
 class ItemError(ClipPreprocessError):
-    """One photo cannot become pixels; its neighbors are not affected.
+    """One photo cannot become pixels; its neighbors are not affected."""
 
-    `partial` is set if the photo has pixels all the same (`allow_truncated`); the error then describes
-    what is wrong with them.
-    """
-
-    def __init__(self, code: ErrorCode, text: str, *, partial: bool = False) -> None:
+    def __init__(self, code: ErrorCode, text: str) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
-        self.partial = partial
 
     def wire(self) -> str:
         """The form that travels to a client: the code, a colon, a space, and the text."""
         return f"{self.code.value}: {self.text}"
-
-    def as_notice(self) -> ItemError:
-        """The same error marked `partial`, and without the traceback that holds the picture."""
-        return ItemError(self.code, self.text, partial=True)
 
 
 class SettingsError(ClipPreprocessError):

@@ -18,6 +18,7 @@ from clip_preprocess.errors import ErrorCode, ItemError
 from clip_preprocess.headers.base import Data, damaged
 from clip_preprocess.headers.jpeg import JpegHeader
 from clip_preprocess.limits import check_sides
+from clip_preprocess.notices import Notice, NoticeCode
 from clip_preprocess.settings import PreprocessSettings
 
 MOST_DECLARED = 4
@@ -43,11 +44,11 @@ def decode(data: Data, header: JpegHeader, settings: PreprocessSettings) -> Deco
     scale = scale_of(exif.seen_size(header.size, orientation), settings)
     check_sides("JPEG", (-(-header.width // scale), -(-header.height // scale)), most)
     try:
-        picture, notice = _decode_turbo(data, header, scale, allow_truncated=settings.allow_truncated)
+        picture, notices = _decode_turbo(data, header, scale, allow_truncated=settings.allow_truncated)
     except ValueError:
         check_sides("JPEG", header.size, most)
         return pillow_decoder.decode(data, formats.JPEG, header, settings)
-    return Decoded(picture, header.size, orientation, scale, notice)
+    return Decoded(picture, header.size, orientation, scale, notices)
 
 
 def scale_of(seen: tuple[int, int], settings: PreprocessSettings) -> int:
@@ -64,20 +65,20 @@ def scale_of(seen: tuple[int, int], settings: PreprocessSettings) -> int:
 
 def _decode_turbo(
     data: Data, header: JpegHeader, scale: int, *, allow_truncated: bool
-) -> tuple[Image.Image, ItemError | None]:
+) -> tuple[Image.Image, tuple[Notice, ...]]:
     """The picture, and a notice if it is truncated. Raises ItemError, or ValueError: Pillow may decode it."""
-    notice = None
+    notices: tuple[Notice, ...] = ()
     try:
-        return jpeg_turbo.decode(data, header, scale, strict=True), None
+        return jpeg_turbo.decode(data, header, scale, strict=True), ()
     except ValueError as error:
         failure = _damage(str(error), header)
         if failure is None:
             raise
         if failure.code is ErrorCode.TRUNCATED and allow_truncated:
-            notice = failure.as_notice()
+            notices = (Notice(NoticeCode.TRUNCATED, failure.text),)
         elif _LEFT_OVER not in str(error) or not _ends_with_padding(data):
             raise failure from error
-    return jpeg_turbo.decode(data, header, scale, strict=False), notice
+    return jpeg_turbo.decode(data, header, scale, strict=False), notices
 
 
 def _damage(text: str, header: JpegHeader) -> ItemError | None:

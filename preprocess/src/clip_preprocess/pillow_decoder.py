@@ -20,6 +20,7 @@ from clip_preprocess.errors import ErrorCode, ItemError
 from clip_preprocess.formats import Format
 from clip_preprocess.headers.base import Data, Header, damaged
 from clip_preprocess.limits import check_sides
+from clip_preprocess.notices import Notice, NoticeCode
 from clip_preprocess.settings import PreprocessSettings
 
 # Warnings about odd metadata do not concern the pixels, and would be a log line per photo.
@@ -58,9 +59,9 @@ def decode(data: Data, kind: Format, header: Header | None, settings: Preprocess
         check_sides(kind.name, picture.size, settings.limits.max_pixels)
     elif picture.size != header.size:
         raise damaged(ErrorCode.CORRUPT, kind.name, header.size, "its headers disagree")
-    notice = _load(picture, kind, allow_truncated=settings.allow_truncated)
+    notices = _load(picture, kind, allow_truncated=settings.allow_truncated)
     orientation = exif.of_picture(picture) if settings.apply_exif_orientation else 1
-    return Decoded(picture, picture.size, orientation, notice=notice)
+    return Decoded(picture, picture.size, orientation, notices=notices)
 
 
 def _open(data: Data, kind: Format, header: Header | None) -> ImageFile.ImageFile:
@@ -77,8 +78,8 @@ def _open(data: Data, kind: Format, header: Header | None) -> ImageFile.ImageFil
         raise _as_item_error(error, kind, size, "its header cannot be read") from error
 
 
-def _load(picture: ImageFile.ImageFile, kind: Format, *, allow_truncated: bool) -> ItemError | None:
-    """Decodes the pixels in place; returns what is wrong with a truncated picture that is kept."""
+def _load(picture: ImageFile.ImageFile, kind: Format, *, allow_truncated: bool) -> tuple[Notice, ...]:
+    """Decodes the pixels in place; returns a notice for a truncated picture that is kept."""
     try:
         picture.load()
     except Exception as error:
@@ -90,8 +91,8 @@ def _load(picture: ImageFile.ImageFile, kind: Format, *, allow_truncated: bool) 
             picture.load()
         except Exception:  # nothing was decoded
             raise failure from error
-        return failure.as_notice()
-    return None
+        return (Notice(NoticeCode.TRUNCATED, failure.text),)
+    return ()
 
 
 def _as_item_error(error: Exception, kind: Format, size: tuple[int, int] | None, otherwise: str) -> ItemError:

@@ -5,6 +5,7 @@ Each stage returns a value: a Format, a Header, a Decoded, pixels.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -23,6 +24,7 @@ from clip_preprocess.errors import ErrorCode, ItemError, SettingsError
 from clip_preprocess.formats import FORMATS, Format, sniff
 from clip_preprocess.headers.base import Data
 from clip_preprocess.headers.jpeg import JpegHeader
+from clip_preprocess.notices import Notice, one_per_code
 from clip_preprocess.resample import Pixels, fit
 from clip_preprocess.settings import PreprocessSettings
 
@@ -34,7 +36,7 @@ class Outcome:
     """The result for one photo, apart from its pixels, and what it cost."""
 
     error: ItemError | None = None
-    """None for a sound photo. An error marked `partial` comes with pixels; any other replaces them."""
+    """The reason why the photo has no pixels; None if it has."""
     format: str = ""
     """Its format by content; empty if unknown."""
     pixels: int = 0
@@ -42,11 +44,13 @@ class Outcome:
     decode_s: float = 0.0
     preprocess_s: float = 0.0
     """Seconds for orientation, resize and crop."""
+    notices: tuple[Notice, ...] = ()
+    """Remarks about a photo that has pixels, one per code."""
 
     @property
     def valid(self) -> bool:
         """Whether the photo has pixels."""
-        return self.error is None or self.error.partial
+        return self.error is None
 
 
 class Preprocessor:
@@ -186,11 +190,12 @@ def _preprocess(photo: Data, settings: PreprocessSettings) -> tuple[Outcome, Pix
         _forget(raised)
         return outcome, 0
     return Outcome(
-        decoded.notice,
+        None,
         _name(kind),
         decoded.picture.width * decoded.picture.height,
         decoded_at - started,
         time.perf_counter() - decoded_at,
+        decoded.notices,
     ), pixels
 
 
@@ -203,10 +208,13 @@ def _decode(photo: Data, kind: Format | None, settings: PreprocessSettings) -> D
         raise ItemError(ErrorCode.UNSUPPORTED_FORMAT, text)
     header = kind.read_header(photo, settings.allow_truncated) if kind.read_header else None
     if isinstance(header, JpegHeader):
-        return jpeg.decode(photo, header, settings)
-    if header is not None:
-        limits.check_sides(kind.name, header.size, settings.limits.max_pixels)
-    return pillow_decoder.decode(photo, kind, header, settings)
+        decoded = jpeg.decode(photo, header, settings)
+    else:
+        if header is not None:
+            limits.check_sides(kind.name, header.size, settings.limits.max_pixels)
+        decoded = pillow_decoder.decode(photo, kind, header, settings)
+    found = (*(header.notices if header else ()), *decoded.notices)
+    return dataclasses.replace(decoded, notices=one_per_code(found)) if found else decoded
 
 
 def _name(kind: Format | None) -> str:

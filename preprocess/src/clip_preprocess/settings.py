@@ -42,7 +42,7 @@ class PreprocessSettings:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     quality: Quality = "exact"
     allow_truncated: bool = False
-    """Whether a photo whose data ends early has pixels, with an ItemError marked `partial`."""
+    """Whether a photo whose data ends early has pixels, with the notice `truncated`."""
 
     def __post_init__(self) -> None:
         """Raises SettingsError: a wrong value would otherwise fail each photo as an internal error."""

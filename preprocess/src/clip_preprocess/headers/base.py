@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from clip_preprocess.errors import ErrorCode, ItemError
+from clip_preprocess.notices import Notice
 
 Data: TypeAlias = bytes | memoryview
 """One encoded photo: the content of its file."""
@@ -18,6 +19,7 @@ class Header:
     format: str
     width: int
     height: int
+    notices: tuple[Notice, ...] = field(default=(), kw_only=True)
 
     @property
     def size(self) -> tuple[int, int]:
