@@ -21,6 +21,7 @@ from clip_client.errors import (
 from clip_client.pipeline import embed_all
 from clip_client.requests.channel import ConnectionOptions, Transport
 from clip_client.requests.wire import ModelInfo
+from clip_client.results import Notice, PhotoResult
 from clip_client.sinks import open_sink
 from clip_client.sinks.base import EmbeddedObject, Sink
 from clip_client.sources import open_source
@@ -36,7 +37,9 @@ __all__ = [
     "EmbeddedObject",
     "ItemError",
     "ModelInfo",
+    "Notice",
     "ObjectInfo",
+    "PhotoResult",
     "ServerBusy",
     "ServerMismatch",
     "ServerUnavailable",

@@ -17,6 +17,7 @@ from clip_client.errors import ItemError
 from clip_client.requests import wire
 from clip_client.requests.drivers import run_async
 from clip_client.requests.wire import Embedding, Image, ModelInfo
+from clip_client.results import PhotoResult
 from clip_client.sources.base import ObjectInfo, Source
 from clip_client.stream import load
 from clip_client.timings import TimedAnswer, Timings
@@ -69,6 +70,10 @@ class AsyncClipClient(BaseClient):
         self, images: Sequence[Image], *, on_error: Literal["raise", "return"] = "raise"
     ) -> Embedding | list[Embedding | ItemError]:
         """Like ClipClient.embed(): float32 [N, D], or with `on_error="return"` one entry per photo."""
+        return wire.collect(await self.embed_photos(images), await self.info(), on_error)
+
+    async def embed_photos(self, images: Sequence[Image]) -> list[PhotoResult]:
+        """Like ClipClient.embed_photos(): a PhotoResult per photo, with its notices and facts."""
         self._engine.require_open()
         info = await self.info()
         tasks = [asyncio.create_task(self._embed_group(group)) for group in self._groups(images, info)]
@@ -76,15 +81,15 @@ class AsyncClipClient(BaseClient):
             answers = await asyncio.gather(*tasks)
         finally:
             await _cancel(tasks)
-        return wire.collect([entry for answer in answers for entry in answer], info, on_error)
+        return [result for answer in answers for result in answer]
 
-    async def _embed_group(self, images: Sequence[Image]) -> list[Embedding | ItemError]:
+    async def _embed_group(self, images: Sequence[Image]) -> list[PhotoResult]:
         """Embeds one request's images; files are read just before it is sent."""
         info = await self.info()
         async with self._sending:
             read = [await self._in_thread(wire.read_photo, info, image) for image in images]
             photos = [entry for entry in read if isinstance(entry, bytes)]
-            return wire.filled(read, await self.request(photos) if photos else [])
+            return wire.filled(read, await self._request(photos) if photos else [])
 
     async def embed_objects(
         self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
@@ -121,7 +126,7 @@ class AsyncClipClient(BaseClient):
         except ItemError as error:
             return error
         async with self._sending:
-            return (await self.request([data]))[0]
+            return (await self._request([data]))[0].outcome
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         """Runs `function` in one of this client's `concurrency` threads."""
@@ -160,13 +165,16 @@ class AsyncClipClient(BaseClient):
 
     async def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
         """Sends one request, with retries. Returns one entry per photo; raises ServerUnavailable."""
+        return [result.outcome for result in await self._request(photos)]
+
+    async def _request(self, photos: Sequence[bytes]) -> list[PhotoResult]:
         timings = self._timings
         flow = self._engine.request(await self.info(), photos, timed=timings is not None)
         with self._saying_if_closed():
             answer = await run_async(flow)
         if timings is not None:
             timings.add(answer)
-        return answer.outcomes
+        return answer.results
 
     async def request_timed(self, photos: Sequence[bytes], request_id: str = "") -> TimedAnswer:
         """Like request(), with its times. `request_id` names it in the server's traces."""

@@ -30,7 +30,8 @@ from clip_client.timings import Stage, table
 _DESCRIPTION = """\
 Embeds every photo under gs://bucket/prefix, or in a folder, with a clip-triton server, and writes one row
 per object to a Parquet file: name, generation, size, crc32c, embedding (NaN if it failed), error_code,
-error_text. The file's metadata (clip_triton) names the model and the hash of its weights.
+error_text, width, height, format, decode_scale, notices, notice_text. The file's metadata (clip_triton)
+names the model and the hash of its weights.
 
 OUT is written when all photos are done. An interrupted run keeps finished rows in OUT.parts/ and leaves OUT
 as it was. Run the same command again to continue (after --overwrite: with --resume instead).
@@ -237,6 +238,9 @@ def _report(summary: Summary, stages: dict[str, Stage], *, as_json: bool) -> Non
             f"{summary.kept_in or summary.out}: {_count(total, 'row')}, {summary.embedded} embedded"
             + (f"; failed: {failures}" * bool(failures))
         )
+    if summary.notices:
+        notices = ", ".join(f"{count} {code}" for code, count in sorted(summary.notices.items()))
+        _say(f"notices: {notices}")
     if stages:
         print(table(stages), file=sys.stderr)
 

@@ -19,6 +19,7 @@ from clip_client.requests.channel import ConnectionOptions, Transport
 from clip_client.requests.drivers import run
 from clip_client.requests.retry import RetryEngine
 from clip_client.requests.wire import Embedding, Image, ModelInfo
+from clip_client.results import PhotoResult
 from clip_client.sinks.base import EmbeddedObject
 from clip_client.sources import open_source
 from clip_client.sources.base import Source
@@ -138,21 +139,26 @@ class ClipClient(BaseClient):
         With `on_error="return"`, returns a list of N entries instead: a vector [D] or an ItemError. Raises
         ServerUnavailable and ServerMismatch in both cases.
         """
+        return wire.collect(self.embed_photos(images), self.info, on_error)
+
+    def embed_photos(self, images: Sequence[Image]) -> list[PhotoResult]:
+        """Like embed(), with all that is known about each photo: notices, format, sides, decode scale.
+
+        Returns N results in the order of `images`; a photo that fails has its error in its result.
+        """
         self._engine.require_open()
-        info = self.info
-        groups = self._groups(images, info)
+        groups = self._groups(images, self.info)
         try:
-            rows = [entry for answer in self._threads.map(self._embed_group, groups) for entry in answer]
+            return [result for answer in self._threads.map(self._embed_group, groups) for result in answer]
         except (CancelledError, RuntimeError):  # the pool's errors if close() comes before a group's turn
             self._engine.require_open()
             raise
-        return wire.collect(rows, info, on_error)
 
-    def _embed_group(self, images: Sequence[Image]) -> list[Embedding | ItemError]:
+    def _embed_group(self, images: Sequence[Image]) -> list[PhotoResult]:
         """Embeds one request's images; files are read just before it is sent."""
         read = [wire.read_photo(self.info, image) for image in images]
         photos = [entry for entry in read if isinstance(entry, bytes)]
-        return wire.filled(read, self.request(photos) if photos else [])
+        return wire.filled(read, self._request(photos) if photos else [])
 
     def embed_objects(
         self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
@@ -172,14 +178,14 @@ class ClipClient(BaseClient):
         bytes_in_flight: int = defaults.BYTES_IN_FLIGHT,
         on_abort: Callable[[], None] | None = None,
     ) -> Generator[EmbeddedObject, None, None]:
-        """Like embed_objects(), with each object's generation, size and CRC32C.
+        """Like embed_objects(), with each object's generation, size and CRC32C, and its PhotoResult.
 
         Closing the generator early waits for requests in flight; `on_abort=client.close` ends them.
         """
         info = self.info  # rejects a wrong server before anything is downloaded
         return stream(
             self._open(uri),
-            lambda data: self.request([data])[0],
+            lambda data: self._request([data])[0],
             self._concurrency,
             bytes_in_flight,
             too_large=info.too_large,
@@ -212,11 +218,14 @@ class ClipClient(BaseClient):
 
     def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
         """Sends one request, with retries. Returns one entry per photo; raises ServerUnavailable."""
+        return [result.outcome for result in self._request(photos)]
+
+    def _request(self, photos: Sequence[bytes]) -> list[PhotoResult]:
         timings = self._timings
         answer = run(self._engine.request(self.info, photos, timed=timings is not None))
         if timings is not None:
             timings.add(answer)
-        return answer.outcomes
+        return answer.results
 
     def request_timed(self, photos: Sequence[bytes], request_id: str = "") -> TimedAnswer:
         """Like request(), with its times. `request_id` names it in the server's traces."""

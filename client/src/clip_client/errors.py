@@ -11,9 +11,6 @@ ClipClientError
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
 SERVER_CODES = frozenset({
     "empty", "unsupported_format", "corrupt", "truncated", "too_many_bytes", "too_many_pixels", "too_complex",
     "decode_timeout", "internal",
@@ -35,22 +32,18 @@ class ItemError(ClipClientError):
 
     `code` is in SERVER_CODES or CLIENT_CODES, unless the server is newer than this client; its meaning never
     changes. `text` is for people.
-
-    `embedding` is the float32 vector [D] of the readable part if the server embeds truncated photos, else
-    None.
     """
 
-    def __init__(self, code: str, text: str, embedding: npt.NDArray[np.float32] | None = None) -> None:
+    def __init__(self, code: str, text: str) -> None:
         super().__init__(f"{code}: {text}")
         self.code = code
         self.text = text
-        self.embedding = embedding
 
     @classmethod
-    def from_wire(cls, message: str, embedding: npt.NDArray[np.float32] | None = None) -> ItemError:
+    def from_wire(cls, message: str) -> ItemError:
         """Reads the server's "code: text"."""
         code, _, text = message.partition(": ")
-        return cls(code, text or code, embedding)
+        return cls(code, text or code)
 
 
 class ServerUnavailable(ClipClientError):  # noqa: N818 - reads as the state that it names

@@ -17,7 +17,8 @@ from clip_client.sources.folder import FolderSource
 
 @dataclass
 class Summary:
-    """The result of one run. `embedded` and `failed` (by error code) count all rows, earlier runs included.
+    """The result of one run. `embedded` and `failed` (by error code) count all rows, earlier runs included;
+    `notices` (by code) count this run's photos.
 
     The rows are in `out`; after an interruption they are in `kept_in`, and the next run continues from there.
     """
@@ -31,6 +32,7 @@ class Summary:
     interrupted: bool = False
     kept_in: str | None = None
     failed: dict[str, int] = field(default_factory=dict)
+    notices: dict[str, int] = field(default_factory=dict)
 
     @property
     def photos_per_second(self) -> float:
@@ -99,6 +101,8 @@ def _drain(
         sink.write(item)
         summary.photos += 1
         summary.megabytes += item.info.size / 1e6
+        for notice in item.result.notices:
+            summary.notices[notice.code] = summary.notices.get(notice.code, 0) + 1
         if on_item is not None:
             on_item(item)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 from clip_client.errors import ItemError
-from clip_client.requests.wire import Embedding
+from clip_client.results import PhotoResult
 from clip_client.sinks.base import EmbeddedObject
 from clip_client.sources.base import ObjectInfo, Source, crc32c
 
@@ -47,7 +47,7 @@ def load(source: Source, item: ObjectInfo, on_load: Callable[[float], None] | No
 
 def stream(
     source: Source,
-    embed: Callable[[bytes], Embedding | ItemError],
+    embed: Callable[[bytes], PhotoResult],
     concurrency: int,
     bytes_in_flight: int,
     *,
@@ -66,7 +66,7 @@ def stream(
 
     def work(item: ObjectInfo) -> EmbeddedObject:
         if error := too_large(item.size):
-            return EmbeddedObject(item, error)
+            return EmbeddedObject(item, PhotoResult.of(error))
         budget.take(item.size)
         try:
             if stopped.is_set():
@@ -75,7 +75,7 @@ def stream(
             known = item if item.crc32c else dataclasses.replace(item, size=len(data), crc32c=crc32c(data))
             return EmbeddedObject(known, embed(data))
         except ItemError as error:
-            return EmbeddedObject(item, error)
+            return EmbeddedObject(item, PhotoResult.of(error))
         finally:
             budget.give(item.size)
 

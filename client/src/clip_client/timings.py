@@ -18,7 +18,8 @@ import numpy.typing as npt
 from tritonclient.grpc import InferResult
 
 from clip_client.errors import ItemError
-from clip_client.requests.wire import Embedding, ModelInfo, read_answer
+from clip_client.requests.wire import ModelInfo, read_answer
+from clip_client.results import Embedding, PhotoResult
 
 STAGES = ("load", "transport", "queue", "decode", "preprocess", "embed")
 
@@ -46,17 +47,22 @@ class Stage:
 
 @dataclass(frozen=True)
 class TimedAnswer:
-    """One request's entries, one per photo, and the seconds until its answer, including all tries.
+    """One request's results, one per photo, and the seconds until its answer, including all tries.
 
     `photo_s` is float64 [N,2], the decode and preprocess seconds of each photo; None if the server does not
     measure them, or rejected the request. `waited_s` is the part of `seconds` before the last try: waiting
     for a slot, failed tries, and backoff.
     """
 
-    outcomes: list[Embedding | ItemError]
+    results: list[PhotoResult]
     seconds: float
     photo_s: npt.NDArray[np.float64] | None = None
     waited_s: float = 0.0
+
+    @property
+    def outcomes(self) -> list[Embedding | ItemError]:
+        """Each photo's embedding or error."""
+        return [result.outcome for result in self.results]
 
     @classmethod
     def of(cls, info: ModelInfo, answer: InferResult, seconds: float, waited_s: float = 0.0) -> TimedAnswer:

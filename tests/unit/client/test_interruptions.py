@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clip_client import EmbeddedObject, ItemError, ObjectInfo, defaults
+from clip_client import EmbeddedObject, ItemError, ObjectInfo, PhotoResult, defaults
 from clip_client.sinks.parquet import ParquetSink
 
 _OBJECTS = 9
@@ -94,7 +94,7 @@ class Album:
                 self.oldest = self.overwrites
             todo = [item for item in map(self._info, range(_OBJECTS)) if item.key not in known]
             for item in todo[: run.writes]:
-                sink.write(EmbeddedObject(item, self._outcome(item, run)))
+                sink.write(EmbeddedObject(item, PhotoResult.of(self._outcome(item, run))))
             if len(todo) <= run.writes:
                 sink.finish()
             elif run.keeps and not sink.keep():

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_client import EmbeddedObject, ItemError, ObjectInfo, SinkError, defaults
+from clip_client import EmbeddedObject, ItemError, Notice, ObjectInfo, PhotoResult, SinkError, defaults
 from clip_client.sinks.parquet import ParquetSink
 from clip_client.sources.base import ObjectKey
 
@@ -35,7 +35,10 @@ def opened(
 def row(number: int, *, failed: bool = False, generation: int = 1) -> EmbeddedObject:
     info = ObjectInfo(f"{number:03d}.jpg", 10 + number, generation, "crc")
     error = ItemError("truncated", "cut off")
-    return EmbeddedObject(info, error if failed else np.array([number, 1], np.float32))
+    return EmbeddedObject(info, PhotoResult.of(error if failed else np.array([number, 1], np.float32)))
+
+
+_FACTS = ["width", "height", "format", "decode_scale", "notices", "notice_text"]
 
 
 @settings(deadline=None, max_examples=30)
@@ -92,6 +95,29 @@ def test_a_new_generation_replaces_the_row(tmp_path: Path) -> None:
     assert row(1, generation=2).info.key not in known
     (entry,) = pq.read_table(out).to_pylist()
     assert entry["generation"] == 2
+
+
+def test_notices_and_facts_have_columns(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    notices = (Notice("stray_bytes", "3 bytes"), Notice("truncated", "half of it"))
+    vector = np.array([1, 0], np.float32)
+    odd = PhotoResult(vector, None, notices, width=6000, height=4000, format="JPEG", decode_scale=8)
+    finished(out, EmbeddedObject(ObjectInfo("odd.jpg", 9), odd), row(1), row(2, failed=True))
+    rows = pq.read_table(out).select(_FACTS).to_pylist()
+    values = [6000, 4000, "JPEG", 8, ["stray_bytes", "truncated"], "3 bytes\nhalf of it"]
+    assert rows[0] == dict(zip(_FACTS, values, strict=True))
+    assert rows[1] == rows[2] == dict(zip(_FACTS, [None] * 4 + [[], None], strict=True))
+
+
+def test_a_file_without_these_columns_is_completed(tmp_path: Path) -> None:
+    """As release 0.1 wrote it."""
+    out = tmp_path / "out.parquet"
+    finished(out, row(1))
+    pq.write_table(pq.read_table(out).drop_columns(_FACTS), out)
+    assert finished(out, row(2), resume=True) == {row(1).info.key}
+    old, new = pq.read_table(out).to_pylist()
+    assert (old["name"], old["embedding"], new["name"]) == ("001.jpg", [1, 1], "002.jpg")
+    assert [old[name] for name in _FACTS] == [None] * 6
 
 
 def test_an_existing_file_needs_a_decision(tmp_path: Path) -> None:
@@ -202,7 +228,7 @@ def test_resuming_needs_no_memory_for_the_whole_file(tmp_path: Path) -> None:
     vectors = np.random.default_rng(1).standard_normal((40_000, 512), np.float32)
     with opened(out, {}, 512) as (sink, _):
         for number, vector in enumerate(vectors):
-            sink.write(EmbeddedObject(ObjectInfo(f"{number:06d}.jpg", 1), vector))
+            sink.write(EmbeddedObject(ObjectInfo(f"{number:06d}.jpg", 1), PhotoResult.of(vector)))
         sink.finish()
     assert out.stat().st_size > vectors.nbytes
     command = [sys.executable, "-c", _RESUMES, str(out)]

@@ -12,8 +12,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from clip_client import ItemError, ObjectInfo, ServerUnavailable
-from clip_client.requests.wire import Embedding
+from clip_client import ItemError, ObjectInfo, PhotoResult, ServerUnavailable
 from clip_client.stream import stream
 
 
@@ -37,11 +36,11 @@ class Memory:
             self.most = max(self.most, self.held)
         return bytes(item.size)
 
-    def embed(self, data: bytes) -> Embedding:
+    def embed(self, data: bytes) -> PhotoResult:
         time.sleep(0.002 * (len(data) % 3))
         with self.lock:
             self.held -= len(data)
-        return np.array([len(data)], np.float32)
+        return PhotoResult(np.array([len(data)], np.float32))
 
 
 def test_order_and_bytes_in_flight() -> None:
@@ -61,7 +60,7 @@ def test_an_object_larger_than_the_bound_goes_through_alone() -> None:
 def test_a_server_that_is_away_ends_the_stream() -> None:
     source = Memory([1] * 100)
 
-    def away(data: bytes) -> Embedding:
+    def away(data: bytes) -> PhotoResult:
         del data
         raise ServerUnavailable("away")
 
@@ -84,7 +83,7 @@ def test_ctrl_c_ends_what_is_in_flight_before_it_is_waited_for(within: bool) -> 
     """The first object is embedded; all others wait until somebody ends them."""
     source, ended = Memory([2] + [1] * 29), threading.Event()
 
-    def embed(data: bytes) -> Embedding:
+    def embed(data: bytes) -> PhotoResult:
         assert len(data) == 2 or ended.wait(60), "nobody ended it"
         return source.embed(data)
 

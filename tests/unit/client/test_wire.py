@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.grpc._utils import _get_inference_request
 
 import clip_client
-from clip_client import ItemError, ModelInfo, ServerMismatch
+from clip_client import ItemError, ModelInfo, Notice, ServerMismatch
 from clip_client.requests import wire
 
 _INFO = ModelInfo("clip_image", "image", "embedding", "error", 4, 64, {})
@@ -25,22 +25,24 @@ _INFO = ModelInfo("clip_image", "image", "embedding", "error", 4, 64, {})
 class Answer:
     """What tritonclient's InferResult gives, for rows made here."""
 
-    def __init__(self, rows: list[list[float]], errors: list[str]) -> None:
-        self._arrays = {
-            "embedding": np.array(rows, np.float32),
-            "error": np.array([[error.encode()] for error in errors], np.object_),
+    def __init__(self, rows: list[list[float]], dimensions: Any = None, **texts: list[str]) -> None:
+        self._arrays: dict[str, Any] = {"embedding": np.array(rows, np.float32)}
+        self._arrays |= {
+            name: np.array([[text.encode()] for text in each], np.object_) for name, each in texts.items()
         }
+        if dimensions is not None:
+            self._arrays["dimensions"] = np.array(dimensions, np.int32)
 
-    def as_numpy(self, name: str) -> np.ndarray:  # type: ignore[type-arg]
+    def as_numpy(self, name: str) -> Any:
         return self._arrays[name]
 
 
 def test_the_public_names() -> None:
     assert sorted(clip_client.__all__) == [
         "AsyncClipClient", "CheckResult", "ClipClient", "ClipClientError", "ConnectionOptions",
-        "EmbeddedObject", "ItemError", "ModelInfo", "ObjectInfo", "ServerBusy", "ServerMismatch",
-        "ServerUnavailable", "Sink", "SinkError", "Source", "SourceError", "Stage", "TimedAnswer", "Timings",
-        "Transport", "check", "embed_all", "open_sink", "open_source",
+        "EmbeddedObject", "ItemError", "ModelInfo", "Notice", "ObjectInfo", "PhotoResult", "ServerBusy",
+        "ServerMismatch", "ServerUnavailable", "Sink", "SinkError", "Source", "SourceError", "Stage",
+        "TimedAnswer", "Timings", "Transport", "check", "embed_all", "open_sink", "open_source",
     ]  # fmt: skip
 
 
@@ -55,15 +57,36 @@ def test_chunks_keep_order_and_bounds(sizes: list[int], limit: int, max_bytes: i
 
 def test_an_answer_is_read_row_by_row() -> None:
     nan = [float("nan")] * 4
-    answer = Answer([[1, 0, 0, 0], nan, nan, [2, 0, 0, 0]], ["", "truncated: JPEG 3x4: cut off", "", ""])
+    errors = ["", "truncated: JPEG 3x4: cut off", "", ""]
+    answer = Answer([[1, 0, 0, 0], nan, nan, [2, 0, 0, 0]], error=errors)
     right, truncated, silent, long = wire.read_answer(_INFO, cast("Any", answer))
-    assert isinstance(right, np.ndarray)
-    assert isinstance(truncated, ItemError)
-    assert (truncated.code, truncated.text) == ("truncated", "JPEG 3x4: cut off")
-    assert isinstance(silent, ItemError)
-    assert silent.code == "bad_embedding"
-    assert isinstance(long, ItemError)
-    assert long.code == "bad_embedding"
+    assert right.outcome is right.embedding
+    assert isinstance(right.embedding, np.ndarray)
+    assert right.error is None
+    assert (right.notices, right.width, right.height, right.format, right.decode_scale) == ((), *[None] * 4)
+    assert truncated.outcome is truncated.error
+    assert isinstance(truncated.error, ItemError)
+    assert (truncated.error.code, truncated.error.text) == ("truncated", "JPEG 3x4: cut off")
+    for bad in (silent, long):
+        assert bad.error is not None
+        assert bad.error.code == "bad_embedding"
+        assert bad.embedding is None
+
+
+def test_notices_and_facts_come_with_a_photo() -> None:
+    answer = Answer(
+        [[0.6, 0.8, 0, 0], [float("nan")] * 4],
+        [[6000, 4000, 8], [0, 0, 0]],
+        error=["", "corrupt: broken"],
+        notice=["stray_bytes: 3 bytes: odd\ntruncated: half of it", ""],
+        format=["JPEG", ""],
+    )
+    info = ModelInfo.from_config(config(add_facts))
+    first, second = wire.read_answer(info, cast("Any", answer))
+    assert first.notices == (Notice("stray_bytes", "3 bytes: odd"), Notice("truncated", "half of it"))
+    assert (first.width, first.height, first.format, first.decode_scale) == (6000, 4000, "JPEG", 8)
+    assert second.notices == ()
+    assert (second.width, second.height, second.format, second.decode_scale) == (None,) * 4
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=6), st.booleans(), st.text(max_size=5))
@@ -138,13 +161,18 @@ def test_a_model_that_is_not_ours_is_refused(
         ModelInfo.from_config(config(change))
 
 
-def test_what_could_be_read_of_a_truncated_photo_comes_with_its_error() -> None:
-    text = "truncated: JPEG: the picture data ends too early"
-    answer = Answer([[0.6, 0.8], [float("nan")] * 2], [text, text])
-    kept, lost = wire.read_answer(_INFO, cast("Any", answer))
-    assert isinstance(kept, ItemError)
-    assert isinstance(lost, ItemError)
-    assert kept.code == lost.code == "truncated"
-    assert kept.embedding is not None
-    assert kept.embedding.tolist() == pytest.approx([0.6, 0.8])
-    assert lost.embedding is None
+def add_facts(message: pb.ModelConfig) -> None:
+    """The outputs that servers of release 0.1 do not have."""
+    message.output.add(name="notice", data_type=pb.TYPE_STRING, dims=[1])
+    message.output.add(name="format", data_type=pb.TYPE_STRING, dims=[1])
+    message.output.add(name="dimensions", data_type=pb.TYPE_INT32, dims=[3])
+
+
+def test_only_outputs_that_the_server_has_are_requested() -> None:
+    def requested(info: ModelInfo) -> list[str]:
+        request = service_pb2.ModelInferRequest.FromString(wire.request_bytes(info, [b"photo"]))
+        return [output.name for output in request.outputs]
+
+    assert requested(ModelInfo.from_config(config())) == ["embedding", "error"]
+    new = ["embedding", "error", "notice", "format", "dimensions"]
+    assert requested(ModelInfo.from_config(config(add_facts))) == new

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from clip_client import EmbeddedObject, ObjectInfo
+from clip_client import EmbeddedObject, ObjectInfo, PhotoResult
 from clip_client.errors import ItemError
 from clip_client.sinks.parquet import ParquetSink
 from testing.scenes import SCENES, SHOTS, Scene, take
@@ -106,7 +106,7 @@ def test_embeddings_are_read_without_the_failures(tmp_path: Path) -> None:
         ("bad", ItemError("truncated", "the end is missing")),
         ("b", unit_rows([0, 1])[0]),
     ):
-        sink.write(EmbeddedObject(ObjectInfo(name, 10, 1, "AAAAAA=="), outcome))
+        sink.write(EmbeddedObject(ObjectInfo(name, 10, 1, "AAAAAA=="), PhotoResult.of(outcome)))
     sink.finish()
     found = read_embeddings(path)
     assert found.names == ["a", "b"]

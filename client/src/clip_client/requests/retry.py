@@ -37,6 +37,7 @@ from clip_client.requests.failures import (
 )
 from clip_client.requests.slots import Event, SlotQueue
 from clip_client.requests.wire import ModelInfo
+from clip_client.results import PhotoResult
 from clip_client.timings import ServerTimes, TimedAnswer, server_times
 
 _LEAST_TIMEOUT_S = 0.001
@@ -167,12 +168,12 @@ class RetryEngine:
         if not isinstance(answer, Failure):
             return TimedAnswer.of(info, InferResult(answer), self._clock() - begin, waited_s)
         if answer.is_crash and len(photos) > 1:
-            rows = []
+            results = []
             for photo in photos:
-                rows += (yield from self.request(info, [photo], isolated=True)).outcomes
+                results += (yield from self.request(info, [photo], isolated=True)).results
         else:
-            rows = [*item_errors(answer, len(photos))]
-        return TimedAnswer(rows, self._clock() - begin, None, waited_s)
+            results = [PhotoResult.of(error) for error in item_errors(answer, len(photos))]
+        return TimedAnswer(results, self._clock() - begin, None, waited_s)
 
     def _answer(self, data: bytes, suspicion: Suspicion) -> Flow[tuple[Any, float]]:
         """The server's answer, or the Failure due to these photos; and the seconds before the last try."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from tritonclient.grpc import InferResult
 from tritonclient.grpc import service_pb2 as pb
 
 from clip_client import defaults
 from clip_client.errors import ItemError, ServerMismatch
+from clip_client.results import Embedding as Embedding
+from clip_client.results import Notice, PhotoResult
 
-Embedding = npt.NDArray[np.float32]
 Image = bytes | Path | str
 """An encoded photo, or the path of one."""
 
@@ -35,6 +35,11 @@ class ModelInfo:
     """The composing models of the ensemble, in their order."""
     seconds_output: str | None = None
     """FP64 [2], decode and preprocess seconds; None if the server does not measure them."""
+    notice_output: str | None = None
+    """BYTES [1], a line per notice. This and the two below are None for a server of release 0.1."""
+    format_output: str | None = None
+    dimensions_output: str | None = None
+    """INT32 [3]: width, height and decode scale."""
 
     @classmethod
     def from_config(cls, config: Any) -> ModelInfo:
@@ -42,11 +47,13 @@ class ModelInfo:
         strings = [i.name for i in config.input if i.data_type == _type(config, "TYPE_STRING")]
         vectors = [o for o in config.output if o.data_type == _type(config, "TYPE_FP32") and len(o.dims) == 1]
         seconds = [o.name for o in config.output if o.data_type == _type(config, "TYPE_FP64")]
+        numbers = [o.name for o in config.output if o.data_type == _type(config, "TYPE_INT32")]
         texts = [o.name for o in config.output if o.data_type == _type(config, "TYPE_STRING")]
+        errors = ["error"] if "error" in texts else texts
         for found, what in (
             (strings, "one BYTES input for the photo"),
             (vectors, "one FP32 output of one dimension for the embedding"),
-            (texts, "one BYTES output for the error"),
+            (errors, "one BYTES output for the error"),
         ):
             if len(found) != 1:
                 raise ServerMismatch(
@@ -57,8 +64,11 @@ class ModelInfo:
             name=config.name,
             image_input=strings[0],
             embedding_output=vectors[0].name,
-            error_output=texts[0],
+            error_output=errors[0],
             seconds_output=seconds[0] if seconds else None,
+            notice_output="notice" if "notice" in texts else None,
+            format_output="format" if "format" in texts else None,
+            dimensions_output="dimensions" if "dimensions" in numbers else None,
             dimension=int(vectors[0].dims[0]),
             max_batch_size=int(config.max_batch_size),
             parameters={key: value.string_value for key, value in config.parameters.items()},
@@ -82,16 +92,17 @@ def _type(config: Any, name: str) -> int:
 
 
 def collect(
-    results: list[Embedding | ItemError], info: ModelInfo, on_error: Literal["raise", "return"]
+    results: Sequence[PhotoResult], info: ModelInfo, on_error: Literal["raise", "return"]
 ) -> Embedding | list[Embedding | ItemError]:
-    """The result of embed(): the list itself, or an array [N, D]. Raises the first ItemError for "raise"."""
+    """The result of embed(): a list, or an array [N, D]. Raises the first ItemError for "raise"."""
+    outcomes = [result.outcome for result in results]
     if on_error == "return":
-        return results
+        return outcomes
     rows: list[Embedding] = []
-    for entry in results:
-        if isinstance(entry, ItemError):
-            raise entry
-        rows.append(entry)
+    for outcome in outcomes:
+        if isinstance(outcome, ItemError):
+            raise outcome
+        rows.append(outcome)
     return np.stack(rows) if rows else np.empty((0, info.dimension), np.float32)
 
 
@@ -103,7 +114,8 @@ def request_bytes(
     The photos are most of it and are copied only once: the message is serialized without them, and the field
     that holds them, protobuf's last, is appended.
     """
-    wanted = [info.embedding_output, info.error_output]
+    about_photos = [info.notice_output, info.format_output, info.dimensions_output]
+    wanted = [info.embedding_output, info.error_output, *filter(None, about_photos)]
     if timed and info.seconds_output:
         wanted.append(info.seconds_output)
     head = pb.ModelInferRequest(
@@ -131,20 +143,53 @@ def _varint(number: int) -> bytes:
     return bytes([*groups, number])
 
 
-def read_answer(info: ModelInfo, result: InferResult) -> list[Embedding | ItemError]:
+def read_answer(info: ModelInfo, result: InferResult) -> list[PhotoResult]:
     """One entry per photo, in the order of the request."""
     rows = result.as_numpy(info.embedding_output)
-    texts = result.as_numpy(info.error_output).reshape(-1)
-    return [_read_row(row, text.decode("utf-8", "replace")) for row, text in zip(rows, texts, strict=True)]
+    count = len(rows)
+    dimensions = [(0, 0, 0)] * count
+    if info.dimensions_output:
+        dimensions = result.as_numpy(info.dimensions_output).tolist()
+    return [
+        _read_photo(*columns)
+        for columns in zip(
+            rows,
+            _texts(result, info.error_output, count),
+            _texts(result, info.notice_output, count),
+            _texts(result, info.format_output, count),
+            dimensions,
+            strict=True,
+        )
+    ]
 
 
-def _read_row(row: Embedding, message: str) -> Embedding | ItemError:
+def _read_photo(
+    row: Embedding, error: str, notice: str, format_name: str, dimensions: tuple[int, int, int]
+) -> PhotoResult:
+    width, height, scale = (number or None for number in dimensions)
+    return PhotoResult.of(
+        _read_row(row, error),
+        notices=tuple(map(Notice.from_wire, notice.splitlines())),
+        width=width,
+        height=height,
+        format=format_name or None,
+        decode_scale=scale,
+    )
+
+
+def _texts(result: InferResult, output: str | None, count: int) -> list[str]:
+    """A BYTES output of one text per photo; "" for an output that the server does not have."""
+    if output is None:
+        return [""] * count
+    return [text.decode("utf-8", "replace") for text in result.as_numpy(output).reshape(-1)]
+
+
+def _read_row(row: Embedding, error: str) -> Embedding | ItemError:
+    if error:
+        return ItemError.from_wire(error)
     norm = float(np.linalg.norm(row))
     # Comparisons with NaN are false, so a NaN row is never valid.
-    is_valid = abs(norm - 1.0) <= defaults.NORM_TOLERANCE
-    if message:
-        return ItemError.from_wire(message, embedding=row if is_valid else None)
-    if not is_valid:
+    if not abs(norm - 1.0) <= defaults.NORM_TOLERANCE:
         return ItemError("bad_embedding", f"the server returned a vector of norm {norm:.4g} instead of 1")
     return row
 
@@ -173,12 +218,10 @@ def read_photo(info: ModelInfo, image: Image) -> bytes | ItemError:
         return ItemError("load_failed", f"{image}: {error.strerror}")
 
 
-def filled(
-    read: Sequence[bytes | ItemError], answers: Sequence[Embedding | ItemError]
-) -> list[Embedding | ItemError]:
-    """`read` with each photo replaced by its answer."""
+def filled(read: Sequence[bytes | ItemError], answers: Sequence[PhotoResult]) -> list[PhotoResult]:
+    """The result of each entry of `read`: the answer for a photo, or the error itself."""
     rest = iter(answers)
-    return [next(rest) if isinstance(entry, bytes) else entry for entry in read]
+    return [next(rest) if isinstance(entry, bytes) else PhotoResult.of(entry) for entry in read]
 
 
 def chunks(sizes: Sequence[int], limit: int, max_bytes: int) -> Iterator[list[int]]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from clip_client.errors import ItemError, SinkError
-from clip_client.requests.wire import Embedding, ModelInfo
+from clip_client.requests.wire import ModelInfo
+from clip_client.results import Embedding, PhotoResult
 from clip_client.sources.base import ObjectInfo, ObjectKey
 
 _MODEL = ("model", "pretrained", "weights_sha256", "random_weights", "encoder_version", "image_size")
@@ -21,23 +22,28 @@ SETTINGS = ("quality", "apply_exif_orientation", "encoder_precision")
 
 @dataclass(frozen=True)
 class EmbeddedObject:
-    """An object and its result: a float32 vector [D], or an ItemError."""
+    """An object and its result: an embedding or an error, with notices and facts about the photo."""
 
     info: ObjectInfo
-    outcome: Embedding | ItemError
+    result: PhotoResult
 
     @property
     def name(self) -> str:
         return self.info.name
 
     @property
+    def outcome(self) -> Embedding | ItemError:
+        """The vector, or the error."""
+        return self.result.outcome
+
+    @property
     def vector(self) -> Embedding | None:
-        """float32 [D]; set despite an error if the server embedded the readable part of the photo."""
-        return self.outcome.embedding if isinstance(self.outcome, ItemError) else self.outcome
+        """float32 [D]; None if there is an error."""
+        return self.result.embedding
 
     @property
     def error(self) -> ItemError | None:
-        return self.outcome if isinstance(self.outcome, ItemError) else None
+        return self.result.error
 
 
 class Sink(Protocol):

@@ -22,7 +22,7 @@ import numpy as np
 from clip_client import defaults
 from clip_client.errors import SinkError
 from clip_client.files import FileLock, replacing
-from clip_client.requests.wire import Embedding
+from clip_client.results import Embedding, PhotoResult
 from clip_client.sinks.base import EmbeddedObject, check_same_model, how_to_continue
 from clip_client.sources.base import ObjectKey
 
@@ -155,7 +155,7 @@ class ParquetSink:
                 keep = [newest[name] == (path.name, row) for row, name in enumerate(names, begin)]
                 kept = batch.filter(pa.array(keep, pa.bool_()))
                 counts.update(code or "" for code in kept.column("error_code").to_pylist())
-                tables.append(pa.Table.from_batches([kept]).cast(self._schema))
+                tables.append(_in_schema(kept, self._schema))
                 rows += kept.num_rows
                 if rows >= defaults.ROW_GROUP_ROWS:
                     yield pa.concat_tables(tables)
@@ -205,6 +205,7 @@ class ParquetSink:
     def _table(self) -> Any:
         infos = [item.info for item in self._rows]
         errors = [item.error for item in self._rows]
+        results = [item.result for item in self._rows]
         columns = [
             pa.array([info.name for info in infos], pa.string()),
             pa.array([info.generation for info in infos], pa.int64()),
@@ -213,6 +214,12 @@ class ParquetSink:
             pa.FixedSizeListArray.from_arrays(pa.array(self._vectors().reshape(-1)), self._dimension),
             pa.array([error and error.code for error in errors], pa.string()),
             pa.array([error and error.text for error in errors], pa.string()),
+            pa.array([result.width for result in results], pa.int32()),
+            pa.array([result.height for result in results], pa.int32()),
+            pa.array([result.format for result in results], pa.string()),
+            pa.array([result.decode_scale for result in results], pa.int32()),
+            pa.array([_codes(result) for result in results], pa.list_(pa.string())),
+            pa.array([_notice_text(result) for result in results], pa.string()),
         ]
         return pa.Table.from_arrays(columns, schema=self._schema)
 
@@ -247,9 +254,36 @@ def _schema(model: Mapping[str, str], dimension: int) -> Any:
             ("embedding", pa.list_(pa.float32(), dimension)),
             ("error_code", pa.string()),
             ("error_text", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("format", pa.string()),
+            ("decode_scale", pa.int32()),
+            ("notices", pa.list_(pa.string())),
+            ("notice_text", pa.string()),
         ],
         metadata={METADATA_KEY: json.dumps(dict(model)).encode()},
     )
+
+
+def _in_schema(batch: Any, schema: Any) -> Any:
+    """A table with the columns of `schema`. Those that a file of an older release lacks are null."""
+    names = batch.schema.names
+    columns = [
+        batch.column(field.name).cast(field.type)
+        if field.name in names
+        else pa.nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _codes(result: PhotoResult) -> list[str]:
+    return [notice.code for notice in result.notices]
+
+
+def _notice_text(result: PhotoResult) -> str | None:
+    """The notices' texts, a line each; null if there are none."""
+    return "\n".join(notice.text for notice in result.notices) or None
 
 
 def _refuse_other_than_files(out: Path) -> None:
