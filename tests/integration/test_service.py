@@ -14,7 +14,7 @@ from tritonclient.grpc import InferenceServerClient
 from clip_client import AsyncClipClient, ClipClient, ItemError, check
 from clip_client.requests.wire import Embedding
 from clip_serving.server.embedded import ServerOptions, TritonServer
-from testing.pictures import camera_photos, corrupt_pictures
+from testing.pictures import camera_photos, corrupt_pictures, encoded, source_picture
 from testing.repositories import linked_repository
 from testing.waiting import wait_until
 
@@ -89,6 +89,23 @@ def test_raising_names_the_first_broken_photo(client: ClipClient, photos: list[b
     with pytest.raises(ItemError) as caught:
         client.embed([photos[0], b"", photos[1]])
     assert caught.value.code == "empty"
+
+
+def test_facts_about_each_photo(client: ClipClient) -> None:
+    picture = source_picture("chelsea.png")
+    wide, turned = encoded(picture.resize((1600, 1200)), "JPEG"), encoded(picture, "PNG")
+    photos = [wide, turned, wide[: len(wide) // 2], b"no photo"]
+    results = client.embed_photos(photos)
+    facts = [(each.format, each.width, each.height, each.decode_scale) for each in results]
+    assert facts == [
+        ("JPEG", 1600, 1200, 1),
+        ("PNG", *picture.size, 1),
+        ("JPEG", None, None, None),
+        (None, None, None, None),
+    ]
+    assert [each.error.code if each.error else "" for each in results] == [
+        "", "", "truncated", "unsupported_format",
+    ]  # fmt: skip
 
 
 def test_nothing_in_gives_an_empty_array(client: ClipClient) -> None:

@@ -22,7 +22,7 @@ from clip_preprocess.deadline import DeadlinePool
 from clip_preprocess.decoded import Decoded
 from clip_preprocess.errors import ErrorCode, ItemError, SettingsError
 from clip_preprocess.formats import FORMATS, Format, sniff
-from clip_preprocess.headers.base import Data
+from clip_preprocess.headers.base import Data, Header
 from clip_preprocess.headers.jpeg import JpegHeader
 from clip_preprocess.notices import Notice, one_per_code
 from clip_preprocess.resample import Pixels, fit
@@ -46,6 +46,11 @@ class Outcome:
     """Seconds for orientation, resize and crop."""
     notices: tuple[Notice, ...] = ()
     """Remarks about a photo that has pixels, one per code."""
+    width: int = 0
+    """As stored, before EXIF orientation; 0, like `height`, if unknown."""
+    height: int = 0
+    scale: int = 0
+    """The divisor of both sides in decoding: 1, 2, 4 or 8; 0 if nothing was decoded."""
 
     @property
     def valid(self) -> bool:
@@ -172,41 +177,54 @@ def _require_bytes(photo: object) -> None:
 
 def preprocess_one(photo: Data, settings: PreprocessSettings) -> Pixels:
     """One encoded photo to uint8 [H,W,3], RGB. Raises ItemError."""
-    return fit(_decode(photo, sniff(photo), settings), settings)
+    kind, header = _check(photo, sniff(photo), settings)
+    return fit(_decode(photo, kind, header, settings), settings)
 
 
 def _preprocess(photo: Data, settings: PreprocessSettings) -> tuple[Outcome, Pixels | int]:
     """One photo's outcome and pixels uint8 [H,W,3]; 0 if it has none. Never raises."""
     started = time.perf_counter()
-    kind = sniff(photo)
+    sniffed = sniff(photo)
+    header = None
     decoded_at = 0.0
     try:
-        decoded = _decode(photo, kind, settings)
+        kind, header = _check(photo, sniffed, settings)
+        decoded = _decode(photo, kind, header, settings)
         decoded_at = time.perf_counter()
         pixels = fit(decoded, settings)
     except Exception as raised:
         decode_s = (decoded_at or time.perf_counter()) - started
-        outcome = Outcome(_item_error(raised, photo), _name(kind), decode_s=decode_s)
+        width, height = _possible(header.size) if header else (0, 0)
+        error = _item_error(raised, photo)
+        outcome = Outcome(error, _name(sniffed), decode_s=decode_s, width=width, height=height)
         _forget(raised)
         return outcome, 0
+    width, height = header.size if header else decoded.size
     return Outcome(
         None,
-        _name(kind),
+        kind.name,
         decoded.picture.width * decoded.picture.height,
         decoded_at - started,
         time.perf_counter() - decoded_at,
         decoded.notices,
+        width,
+        height,
+        decoded.scale,
     ), pixels
 
 
-def _decode(photo: Data, kind: Format | None, settings: PreprocessSettings) -> Decoded:
-    """Checks the photo's length and header, and decodes it. Raises ItemError."""
+def _check(photo: Data, kind: Format | None, settings: PreprocessSettings) -> tuple[Format, Header | None]:
+    """Checks the photo's length, and reads its header if its format has a reader. Raises ItemError."""
     limits.check_bytes(len(photo), settings.limits.max_bytes)
     if kind is None:
         names = ", ".join(each.name for each in FORMATS)
         text = f"the content ({len(photo):,} bytes) is not one of {names}"
         raise ItemError(ErrorCode.UNSUPPORTED_FORMAT, text)
-    header = kind.read_header(photo, settings.allow_truncated) if kind.read_header else None
+    return kind, kind.read_header(photo, settings.allow_truncated) if kind.read_header else None
+
+
+def _decode(photo: Data, kind: Format, header: Header | None, settings: PreprocessSettings) -> Decoded:
+    """The photo, with the notices of its header. Raises ItemError."""
     if isinstance(header, JpegHeader):
         decoded = jpeg.decode(photo, header, settings)
     else:
@@ -215,6 +233,11 @@ def _decode(photo: Data, kind: Format | None, settings: PreprocessSettings) -> D
         decoded = pillow_decoder.decode(photo, kind, header, settings)
     found = (*(header.notices if header else ()), *decoded.notices)
     return dataclasses.replace(decoded, notices=one_per_code(found)) if found else decoded
+
+
+def _possible(size: tuple[int, int]) -> tuple[int, int]:
+    """A rejected header may declare sides that are negative, or that no 32 bits hold: (0, 0) for those."""
+    return size if all(0 < side < 2**31 for side in size) else (0, 0)
 
 
 def _name(kind: Format | None) -> str:

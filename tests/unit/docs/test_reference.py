@@ -9,6 +9,7 @@ import pytest
 
 from clip_client.errors import CLIENT_CODES, SERVER_CODES
 from clip_preprocess.errors import ErrorCode
+from clip_preprocess.notices import NoticeCode
 from testing.markdown import ROOT
 from tools.reference import COMMANDS, command_page, parser_of, subcommands_of
 
@@ -23,11 +24,23 @@ def _first_column(page: Path) -> list[str]:
 
 def test_error_codes_and_who_reports_them() -> None:
     assert {code.value for code in ErrorCode} == SERVER_CODES, "the client cannot import clip_preprocess"
-    page = (_REFERENCE / "errors.md").read_text(encoding="utf-8")
+    page, _ = _errors_and_notices()
     rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \|", page, re.M)
     assert len(rows) == len({code for code, _ in rows})
     assert {code for code, reporters in rows if "server" in reporters} == SERVER_CODES
     assert {code for code, reporters in rows if "client" in reporters} == CLIENT_CODES
+
+
+def test_notice_codes() -> None:
+    _, notices = _errors_and_notices()
+    codes = re.findall(r"^\| `(\w+)` \|", notices, re.M)
+    assert codes == [code.value for code in NoticeCode]
+
+
+def _errors_and_notices() -> tuple[str, str]:
+    """The page's part before the notices, and theirs."""
+    errors, notices = (_REFERENCE / "errors.md").read_text(encoding="utf-8").split("\n## Notices\n")
+    return errors, notices.split("\n## ")[0]
 
 
 def test_metrics() -> None:

@@ -31,7 +31,8 @@ SOUND = odd_pictures() | OTHERS
 
 
 def decoded(data: bytes | memoryview, limits: DecodeLimits = LIMITS) -> Image.Image:
-    return pipeline._decode(data, sniff(data), PreprocessSettings((224, 224), limits=limits)).picture
+    settings = PreprocessSettings((224, 224), limits=limits)
+    return pipeline._decode(data, *pipeline._check(data, sniff(data), settings), settings).picture
 
 
 def name_of(data: bytes) -> str:

@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving.errors import ConfigurationError
 from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.families.image.settings import ImageSettings
-from clip_serving.repository.render import outdated_configs
+from clip_serving.repository.render import configs
 from clip_serving.repository.stage import stage
-from clip_serving.repository.versions import served_version
+from clip_serving.repository.versions import load_specs, served_version
 
 OLD = Path(__file__).parent / "data" / "repository_0_1"
 """As 0.1 rendered it, with no setting at its default; without weights."""
@@ -35,6 +37,7 @@ SETTINGS = ImageSettings(
     max_queue_delay_us=700,
     encoder_version=2,
 )
+_ADDED_OUTPUTS = ("notice", "format", "dimensions")
 
 
 @pytest.fixture
@@ -54,8 +57,21 @@ def test_settings_move_to_the_file_with_a_message(old: Path, caplog: pytest.LogC
 
 
 def test_the_migrated_settings_render_what_0_1_rendered(old: Path) -> None:
-    assert outdated_configs(old) == []
+    deployment = Deployment.load(old)
+    for path, config in configs(deployment, load_specs(old, deployment)).items():
+        without_additions(config)
+        assert config == text_format.Parse((OLD / path).read_text(), pb.ModelConfig()), path
     assert served_version(old) == old / "clip_image_encoder" / "2"
+
+
+def without_additions(config: pb.ModelConfig) -> None:
+    """Removes what later releases added: outputs."""
+    for index in reversed(range(len(config.output))):
+        if config.output[index].name in _ADDED_OUTPUTS:
+            del config.output[index]
+    for step in config.ensemble_scheduling.step:
+        for name in _ADDED_OUTPUTS:
+            step.output_map.pop(name, None)
 
 
 def test_the_file_comes_first(old: Path) -> None:

@@ -28,6 +28,7 @@ class PhotoMetrics:
         self._families = {
             "photos": family("clip_photos_total", "Photos seen, by format", counter),
             "errors": family("clip_photo_errors_total", "Photos with an error, by code", counter),
+            "notices": family("clip_notices_total", "Photos with a notice, by code", counter),
             "bytes": family("clip_photo_bytes_total", "Encoded bytes seen", counter),
             "pixels": family("clip_photo_pixels_total", "Pixels decoded", counter),
         }
@@ -50,6 +51,10 @@ class PhotoMetrics:
             self._add("photos", count, "format", name)
         for code, count in Counter(each.error.code.value for each in outcomes if each.error).items():
             self._add("errors", count, "code", code)
+        for code, count in Counter(
+            each.code.value for outcome in outcomes for each in outcome.notices
+        ).items():
+            self._add("notices", count, "code", code)
         self._add("bytes", sum(map(len, images)))
         self._add("pixels", sum(outcome.pixels for outcome in outcomes))
 

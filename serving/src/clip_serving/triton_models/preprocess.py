@@ -32,7 +32,8 @@ class TritonPythonModel:
     """Input `image` BYTES [N,1].
 
     Outputs `pixels` UINT8 [N,H,W,3], `valid` BOOL [N,1], `error` BYTES [N,1] ("" if there is none),
-    `stage_seconds` FP64 [N,2]: the times of decode and preprocess.
+    `notice` BYTES [N,1]: one line per notice, `format` BYTES [N,1] ("" if unknown), `dimensions` INT32 [N,3]:
+    width, height and decode scale, `stage_seconds` FP64 [N,2]: the times of decode and preprocess.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -96,13 +97,23 @@ class TritonPythonModel:
 
 def _response(pixels: npt.NDArray[np.uint8], outcomes: Sequence[Outcome]) -> Any:
     valid = np.array([[outcome.valid] for outcome in outcomes], np.bool_)
-    texts = [[outcome.error.wire().encode() if outcome.error else b""] for outcome in outcomes]
+    errors = [outcome.error.wire() if outcome.error else "" for outcome in outcomes]
+    notices = ["\n".join(notice.wire() for notice in outcome.notices) for outcome in outcomes]
+    dimensions = np.array([(each.width, each.height, each.scale) for each in outcomes], np.int32)
     seconds = np.array([[outcome.decode_s, outcome.preprocess_s] for outcome in outcomes], np.float64)
     return pb_utils.InferenceResponse(
         [
             pb_utils.Tensor("pixels", pixels),
             pb_utils.Tensor("valid", valid),
-            pb_utils.Tensor("error", np.array(texts, np.object_)),
+            pb_utils.Tensor("error", _texts(errors)),
+            pb_utils.Tensor("notice", _texts(notices)),
+            pb_utils.Tensor("format", _texts([outcome.format for outcome in outcomes])),
+            pb_utils.Tensor("dimensions", dimensions),
             pb_utils.Tensor("stage_seconds", seconds),
         ]
     )
+
+
+def _texts(texts: Sequence[str]) -> npt.NDArray[np.object_]:
+    """A BYTES tensor [N,1]."""
+    return np.array([[text.encode()] for text in texts], np.object_)

@@ -11,6 +11,8 @@ from clip_serving.repository.families.image import tensors
 from clip_serving.repository.families.image.settings import ImageSettings
 from clip_serving.repository.spec import ModelSpec
 
+_FROM_PREPROCESS = ["pixels", "valid", *(tensor["name"] for tensor in tensors.ABOUT_PHOTOS)]
+
 
 def config(spec: ModelSpec, settings: ImageSettings, encoder_output: str = "embedding") -> pb.ModelConfig:
     return model_config(
@@ -19,14 +21,14 @@ def config(spec: ModelSpec, settings: ImageSettings, encoder_output: str = "embe
             "platform": "ensemble",
             "max_batch_size": settings.max_batch_size,
             "input": [tensors.IMAGE],
-            "output": [tensors.embedding(spec), tensors.ERROR, tensors.STAGE_SECONDS],
+            "output": [tensors.embedding(spec), *tensors.ABOUT_PHOTOS],
             "ensemble_scheduling": {
                 "step": [
                     {
                         "model_name": defaults.PREPROCESS,
                         "model_version": -1,
                         "input_map": {"image": "image"},
-                        "output_map": {name: name for name in ("pixels", "valid", "error", "stage_seconds")},
+                        "output_map": {name: name for name in _FROM_PREPROCESS},
                     },
                     {
                         "model_name": defaults.ENCODER,

@@ -19,7 +19,7 @@ def config(spec: ModelSpec, settings: ImageSettings) -> pb.ModelConfig:
             "backend": "python",
             "max_batch_size": settings.max_batch_size,
             "input": [tensors.IMAGE],
-            "output": [tensors.pixels(spec), tensors.VALID, tensors.ERROR, tensors.STAGE_SECONDS],
+            "output": [tensors.pixels(spec), tensors.VALID, *tensors.ABOUT_PHOTOS],
             # No queue delay: a fuller batch gains nothing before the decoder. The bound on the queue rejects
             # what an overloaded server could not answer in time, before it costs a decode.
             "dynamic_batching": {

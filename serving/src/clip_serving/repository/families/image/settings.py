@@ -70,7 +70,7 @@ class ImageSettings(FamilySettings):
     allow_truncated: bool = setting(
         False,
         "preprocess.allow_truncated",
-        "embed photos whose data ends early; the error text beside the embedding says so",
+        "embed photos whose data ends early; the notice beside the embedding says so",
         Switch(off="no-allow-truncated"),
     )
     max_bytes: int = setting(
