@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from clip_client.sinks.parquet import errors_path
 from testing.waiting import PATIENCE_S
 
 
@@ -25,4 +26,10 @@ def clip_embed(*arguments: str, **options: Any) -> subprocess.CompletedProcess[s
 
 
 def rows_of(path: Path) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in pq.read_table(path).to_pylist()}
+    """The rows of the output and of its errors, by name."""
+    rows = pq.read_table(path).to_pylist()
+    if errors_path(path).exists():
+        rows += pq.read_table(errors_path(path)).to_pylist()
+    by_name = {row["name"]: row for row in rows}
+    assert len(by_name) == len(rows)
+    return by_name

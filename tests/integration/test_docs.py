@@ -69,7 +69,7 @@ def test_blocks_run(page: Path, server: TritonServer, photos: Path, embedded: Pa
         dimension = client.info.dimension
     for block in _RUNNING[page]:
         if block.needs and not (tmp_path / block.needs).exists():
-            shutil.copy(embedded, tmp_path / block.needs)
+            shutil.copy(embedded.parent / block.needs, tmp_path / block.needs)
         printed = _run(block, _here(block.code, server, dimension), tmp_path)
         for expected in block.prints:
             assert _here(expected, server, dimension) in printed, block.where

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clip_client import ClipClient, ObjectInfo, embed_all, open_sink
+from clip_client import ClipClient, Existing, ObjectInfo, embed_all, open_sink
 from clip_client.errors import SinkError
 from clip_client.sinks.base import SETTINGS
 from clip_client.sinks.parquet import ParquetSink
@@ -48,7 +48,7 @@ def test_a_bucket_becomes_a_file(server: TritonServer, bucket: str, tmp_path: Pa
         code for _, code in list(corrupt_pictures().values())[:2]
     }
     for row in failed:
-        assert np.isnan(row["embedding"]).all(), row
+        assert "embedding" not in row
         assert row["error_text"]
     good = [row for row in rows.values() if not row["error_code"]]
     assert all(abs(np.linalg.norm(row["embedding"]) - 1) < 1e-3 for row in good)
@@ -121,7 +121,7 @@ def test_a_name_that_is_not_utf_8_is_a_row_like_any_other(server: TritonServer, 
     codes = {r"caf\xe9.jpg": None, "plain.jpg": None, r"\xff.jpg": "unsupported_format"}
     assert {name: row["error_code"] for name, row in rows.items()} == codes
     again = clip_embed(*arguments, "--resume")
-    assert json.loads(again.stdout)["skipped"] == 2
+    assert json.loads(again.stdout)["skipped"] == 3
     assert sorted(rows_of(out)) == sorted(codes)
 
 
@@ -138,8 +138,35 @@ def test_resume_embeds_only_what_is_missing(
     done = clip_embed(*arguments, "--resume")
     assert done.returncode == 1, done.stderr
     summary = json.loads(done.stdout)
-    assert (summary["photos"], summary["skipped"], summary["embedded"]) == (3, 10, 11)
+    assert (summary["photos"], summary["skipped"], summary["embedded"]) == (1, 12, 11)
+    assert "2 photos failed for good in earlier runs. Embed them again with --retry-errors all" in done.stderr
     assert len(rows_of(out)) == 13
+    again = clip_embed(*arguments, "--resume", "--retry-errors", "all")
+    assert json.loads(again.stdout)["photos"] == 2
+    fake_gcs.delete(bucket, "2024/new.jpg")
+    pruned = clip_embed(*arguments, "--resume", "--prune")
+    assert "1 row of an object that no longer exists was removed" in pruned.stderr
+    assert len(rows_of(out)) == 12
+
+
+def test_two_buckets_in_one_file(
+    server: TritonServer, fake_gcs: FakeGcs, bucket: str, tmp_path: Path
+) -> None:
+    """Objects of equal name keep a row each."""
+    other = f"other-{uuid.uuid4().hex[:8]}"
+    for index, photo in enumerate(camera_photos(2, seed=10)):
+        fake_gcs.upload(other, f"2024/{index:02d}.jpg", photo)
+    out = tmp_path / "out.parquet"
+    options = ("--out", str(out), "--url", server.grpc_url, "--json", "--resume")
+    assert clip_embed(f"gs://{bucket}", *options).returncode == 1
+    refused = clip_embed(f"gs://{other}", *options)
+    assert refused.returncode == 2
+    assert f"holds rows of gs://{bucket}, and this run reads gs://{other}" in refused.stderr
+    added = clip_embed(f"gs://{other}", *options, "--add-source")
+    assert json.loads(added.stdout)["embedded"] == 12
+    table = pq.read_table(out)
+    keys = zip(table["source"].to_pylist(), table["name"].to_pylist(), strict=True)
+    assert {(f"gs://{bucket}", "2024/00.jpg"), (f"gs://{other}", "2024/00.jpg")} <= set(keys)
 
 
 def test_no_server_at_the_start(tmp_path: Path) -> None:
@@ -197,7 +224,7 @@ def test_another_models_rows_are_refused(server: TritonServer, tmp_path: Path) -
     out = tmp_path / "o.parquet"
     assert clip_embed(str(tmp_path), "--out", str(out), "--url", server.grpc_url).returncode == 0
     with pytest.raises(SinkError, match="another model's embeddings"):
-        ParquetSink(out).open({"weights_sha256": "other"}, 512, resume=True)
+        ParquetSink(out).open(str(tmp_path), {"weights_sha256": "other"}, 512, Existing(resume=True))
 
 
 def test_check_says_right_and_unreachable(server: TritonServer) -> None:

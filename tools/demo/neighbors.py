@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from clip_client.sinks.parquet import errors_path
+
 Vectors = npt.NDArray[np.float32]
 _BLOCK = 1024
 
@@ -23,7 +25,7 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The rows of the Parquet file: `vectors` float32 [len(names), D], and (name, reason) of failures."""
+    """The rows of both files: `vectors` float32 [len(names), D], and (name, reason) of failures."""
 
     names: list[str]
     vectors: Vectors
@@ -32,21 +34,15 @@ class Embeddings:
 
 def read_embeddings(path: Path) -> Embeddings:
     """Raises OSError if `path` cannot be read."""
-    table = pq.read_table(path, columns=["name", "embedding", "error_code", "error_text"])
-    names: list[str] = table.column("name").to_pylist()
-    codes = table.column("error_code").to_pylist()
-    texts = table.column("error_text").to_pylist()
-    good = [row for row, code in enumerate(codes) if code is None]
-    lists = table.column("embedding").combine_chunks()
-    vectors = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(names), lists.type.list_size)
+    table = pq.read_table(path, columns=["name", "embedding"])
+    column = table.column("embedding").combine_chunks()
+    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, column.type.list_size)
+    errors = errors_path(path)
+    failed = pq.read_table(errors).to_pylist() if errors.exists() else []
     return Embeddings(
-        names=[names[row] for row in good],
-        vectors=vectors[good],
-        failures=[
-            (name, f"{code}: {text}")
-            for name, code, text in zip(names, codes, texts, strict=True)
-            if code is not None
-        ],
+        names=table.column("name").to_pylist(),
+        vectors=vectors,
+        failures=[(row["name"], f"{row['error_code']}: {row['error_text']}") for row in failed],
     )
 
 

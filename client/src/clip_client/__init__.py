@@ -18,12 +18,12 @@ from clip_client.errors import (
     SinkError,
     SourceError,
 )
-from clip_client.pipeline import embed_all
+from clip_client.pipeline import RunOptions, embed_all
 from clip_client.requests.channel import ConnectionOptions, Transport
 from clip_client.requests.wire import ModelInfo
 from clip_client.results import Notice, PhotoResult
 from clip_client.sinks import open_sink
-from clip_client.sinks.base import EmbeddedObject, Sink
+from clip_client.sinks.base import EmbeddedObject, Existing, Sink, StoredRow
 from clip_client.sources import open_source
 from clip_client.sources.base import ObjectInfo, Source
 from clip_client.timings import Stage, TimedAnswer, Timings
@@ -35,11 +35,13 @@ __all__ = [
     "ClipClientError",
     "ConnectionOptions",
     "EmbeddedObject",
+    "Existing",
     "ItemError",
     "ModelInfo",
     "Notice",
     "ObjectInfo",
     "PhotoResult",
+    "RunOptions",
     "ServerBusy",
     "ServerMismatch",
     "ServerUnavailable",
@@ -48,6 +50,7 @@ __all__ = [
     "Source",
     "SourceError",
     "Stage",
+    "StoredRow",
     "TimedAnswer",
     "Timings",
     "Transport",

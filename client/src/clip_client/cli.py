@@ -9,6 +9,7 @@ import math
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from contextlib import nullcontext
 from types import FrameType
 from typing import Any
@@ -19,9 +20,16 @@ from clip_client import defaults
 from clip_client.arguments import add_connection_options, connection_of
 from clip_client.check import check
 from clip_client.client import ClipClient
-from clip_client.errors import ClipClientError, ServerBusy, SinkError
+from clip_client.errors import (
+    CLIENT_CODES,
+    PERMANENT_CODES,
+    SERVER_CODES,
+    ClipClientError,
+    ServerBusy,
+    SinkError,
+)
 from clip_client.memory import keep_freed_memory
-from clip_client.pipeline import Summary, embed_all
+from clip_client.pipeline import RunOptions, Summary, embed_all
 from clip_client.sinks import open_sink
 from clip_client.sinks.base import EmbeddedObject, Sink, how_to_continue
 from clip_client.sources import open_source
@@ -29,9 +37,10 @@ from clip_client.timings import Stage, table
 
 _DESCRIPTION = """\
 Embeds every photo under gs://bucket/prefix, or in a folder, with a clip-triton server, and writes one row
-per object to a Parquet file: name, generation, size, crc32c, embedding (NaN if it failed), error_code,
-error_text, width, height, format, decode_scale, notices, notice_text. The file's metadata (clip_triton)
-names the model and the hash of its weights.
+per object to a Parquet file: source, name, generation, mtime_ns, size, crc32c, embedding, width, height,
+format, decode_scale, notices, notice_text. Photos that failed are in a second file, OUT.errors.parquet for
+OUT.parquet, with error_code and error_text. The files' metadata (clip_triton) names the model and the hash
+of its weights.
 
 OUT is written when all photos are done. An interrupted run keeps finished rows in OUT.parts/ and leaves OUT
 as it was. Run the same command again to continue (after --overwrite: with --resume instead).
@@ -44,7 +53,7 @@ examples:
 
 exit status:
   0    every object is embedded; with --check: the embedding is correct
-  1    some objects failed; their errors are in the file; with --check: the embedding is wrong
+  1    some objects failed; their errors are in OUT.errors.parquet; with --check: the embedding is wrong
   2    fatal error: server, bucket or disk unavailable, or an internal error
   3    with --check: the server is alive but too busy
   130  stopped by Ctrl-C or SIGTERM; finished rows are in OUT.parts/
@@ -116,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="add missing objects to an existing OUT")
     existing.add_argument("--overwrite", action="store_true", help="replace OUT and forget earlier runs")
+    add("--add-source", action="store_true", help="add the rows of this source to those of others in OUT")
+    add("--source-name", metavar="NAME", help="record NAME instead of the folder's path or the bucket, for a "
+        "folder that is not always at the same path")  # fmt: skip
+    add("--prune", action="store_true", help="remove rows of objects that the source no longer has")
+    add("--retry-errors", type=codes, default=frozenset(), metavar="CODES",
+        help="embed photos again that failed with these codes, separated by commas, or 'all'. Errors that "
+        "may pass are always retried")  # fmt: skip
     add("--timings", action="store_true", help="show what each stage cost: load, transport, queue, decode, "
         "preprocess, embed")  # fmt: skip
     add("--json", action="store_true", help="print the summary as one line of JSON on standard output")
@@ -129,6 +145,18 @@ def sink(text: str) -> Sink:
         return open_sink(text)
     except SinkError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def codes(text: str) -> frozenset[str]:
+    if text == "all":
+        return PERMANENT_CODES
+    found = frozenset(text.split(","))
+    if unknown := found - SERVER_CODES - CLIENT_CODES:
+        raise argparse.ArgumentTypeError(
+            f"no such error code: {', '.join(sorted(unknown))}. Give 'all' or some of "
+            f"{', '.join(sorted(PERMANENT_CODES))}"
+        )
+    return found
 
 
 def count(text: str) -> int:
@@ -161,6 +189,14 @@ def _check(options: argparse.Namespace) -> int:
 
 def _embed(options: argparse.Namespace) -> int:
     source = open_source(options.source, options.concurrency)
+    run = RunOptions(
+        resume=options.resume,
+        overwrite=options.overwrite,
+        add_source=options.add_source,
+        prune=options.prune,
+        retry_errors=options.retry_errors,
+        source_name=options.source_name,
+    )
     with ClipClient(
         options.url,
         model=options.model,
@@ -175,8 +211,7 @@ def _embed(options: argparse.Namespace) -> int:
                 client,
                 source,
                 options.out,
-                overwrite=options.overwrite,
-                resume=options.resume,
+                run,
                 on_item=progress.show,
             )
     _report(summary, timings.stages() if timings else {}, as_json=options.json)
@@ -241,12 +276,30 @@ def _report(summary: Summary, stages: dict[str, Stage], *, as_json: bool) -> Non
     if summary.notices:
         notices = ", ".join(f"{count} {code}" for code, count in sorted(summary.notices.items()))
         _say(f"notices: {notices}")
+    for line in _remarks(summary):
+        _say(line)
     if stages:
         print(table(stages), file=sys.stderr)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
+def _remarks(summary: Summary) -> Iterator[str]:
+    """What is special about the rows of earlier runs."""
+    if summary.assumed:
+        rows = _count(summary.assumed, "row does", "rows do")
+        yield f"{rows} not name a source, as files of version 0.1; taken as rows of this one"
+    if summary.not_retried:
+        photos = _count(summary.not_retried, "photo")
+        yield f"{photos} failed for good in earlier runs. Embed them again with --retry-errors all"
+    if summary.gone:
+        rows = _count(summary.gone, "row of an object", "rows of objects")
+        verb = "exists" if summary.gone == 1 else "exist"
+        was = "was" if summary.gone == 1 else "were"
+        end = f"{was} removed" if summary.pruned else f"{was} kept. Remove with --prune"
+        yield f"{rows} that no longer {verb} {end}"
+
+
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _rounded(value: Any) -> Any:

@@ -22,6 +22,12 @@ CLIENT_CODES = frozenset({
 })  # fmt: skip
 """Codes of an ItemError from the client itself."""
 
+PERMANENT_CODES = frozenset({
+    "empty", "unsupported_format", "corrupt", "truncated", "too_many_bytes", "too_many_pixels", "too_complex",
+})  # fmt: skip
+"""Codes of errors that are in the photo itself: another try fails as well, as long as the photo and the
+server's settings are the same."""
+
 
 class ClipClientError(Exception):
     """Base of all errors that this distribution raises on purpose."""

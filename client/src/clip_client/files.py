@@ -41,6 +41,10 @@ class FileLock:
         self._path = path
         self._descriptor: int | None = None
 
+    @property
+    def is_held(self) -> bool:
+        return self._descriptor is not None
+
     def acquire(self) -> bool:
         """Returns False, without waiting, if the lock is held elsewhere. Raises OSError."""
         while True:

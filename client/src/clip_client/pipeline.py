@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
 from clip_client import defaults
 from clip_client.client import ClipClient
-from clip_client.errors import SourceError
-from clip_client.sinks.base import EmbeddedObject, Sink, describe_model
-from clip_client.sources.base import ObjectInfo, ObjectKey, Source
+from clip_client.errors import PERMANENT_CODES, ItemError, SourceError
+from clip_client.sinks.base import EmbeddedObject, Existing, Sink, StoredRow, describe_model
+from clip_client.sources.base import ObjectInfo, Source, crc32c
 from clip_client.sources.folder import FolderSource
+
+
+@dataclass(frozen=True)
+class RunOptions(Existing):
+    """What one run does with the source's objects, beside what it does with rows of earlier runs.
+
+    `prune` removes rows of objects that the source no longer has. Objects that failed with one of
+    PERMANENT_CODES are embedded again only if the code is in `retry_errors`. `source_name` is recorded
+    instead of the source's uri, for a folder that is not always at the same path.
+    """
+
+    prune: bool = False
+    retry_errors: Collection[str] = ()
+    source_name: str | None = None
 
 
 @dataclass
@@ -21,6 +35,9 @@ class Summary:
     `notices` (by code) count this run's photos.
 
     The rows are in `out`; after an interruption they are in `kept_in`, and the next run continues from there.
+    `skipped` objects were done before. `not_retried` of them have an error that is permanent. `gone` rows are
+    of objects that the source no longer has; `pruned` says whether they were removed. `assumed` rows did not
+    name their source.
     """
 
     out: str
@@ -33,6 +50,10 @@ class Summary:
     kept_in: str | None = None
     failed: dict[str, int] = field(default_factory=dict)
     notices: dict[str, int] = field(default_factory=dict)
+    not_retried: int = 0
+    gone: int = 0
+    pruned: bool = False
+    assumed: int = 0
 
     @property
     def photos_per_second(self) -> float:
@@ -43,9 +64,8 @@ def embed_all(
     client: ClipClient,
     source: Source,
     sink: Sink,
+    options: RunOptions = RunOptions(),
     *,
-    overwrite: bool = False,
-    resume: bool = False,
     bytes_in_flight: int = defaults.BYTES_IN_FLIGHT,
     on_item: Callable[[EmbeddedObject], None] | None = None,
 ) -> Summary:
@@ -59,67 +79,115 @@ def embed_all(
         source = source.excluding(*sink.local_paths)
     with closing(sink):
         info = client.info
-        known = sink.open(describe_model(info), info.dimension, overwrite=overwrite, resume=resume)
-        todo = _Remaining(source, known)
+        name = options.source_name or source.uri
+        known = sink.open(name, describe_model(info), info.dimension, options)
+        todo = _Remaining(source, known, options.retry_errors)
         records = client.embed_records(todo, bytes_in_flight=bytes_in_flight, on_abort=client.close)
         with closing(records):
-            return _run(records, todo, sink, on_item)
+            return _Run(todo, sink, on_item).finish(records, prune=options.prune)
 
 
-def _run(
-    records: Iterator[EmbeddedObject],
-    todo: _Remaining,
-    sink: Sink,
-    on_item: Callable[[EmbeddedObject], None] | None,
-) -> Summary:
-    summary, begin = Summary(sink.uri), time.monotonic()
-    try:
-        _drain(records, sink, summary, on_item)
-        if not summary.photos and not todo.known:
-            raise SourceError("there are no photos to embed: the folder or bucket prefix is empty")
-        counts = sink.finish()
-    except KeyboardInterrupt:
-        counts = sink.keep()
-        summary.interrupted, summary.kept_in = True, sink.unfinished
-    except BaseException:
-        sink.keep()
-        raise
-    summary.skipped = todo.skipped
-    summary.seconds = time.monotonic() - begin
-    summary.embedded = counts.pop("", 0)
-    summary.failed = dict(counts)
-    return summary
+class _Run:
+    """Moves the results into the sink, and counts them."""
+
+    def __init__(
+        self, todo: _Remaining, sink: Sink, on_item: Callable[[EmbeddedObject], None] | None
+    ) -> None:
+        self._todo, self._sink, self._on_item = todo, sink, on_item
+        self._summary = Summary(sink.uri)
+
+    def finish(self, records: Iterator[EmbeddedObject], *, prune: bool) -> Summary:
+        summary, todo, begin = self._summary, self._todo, time.monotonic()
+        try:
+            self._drain(records)
+            if not summary.photos and not todo.known:
+                raise SourceError("there are no photos to embed: the folder or bucket prefix is empty")
+            gone = todo.gone()
+            if prune:
+                self._sink.remove(gone)
+            summary.gone, summary.pruned = len(gone), prune
+            counts = self._sink.finish()
+        except KeyboardInterrupt:
+            counts = self._sink.keep()
+            summary.interrupted, summary.kept_in = True, self._sink.unfinished
+        except BaseException:
+            self._sink.keep()
+            raise
+        summary.skipped += todo.skipped
+        summary.not_retried = todo.not_retried
+        summary.assumed = sum(row.is_source_assumed for row in todo.known.values())
+        summary.seconds = time.monotonic() - begin
+        summary.embedded = counts.pop("", 0)
+        summary.failed = dict(counts)
+        return summary
+
+    def _drain(self, records: Iterator[EmbeddedObject]) -> None:
+        for item in records:
+            if isinstance(item.outcome, _Unchanged):
+                self._sink.refresh(item.info)
+                self._summary.skipped += 1
+                continue
+            self._sink.write(item)
+            self._summary.photos += 1
+            self._summary.megabytes += item.info.size / 1e6
+            for notice in item.result.notices:
+                self._summary.notices[notice.code] = self._summary.notices.get(notice.code, 0) + 1
+            if self._on_item is not None:
+                self._on_item(item)
 
 
-def _drain(
-    records: Iterator[EmbeddedObject],
-    sink: Sink,
-    summary: Summary,
-    on_item: Callable[[EmbeddedObject], None] | None,
-) -> None:
-    for item in records:
-        sink.write(item)
-        summary.photos += 1
-        summary.megabytes += item.info.size / 1e6
-        for notice in item.result.notices:
-            summary.notices[notice.code] = summary.notices.get(notice.code, 0) + 1
-        if on_item is not None:
-            on_item(item)
+class _Unchanged(ItemError):  # noqa: N818 - no error for anyone else
+    """Instead of an embedding: the object's content is what its row was made from."""
+
+    def __init__(self) -> None:
+        super().__init__("unchanged", "embedded before")
 
 
 class _Remaining:
-    """A source without the objects that earlier runs embedded."""
+    """A source without the objects that earlier runs have finished."""
 
-    def __init__(self, source: Source, known: set[ObjectKey]) -> None:
+    def __init__(self, source: Source, known: dict[str, StoredRow], retry_errors: Collection[str]) -> None:
         self._source, self.known = source, known
-        self.skipped = 0
+        self._final = PERMANENT_CODES.difference(retry_errors)
+        self._unlisted = set(known)
+        self._undecided: set[str] = set()
+        self.skipped = self.not_retried = 0
+
+    @property
+    def uri(self) -> str:
+        return self._source.uri
+
+    def covers(self, name: str) -> bool:
+        return self._source.covers(name)
 
     def list(self) -> Iterator[ObjectInfo]:
         for item in self._source.list():
-            if item.key in self.known:
+            self._unlisted.discard(item.name)
+            if self._is_done(item):
                 self.skipped += 1
             else:
                 yield item
 
+    def gone(self) -> set[str]:
+        """The known objects that the source no longer has. Complete once everything is listed."""
+        return {name for name in self._unlisted if self.covers(name)}
+
+    def _is_done(self, item: ObjectInfo) -> bool:
+        row = self.known.get(item.name)
+        if row is None or not self._is_final(row):
+            return False
+        is_current = row.is_current(item)
+        if is_current is None:
+            self._undecided.add(item.name)
+        elif is_current:
+            self.not_retried += row.error_code is not None
+        return bool(is_current)
+
+    def _is_final(self, row: StoredRow) -> bool:
+        return row.error_code is None or row.error_code in self._final
+
     def load(self, item: ObjectInfo) -> bytes:
-        return self._source.load(item)
+        data = self._source.load(item)
+        if item.name in self._undecided and crc32c(data) == self.known[item.name].crc32c:
+            raise _Unchanged
+        return data

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_client import EmbeddedObject, ObjectInfo, PhotoResult, SinkError, Stage, cli
+from clip_client import EmbeddedObject, Existing, ObjectInfo, PhotoResult, SinkError, Stage, cli
 from clip_client.pipeline import Summary
 from clip_client.sinks.parquet import ParquetSink
 from testing.waiting import PATIENCE_S
@@ -66,7 +66,7 @@ def test_a_run_that_fails_at_once_draws_no_progress(capsys: pytest.CaptureFixtur
 def test_a_fault_of_ours_is_not_taken_for_photos_that_failed(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     with closing(ParquetSink(out)) as sink:
-        sink.open({}, 2)
+        sink.open("gs://album", {}, 2, Existing())
         sink.write(EmbeddedObject(ObjectInfo("a.jpg", 1), PhotoResult(np.ones(2, np.float32))))
         sink.flush()
     done = run(".", "--out", str(out), before="cli._embed = lambda options: 1 / 0")

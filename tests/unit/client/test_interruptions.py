@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clip_client import EmbeddedObject, ItemError, ObjectInfo, PhotoResult, defaults
-from clip_client.sinks.parquet import ParquetSink
+from clip_client import EmbeddedObject, Existing, ItemError, ObjectInfo, PhotoResult, StoredRow, defaults
+from clip_client.sinks.parquet import ParquetSink, errors_path
 
 _OBJECTS = 9
 
@@ -76,23 +76,28 @@ def dying(run: Run) -> Iterator[None]:
 
 
 class Album:
-    """What is in the bucket, and since which --overwrite the rows of OUT have to be."""
+    """What is in the source, and since which --overwrite the rows of OUT have to be.
 
-    def __init__(self, out: Path) -> None:
+    Objects are versioned by generation, or as in a folder by modification time: `is_bucket` says which.
+    """
+
+    def __init__(self, out: Path, *, is_bucket: bool) -> None:
         self.out = out
-        self.generations = [1] * _OBJECTS
+        self.is_bucket = is_bucket
+        self.versions = [1] * _OBJECTS
         self.overwrites = self.oldest = 0
 
     def embed(self, run: Run) -> None:
         for number in run.changed:
-            self.generations[number] += 1
+            self.versions[number] += 1
         self.overwrites += run.overwrite
         with closing(ParquetSink(self.out)) as sink, dying(run):
-            known = sink.open({}, 2, overwrite=run.overwrite, resume=True)
+            existing = Existing(overwrite=run.overwrite, resume=True)
+            known = sink.open("gs://album" if self.is_bucket else "/album", {}, 2, existing)
             if run.overwrite:
                 assert not known
                 self.oldest = self.overwrites
-            todo = [item for item in map(self._info, range(_OBJECTS)) if item.key not in known]
+            todo = [item for item in map(self._info, range(_OBJECTS)) if not _is_done(known, item)]
             for item in todo[: run.writes]:
                 sink.write(EmbeddedObject(item, PhotoResult.of(self._outcome(item, run))))
             if len(todo) <= run.writes:
@@ -101,15 +106,24 @@ class Album:
                 self.oldest = 0  # an --overwrite of which nothing was kept is as if it had not been
 
     def rows(self) -> list[dict[str, Any]]:
-        """Of OUT, if it is there: one for each object."""
+        """Of OUT and its errors, if they are there and no run has to go on: one for each object."""
         if not self.out.exists():
             return []
         rows: list[dict[str, Any]] = pq.read_table(self.out).to_pylist()
-        assert sorted(row["name"] for row in rows) == [str(number) for number in range(_OBJECTS)]
+        assert all(np.isfinite(row["embedding"]).all() for row in rows)
+        names = {row["name"] for row in rows}
+        assert len(names) == len(rows)
+        if not self.out.with_name("out.parquet.parts").exists():
+            errors = errors_path(self.out)
+            rows += pq.read_table(errors).to_pylist() if errors.exists() else []
+            assert sorted(row["name"] for row in rows) == [str(number) for number in range(_OBJECTS)]
         return rows
 
     def _info(self, number: int) -> ObjectInfo:
-        return ObjectInfo(str(number), 1, self.generations[number])
+        version = self.versions[number]
+        if self.is_bucket:
+            return ObjectInfo(str(number), 1, version)
+        return ObjectInfo(str(number), 1, crc32c=str(version), mtime_ns=version)
 
     def _outcome(self, item: ObjectInfo, run: Run) -> Any:
         if int(item.name) in run.failing:
@@ -117,16 +131,21 @@ class Album:
         return np.array([int(item.name), self.overwrites], np.float32)
 
 
+def _is_done(known: dict[str, StoredRow], item: ObjectInfo) -> bool:
+    row = known.get(item.name)
+    return row is not None and row.error_code is None and bool(row.is_current(item))
+
+
 @settings(deadline=None, max_examples=80)
-@given(history=st.lists(runs, max_size=5), shard_rows=st.integers(1, 4))
-@example(history=[_WHOLE, _STOPPED_OVERWRITE], shard_rows=2)
-def test_nothing_is_lost_and_nothing_doubled(history: list[Run], shard_rows: int) -> None:
+@given(history=st.lists(runs, max_size=5), shard_rows=st.integers(1, 4), is_bucket=st.booleans())
+@example(history=[_WHOLE, _STOPPED_OVERWRITE], shard_rows=2, is_bucket=True)
+def test_nothing_is_lost_and_nothing_doubled(history: list[Run], shard_rows: int, is_bucket: bool) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(defaults, "SHARD_ROWS", shard_rows),
         patch.object(defaults, "ROW_GROUP_ROWS", 2 * shard_rows),
     ):
-        album = Album(Path(folder) / "out.parquet")
+        album = Album(Path(folder) / "out.parquet", is_bucket=is_bucket)
         for run in history:
             album.embed(run)
             album.rows()
@@ -135,7 +154,7 @@ def test_nothing_is_lost_and_nothing_doubled(history: list[Run], shard_rows: int
         assert len(rows) == _OBJECTS
         for row in rows:
             number = int(row["name"])
-            assert row["generation"] == album.generations[number]
+            assert row["generation" if is_bucket else "mtime_ns"] == album.versions[number]
             assert row["error_code"] is None
             assert row["embedding"][0] == number
             assert row["embedding"][1] >= album.oldest

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,20 +17,50 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_client import EmbeddedObject, ItemError, Notice, ObjectInfo, PhotoResult, SinkError, defaults
-from clip_client.sinks.parquet import ParquetSink
-from clip_client.sources.base import ObjectKey
+from clip_client import (
+    EmbeddedObject,
+    Existing,
+    ItemError,
+    Notice,
+    ObjectInfo,
+    PhotoResult,
+    SinkError,
+    StoredRow,
+    defaults,
+)
+from clip_client.sinks.parquet import ParquetSink, errors_path
 
 _MODEL = {"model": "ViT-B-32", "weights_sha256": "a"}
 
 
+_SOURCE = "gs://album"
+
+
 @contextmanager
 def opened(
-    out: Path, model: dict[str, str] = _MODEL, dimension: int = 2, **flags: bool
-) -> Iterator[tuple[ParquetSink, set[ObjectKey]]]:
-    """A sink at `out` and the keys of earlier runs' objects; it is closed whatever happens."""
+    out: Path, model: dict[str, str] = _MODEL, dimension: int = 2, source: str = _SOURCE, **flags: bool
+) -> Iterator[tuple[ParquetSink, dict[str, StoredRow]]]:
+    """A sink at `out` and the source's rows of earlier runs; it is closed whatever happens."""
     with closing(ParquetSink(out)) as sink:
-        yield sink, sink.open(model, dimension, **flags)
+        yield sink, sink.open(source, model, dimension, Existing(**flags))
+
+
+def done(known: dict[str, StoredRow], item: EmbeddedObject) -> bool:
+    """Whether an earlier run embedded the object as it is."""
+    stored = known.get(item.name)
+    return stored is not None and stored.error_code is None and bool(stored.is_current(item.info))
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """The rows of OUT, which all have a vector, and of its errors, which have none."""
+    rows: list[dict[str, Any]] = pq.read_table(out).to_pylist()
+    assert all(np.isfinite(row["embedding"]).all() for row in rows)
+    if errors_path(out).exists():
+        errors = pq.read_table(errors_path(out)).to_pylist()
+        assert errors
+        assert all("embedding" not in row and row["error_code"] for row in errors)
+        rows += errors
+    return rows
 
 
 def row(number: int, *, failed: bool = False, generation: int = 1) -> EmbeddedObject:
@@ -52,36 +83,36 @@ def test_any_interruption_then_a_rerun(count: int, stops: list[tuple[int, bool]]
         out = Path(folder) / "out.parquet"
         for stop, flushed in stops:  # a run that embeds `stop` objects, then dies, with or without a flush
             with opened(out) as (sink, known):
-                todo = [n for n in range(count) if row(n).info.key not in known]
+                todo = [n for n in range(count) if not done(known, row(n))]
                 for number in todo[:stop]:
                     sink.write(row(number, failed=number in failing))
                 if flushed:
                     sink.flush()
         with opened(out) as (sink, known):
             for number in range(count):
-                if row(number).info.key not in known:
+                if not done(known, row(number)):
                     sink.write(row(number, failed=number in failing))
             counts = sink.finish()
-        table = pq.read_table(out).to_pylist()
+        table = rows_of(out)
         assert sorted(entry["name"] for entry in table) == [f"{n:03d}.jpg" for n in range(count)]
         failed = len(failing & set(range(count)))
         assert counts == {k: v for k, v in {"": count - failed, "truncated": failed}.items() if v}
         for entry in table:
             number = int(entry["name"][:3])
-            assert np.isnan(entry["embedding"]).all() == (number in failing)
-            assert number in failing or entry["embedding"] == [number, 1]
-        assert [path.name for path in Path(folder).iterdir()] == ["out.parquet"]
+            assert entry["source"] == _SOURCE
+            assert entry.get("embedding") == (None if number in failing else [number, 1])
+        assert {path.name for path in Path(folder).iterdir()} <= {"out.parquet", "out.errors.parquet"}
 
 
 def finished(
     out: Path,
     *rows: EmbeddedObject,
     model: dict[str, str] = _MODEL,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> set[ObjectKey]:
+    source: str = _SOURCE,
+    **flags: bool,
+) -> dict[str, StoredRow]:
     """What a run that writes `rows` and ends well was told of earlier ones."""
-    with opened(out, model, resume=resume, overwrite=overwrite) as (sink, known):
+    with opened(out, model, source=source, **flags) as (sink, known):
         for item in rows:
             sink.write(item)
         sink.finish()
@@ -92,7 +123,7 @@ def test_a_new_generation_replaces_the_row(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     finished(out, row(1))
     known = finished(out, row(1, generation=2), resume=True)
-    assert row(1, generation=2).info.key not in known
+    assert not done(known, row(1, generation=2))
     (entry,) = pq.read_table(out).to_pylist()
     assert entry["generation"] == 2
 
@@ -103,7 +134,7 @@ def test_notices_and_facts_have_columns(tmp_path: Path) -> None:
     vector = np.array([1, 0], np.float32)
     odd = PhotoResult(vector, None, notices, width=6000, height=4000, format="JPEG", decode_scale=8)
     finished(out, EmbeddedObject(ObjectInfo("odd.jpg", 9), odd), row(1), row(2, failed=True))
-    rows = pq.read_table(out).select(_FACTS).to_pylist()
+    rows = [{name: row[name] for name in _FACTS} for row in rows_of(out)]
     values = [6000, 4000, "JPEG", 8, ["stray_bytes", "truncated"], "3 bytes\nhalf of it"]
     assert rows[0] == dict(zip(_FACTS, values, strict=True))
     assert rows[1] == rows[2] == dict(zip(_FACTS, [None] * 4 + [[], None], strict=True))
@@ -113,8 +144,8 @@ def test_a_file_without_these_columns_is_completed(tmp_path: Path) -> None:
     """As release 0.1 wrote it."""
     out = tmp_path / "out.parquet"
     finished(out, row(1))
-    pq.write_table(pq.read_table(out).drop_columns(_FACTS), out)
-    assert finished(out, row(2), resume=True) == {row(1).info.key}
+    pq.write_table(pq.read_table(out).drop_columns(["source", "mtime_ns", *_FACTS]), out)
+    assert done(finished(out, row(2), resume=True), row(1))
     old, new = pq.read_table(out).to_pylist()
     assert (old["name"], old["embedding"], new["name"]) == ("001.jpg", [1, 1], "002.jpg")
     assert [old[name] for name in _FACTS] == [None] * 6
@@ -177,7 +208,7 @@ def test_a_stopped_overwrite_goes_on_beside_a_file_of_another_model(tmp_path: Pa
         sink.write(row(1))
         sink.keep()
     with opened(out, other, resume=True) as (sink, known):
-        assert known == {row(1).info.key}
+        assert done(known, row(1))
         sink.write(row(2))
         sink.finish()
     assert pq.read_table(out).column("name").to_pylist() == ["001.jpg", "002.jpg"]
@@ -215,8 +246,9 @@ import sys
 from pathlib import Path
 import pyarrow as pa
 from clip_client.sinks.parquet import ParquetSink
+from clip_client import Existing
 sink = ParquetSink(Path(sys.argv[1]))
-known = sink.open({}, 512, resume=True)
+known = sink.open("gs://album", {}, 512, Existing(resume=True))
 before = pa.default_memory_pool().max_memory()
 sink.finish()
 print(len(known), max(before, pa.default_memory_pool().max_memory()))
@@ -249,7 +281,7 @@ def test_two_runs_on_one_file(tmp_path: Path) -> None:
         first.write(row(3))
         first.finish()
     assert [entry["name"] for entry in pq.read_table(out).to_pylist()] == ["001.jpg", "003.jpg"]
-    assert row(3).info.key in finished(out, row(2), resume=True)
+    assert done(finished(out, row(2), resume=True), row(3))
     assert pq.read_table(out).num_rows == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.parquet", "out.parquet"]
 
@@ -257,8 +289,9 @@ def test_two_runs_on_one_file(tmp_path: Path) -> None:
 _DIES = """
 import os, sys
 from pathlib import Path
+from clip_client import Existing
 from clip_client.sinks.parquet import ParquetSink
-ParquetSink(Path(sys.argv[1])).open({}, 2)
+ParquetSink(Path(sys.argv[1])).open("gs://album", {}, 2, Existing())
 print("open", flush=True)
 os.kill(os.getpid(), 9)
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,18 +13,20 @@ import pytest
 from clip_client import (
     ClipClient,
     EmbeddedObject,
+    Existing,
     ObjectInfo,
     Sink,
     SinkError,
     Source,
     SourceError,
+    StoredRow,
     embed_all,
     open_sink,
     open_source,
 )
 from clip_client.sinks import SINKS
 from clip_client.sources import SOURCES
-from clip_client.sources.base import ObjectKey
+from clip_client.sources.base import crc32c
 from tests.unit.client.servers import INVALID, FakeTransport
 
 
@@ -32,7 +34,11 @@ class Words:
     """A source of the words in its URI."""
 
     def __init__(self, uri: str) -> None:
+        self.uri = uri
         self._words = uri.removeprefix("words://").split("/")
+
+    def covers(self, name: str) -> bool:
+        return name in self._words
 
     def list(self) -> Iterator[ObjectInfo]:
         for word in self._words:
@@ -50,21 +56,37 @@ class Memory:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.rows: dict[ObjectKey, EmbeddedObject] = {}
+        self.rows: dict[str, EmbeddedObject] = {}
         self.model: Mapping[str, str] = {}
         self.ended = ""
 
+    def check(self, source: str, existing: Existing) -> None:
+        del source, existing
+
     def open(
-        self, model: Mapping[str, str], dimension: int, *, overwrite: bool = False, resume: bool = False
-    ) -> set[ObjectKey]:
+        self, source: str, model: Mapping[str, str], dimension: int, existing: Existing
+    ) -> dict[str, StoredRow]:
+        assert source == "words://one/two/three"
         assert dimension == 2
-        assert not overwrite
-        assert not resume
+        assert not existing.overwrite
+        assert not existing.resume
         self.model = model
-        return {key for key, item in self.rows.items() if not item.error}
+        return {
+            name: StoredRow(
+                None, len(name), None, crc32c(name.encode()), item.error.code if item.error else None
+            )
+            for name, item in self.rows.items()
+        }
 
     def write(self, item: EmbeddedObject) -> None:
-        self.rows[item.info.key] = item
+        self.rows[item.name] = item
+
+    def refresh(self, item: ObjectInfo) -> None:
+        assert item.name in self.rows
+
+    def remove(self, names: Collection[str]) -> None:
+        for name in names:
+            del self.rows[name]
 
     def finish(self) -> dict[str, int]:
         self.ended = "finished"

@@ -24,6 +24,11 @@ class Memory:
         self.held = self.most = 0
         self.lock = threading.Lock()
 
+    uri = "memory://"
+
+    def covers(self, name: str) -> bool:
+        return int(name) < len(self.sizes)
+
     def list(self) -> Iterator[ObjectInfo]:
         for number, size in enumerate(self.sizes):
             yield ObjectInfo(f"{number}", size)

@@ -40,9 +40,10 @@ class Answer:
 def test_the_public_names() -> None:
     assert sorted(clip_client.__all__) == [
         "AsyncClipClient", "CheckResult", "ClipClient", "ClipClientError", "ConnectionOptions",
-        "EmbeddedObject", "ItemError", "ModelInfo", "Notice", "ObjectInfo", "PhotoResult", "ServerBusy",
-        "ServerMismatch", "ServerUnavailable", "Sink", "SinkError", "Source", "SourceError", "Stage",
-        "TimedAnswer", "Timings", "Transport", "check", "embed_all", "open_sink", "open_source",
+        "EmbeddedObject", "Existing", "ItemError", "ModelInfo", "Notice", "ObjectInfo", "PhotoResult",
+        "RunOptions", "ServerBusy", "ServerMismatch", "ServerUnavailable", "Sink", "SinkError", "Source",
+        "SourceError", "Stage", "StoredRow", "TimedAnswer", "Timings", "Transport", "check", "embed_all",
+        "open_sink", "open_source",
     ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from clip_client import EmbeddedObject, ObjectInfo, PhotoResult
+from clip_client import EmbeddedObject, Existing, ObjectInfo, PhotoResult
 from clip_client.errors import ItemError
 from clip_client.sinks.parquet import ParquetSink
 from testing.scenes import SCENES, SHOTS, Scene, take
@@ -100,7 +100,7 @@ def test_same_scene_is_the_folder() -> None:
 def test_embeddings_are_read_without_the_failures(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
     sink = ParquetSink(path)
-    sink.open({}, 2)
+    sink.open("gs://album", {}, 2, Existing())
     for name, outcome in (
         ("a", unit_rows([1, 0])[0]),
         ("bad", ItemError("truncated", "the end is missing")),

@@ -5,7 +5,7 @@ To add a sink, write a class with Sink's members and register it in SINKS in `cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from typing import Protocol
 from clip_client.errors import ItemError, SinkError
 from clip_client.requests.wire import ModelInfo
 from clip_client.results import Embedding, PhotoResult
-from clip_client.sources.base import ObjectInfo, ObjectKey
+from clip_client.sources.base import ObjectInfo
 
 _MODEL = ("model", "pretrained", "weights_sha256", "random_weights", "encoder_version", "image_size")
 SETTINGS = ("quality", "apply_exif_orientation", "encoder_precision")
@@ -46,8 +46,48 @@ class EmbeddedObject:
         return self.result.error
 
 
+@dataclass(frozen=True)
+class StoredRow:
+    """What a sink knows of an object: the state in which it was loaded, and its error code, if any."""
+
+    generation: int | None
+    size: int
+    mtime_ns: int | None
+    crc32c: str | None
+    error_code: str | None = None
+    is_source_assumed: bool = False
+    """Whether the row does not name its source, as rows of version 0.1, and is taken as this run's."""
+
+    def is_current(self, item: ObjectInfo) -> bool | None:
+        """Whether `item` is still what was loaded; None if only its content can decide that.
+
+        A generation decides. Without one, another size is another content, and so is another CRC32C. An
+        equal modification time and size is taken for the same content.
+        """
+        if (self.generation, self.size) != (item.generation, item.size):
+            return False
+        if item.generation is not None or self.mtime_ns == item.mtime_ns is not None:
+            return True
+        if self.crc32c is None:
+            return False
+        return None if item.crc32c is None else self.crc32c == item.crc32c
+
+
+@dataclass(frozen=True)
+class Existing:
+    """What a run does with rows of earlier runs.
+
+    `resume` adds to finished rows, `overwrite` forgets them once the run finishes. `add_source` allows rows
+    of several sources.
+    """
+
+    resume: bool = False
+    overwrite: bool = False
+    add_source: bool = False
+
+
 class Sink(Protocol):
-    """Stores one row for each object. One thread uses it.
+    """Stores one row for each object, known by its source and name. One thread uses it.
 
     A run calls open(), write() for each object, then finish() or keep(), and always close(). The
     rows of an interrupted run are kept for the next one, which skips their objects. If an object is
@@ -66,18 +106,27 @@ class Sink(Protocol):
     def local_paths(self) -> tuple[Path, ...]:
         """Local files and folders that the sink writes, for a folder source to leave out."""
 
-    def open(
-        self, model: Mapping[str, str], dimension: int, *, overwrite: bool = False, resume: bool = False
-    ) -> set[ObjectKey]:
-        """Prepares to write vectors of `dimension` numbers; returns the keys of objects embedded before.
+    def check(self, source: str, existing: Existing) -> None:
+        """Raises SinkError if open() would, as far as this can be known without the model."""
 
-        `model`, from describe_model(), is stored with the rows. `overwrite` forgets existing rows once the
-        run finishes, `resume` adds to them. Raises SinkError if there are finished rows and neither is set,
-        if rows of another model would be mixed (check_same_model()), or if another run is writing.
+    def open(
+        self, source: str, model: Mapping[str, str], dimension: int, existing: Existing
+    ) -> dict[str, StoredRow]:
+        """Prepares to write vectors of `dimension` numbers; returns the rows of `source` by object name.
+
+        `model`, from describe_model(), is stored with the rows. Raises SinkError if there are finished rows
+        and `existing` does not say what to do with them, if rows of another model or source would be mixed
+        (check_same_model(), check_same_source()), or if another run is writing.
         """
 
     def write(self, item: EmbeddedObject) -> None:
         """Takes one row. It need not be stored at once, but should be within seconds."""
+
+    def refresh(self, item: ObjectInfo) -> None:
+        """The object's row is right: only its modification time has changed. finish() stores it."""
+
+    def remove(self, names: Collection[str]) -> None:
+        """Leaves these objects of the source out of the finished rows."""
 
     def finish(self) -> dict[str, int]:
         """Stores everything under `uri`; returns the number of rows by error code ("" for no error)."""
@@ -109,6 +158,16 @@ def check_same_model(place: str, stored: Mapping[str, str], model: Mapping[str, 
                 f"{place} holds embeddings made with {name} {then}, but the server uses {now}. Restart the "
                 "server with the old setting, choose another --out, or give --overwrite"
             )
+
+
+def check_same_source(place: str, stored: Collection[str], source: str) -> None:
+    """Raises SinkError if `place` has rows of the sources `stored`, but none of `source`."""
+    if stored and source not in stored:
+        raise SinkError(
+            f"{place} holds rows of {', '.join(sorted(stored))}, and this run reads {source}. Choose another "
+            "--out, give --add-source to keep both, or --overwrite to replace the rows. If it is the same "
+            "source under another path, give its old path as --source-name"
+        )
 
 
 def how_to_continue(*, overwrite: bool) -> str:

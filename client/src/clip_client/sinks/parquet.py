@@ -1,4 +1,4 @@
-"""Embeddings in one Parquet file.
+"""Embeddings in one Parquet file, and the errors of failed photos in another.
 
 Rows go to numbered shard files in `OUT.parts/`, each complete or absent. finish() merges them into OUT with
 one rename and removes them. An interrupted run leaves its shards for the next one. Two runs on one OUT would
@@ -7,90 +7,108 @@ remove each other's shards, so a lock admits one at a time.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clip_client import defaults
 from clip_client.errors import SinkError
 from clip_client.files import FileLock, replacing
-from clip_client.results import Embedding, PhotoResult
-from clip_client.sinks.base import EmbeddedObject, check_same_model, how_to_continue
-from clip_client.sources.base import ObjectKey
+from clip_client.sinks.base import (
+    EmbeddedObject,
+    Existing,
+    StoredRow,
+    check_same_model,
+    check_same_source,
+    how_to_continue,
+)
+from clip_client.sinks.schema import METADATA_KEY, schema_of, table_of, without_vectors
+from clip_client.sinks.shards import Key, Shards, described, sources_of
+from clip_client.sources.base import ObjectInfo
 
 try:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 except ImportError:  # an optional dependency; the constructor says so
-    pa = pq = None
+    pq = None
 
-METADATA_KEY = b"clip_triton"
+__all__ = ["METADATA_KEY", "ParquetSink", "errors_path"]
 
-_SHARDS = "shard-*.parquet"
-_READ_BYTES = 1024 * 1024
+
+def errors_path(out: Path) -> Path:
+    """The file of the failed photos beside the output `out`: a.errors.parquet for a.parquet."""
+    return out.with_name(f"{out.stem}.errors{out.suffix}")
 
 
 class ParquetSink:
-    """A Sink that writes the Parquet file `out`, with the model's description in its metadata."""
+    """A Sink that writes the Parquet file `out`, with the model's description in its metadata.
+
+    Every row of `out` has a vector. Photos that failed have their rows in the file errors_path(out), which
+    exists only if there are any.
+    """
 
     def __init__(self, out: Path) -> None:
-        if pa is None:
+        if pq is None:
             raise SinkError(
                 "Parquet needs pyarrow. In a clone of clip-triton: pip install './client[parquet]'"
             )
         _refuse_other_than_files(out)
-        self._out = out
-        self._parts = out.with_name(out.name + ".parts")
-        self._first = self._parts / "shard-000000.parquet"
-        self._lock = FileLock(out.with_name(f".{out.name}.lock"))
-        self._overwrite = False
+        self.uri = str(out)
+        self._named = out
+        self._out = out.resolve() if out.is_symlink() else out  # a link stays, its file is replaced
+        self._errors = errors_path(self._out)
+        self._shards = Shards(self._out.with_name(self._out.name + ".parts"))
+        self._lock = FileLock(self._out.with_name(f".{self._out.name}.lock"))
+        self._source = ""
+        self._existing = Existing()
         self._rows: list[EmbeddedObject] = []
         self._flushed = time.monotonic()
-
-    @property
-    def uri(self) -> str:
-        return str(self._out)
+        self._times: dict[Key, int | None] = {}
+        self._removed: set[Key] = set()
 
     @property
     def unfinished(self) -> str | None:
-        return str(self._parts) if any(self._parts.glob(_SHARDS)) else None
+        return str(self._shards.folder) if self._shards.paths() else None
 
     @property
     def local_paths(self) -> tuple[Path, ...]:
-        return (self._out, self._parts)
+        return (self._named, self._out, self._errors, self._shards.folder)
+
+    def check(self, source: str, existing: Existing) -> None:
+        try:
+            self._check_place()
+            if self._out.exists() and not (existing.overwrite or existing.resume):
+                raise SinkError(f"{self._out} exists. Give --resume to complete it, or --overwrite")
+            if not existing.overwrite and not existing.add_source:
+                stored = [sources_of(path, source) for path in self._begin()]
+                check_same_source(str(self._out), set().union(*stored), source)
+        except OSError as error:
+            raise SinkError(f"cannot write to {self._out}: {error.strerror}") from error
 
     def open(
-        self, model: Mapping[str, str], dimension: int, *, overwrite: bool = False, resume: bool = False
-    ) -> set[ObjectKey]:
-        self._overwrite = overwrite
-        self._model, self._dimension = model, dimension
-        self._schema = _schema(model, dimension)
+        self, source: str, model: Mapping[str, str], dimension: int, existing: Existing
+    ) -> dict[str, StoredRow]:
+        self._source, self._existing = source, existing
+        self._schema = schema_of(model, dimension)
         try:
             self._out.parent.mkdir(parents=True, exist_ok=True)
-            if not self._lock.acquire():
-                raise SinkError(
-                    f"another run is writing {self._out}. Wait until it ends, or choose another --out"
-                )
-            if self._out.exists() and not (overwrite or resume):
-                raise SinkError(f"{self._out} exists. Give --resume to complete it, or --overwrite")
-            if self._out.exists() and not overwrite and not self._first.exists():
-                self._check_model(self._out)
-            self._parts.mkdir(exist_ok=True)
-            if overwrite:
+            self.check(source, existing)
+            if not existing.overwrite:
+                for path in self._begin():
+                    check_same_model(str(path), described(path), model)
+            self._shards.folder.mkdir(exist_ok=True)
+            if existing.overwrite:
                 self._forget()
-            elif self._out.exists() and not self._first.exists():
+            elif self._out.exists() and not self._shards.first.exists():
                 self._start_from_out()
         except OSError as error:
-            raise SinkError(f"cannot write to {self._parts}: {error.strerror}") from error
-        return {key for key, code in self._known() if code is None}
+            raise SinkError(f"cannot write to {self._shards.folder}: {error.strerror}") from error
+        self._shards.unnamed = None if existing.add_source else source
+        return self._shards.known(source)
 
     def close(self) -> None:
         self._lock.release()
@@ -105,185 +123,105 @@ class ParquetSink:
     def flush(self) -> None:
         """Writes the pending rows as a shard. Raises SinkError, and keeps the rows, if the disk is full."""
         if self._rows:
-            number = max((int(path.stem.split("-")[1]) for path in self._shards()), default=0) + 1
-            self._write(self._parts / f"shard-{number:06d}.parquet", iter([self._table()]))
+            table = table_of(self._rows, self._source, self._schema)
+            with self._writing(self._shards.next()) as shard:
+                _write(shard, self._schema, iter([table]))
             self._rows = []
         self._flushed = time.monotonic()
+
+    def refresh(self, item: ObjectInfo) -> None:
+        self._times[self._source, item.name] = item.mtime_ns
+
+    def remove(self, names: Collection[str]) -> None:
+        self._removed.update((self._source, name) for name in names)
 
     def finish(self) -> dict[str, int]:
         self.flush()
         counts: Counter[str] = Counter()
-        self._write(self._out, self._row_groups(counts))
-        self._remove_shards()
+        merged = self._shards.merged(self._schema, self._times, self._removed, counts)
+        # Both are written before either is renamed, OUT last.
+        with self._writing(self._out) as out, self._writing(self._errors) as errors:
+            has_errors = _write(errors, without_vectors(self._schema), merged.errors())
+            _write(out, self._schema, merged.embedded())
+        if not has_errors:
+            self._errors.unlink(missing_ok=True)
+        self._shards.remove()
         return counts
 
     def keep(self) -> dict[str, int]:
         self.flush()
-        counts = Counter(code or "" for _, code in self._known())
+        counts = self._shards.counts()
         if not counts:
-            self._remove_shards()
+            self._shards.remove()
         return counts
+
+    def _check_place(self) -> None:
+        """That OUT can be written. The folders above it are created when the run begins."""
+        folder = next(parent for parent in self._out.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            raise SinkError(f"cannot write to {self._out}: {folder} is not a folder")
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+            raise SinkError(f"cannot write to {self._out}: no permission to write in {folder}")
+        if self._out.exists() and not os.access(self._out, os.W_OK, effective_ids=True):
+            raise SinkError(f"cannot write to {self._out}: no permission to write to it")
+        if folder == self._out.absolute().parent:
+            self._take_lock()
+
+    def _take_lock(self) -> None:
+        if not self._lock.is_held and not self._lock.acquire():
+            raise SinkError(
+                f"another run is writing {self._out}. Wait until it ends, or choose another --out"
+            )
+
+    def _begin(self) -> list[Path]:
+        """The files whose rows this run continues: the shards, or OUT if none came from it."""
+        outs = [] if self._shards.first.exists() else [self._out, self._errors]
+        return [*filter(Path.exists, outs), *self._shards.paths()]
 
     def _start_from_out(self) -> None:
         """Copies OUT to the first shard. OUT itself stays until the new one replaces it."""
-        with replacing(self._first) as temporary:
-            shutil.copyfile(self._out, temporary)
+        self._shards.first_errors.unlink(missing_ok=True)
+        if self._errors.exists():
+            _copy(self._errors, self._shards.first_errors)
+        _copy(self._out, self._shards.first)
 
     def _forget(self) -> None:
         """Removes earlier shards. An empty first one keeps the next run from starting with OUT."""
-        self._write(self._first, iter(()))
-        for path in self._shards():
-            if path != self._first:
+        with self._writing(self._shards.first) as shard:
+            _write(shard, self._schema, iter(()))
+        for path in self._shards.paths():
+            if path != self._shards.first:
                 path.unlink()
 
-    def _remove_shards(self) -> None:
-        # The copy of an older OUT goes first: if this is interrupted, only rows that OUT has too remain.
-        with suppress(OSError):
-            self._first.unlink()
-        shutil.rmtree(self._parts, ignore_errors=True)
-
-    def _shards(self) -> list[Path]:
-        return sorted(self._parts.glob(_SHARDS))
-
-    def _row_groups(self, counts: Counter[str]) -> Iterator[Any]:
-        """Tables of about ROW_GROUP_ROWS rows, each object's newest. Adds their error codes to `counts`."""
-        newest = self._newest()
-        tables, rows = [], 0
-        for path in self._shards():
-            for begin, batch in self._batches(path):
-                names = batch.column("name").to_pylist()
-                keep = [newest[name] == (path.name, row) for row, name in enumerate(names, begin)]
-                kept = batch.filter(pa.array(keep, pa.bool_()))
-                counts.update(code or "" for code in kept.column("error_code").to_pylist())
-                tables.append(_in_schema(kept, self._schema))
-                rows += kept.num_rows
-                if rows >= defaults.ROW_GROUP_ROWS:
-                    yield pa.concat_tables(tables)
-                    tables, rows = [], 0
-        if rows:
-            yield pa.concat_tables(tables)
-
-    def _newest(self) -> dict[str, tuple[str, int]]:
-        """The shard and row number of each object's newest row: later runs replace rows of earlier ones."""
-        places = {}
-        for path in self._shards():
-            for begin, batch in self._batches(path, ["name"]):
-                for row, name in enumerate(batch.column("name").to_pylist(), begin):
-                    places[name] = (path.name, row)
-        return places
-
-    def _known(self) -> Iterable[tuple[ObjectKey, str | None]]:
-        """The key and error code of each object's newest row."""
-        columns = ["name", "generation", "size", "error_code"]
-        rows: dict[str, tuple[ObjectKey, str | None]] = {}
-        for path in self._shards():
-            self._check_model(path)
-            for _, batch in self._batches(path, columns):
-                for name, generation, size, code in zip(
-                    *(batch.column(column).to_pylist() for column in columns), strict=True
-                ):
-                    rows[name] = ((name, generation, size), code)
-        return rows.values()
-
-    def _check_model(self, path: Path) -> None:
-        with _reading(path), pq.ParquetFile(path) as file:
-            metadata = file.schema_arrow.metadata or {}
-        check_same_model(str(path), json.loads(metadata.get(METADATA_KEY, b"{}")), self._model)
-
-    def _batches(self, path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, Any]]:
-        """A shard's record batches, each with the number of its first row.
-
-        The shard may be an OUT larger than memory. It is read in small pieces and by this thread alone,
-        because each of Arrow's own threads would keep memory for itself.
-        """
-        begin = 0
-        with _reading(path), pq.ParquetFile(path, buffer_size=_READ_BYTES) as file:
-            for batch in file.iter_batches(defaults.SHARD_ROWS, columns=columns, use_threads=False):
-                yield begin, batch
-                begin += batch.num_rows
-
-    def _table(self) -> Any:
-        infos = [item.info for item in self._rows]
-        errors = [item.error for item in self._rows]
-        results = [item.result for item in self._rows]
-        columns = [
-            pa.array([info.name for info in infos], pa.string()),
-            pa.array([info.generation for info in infos], pa.int64()),
-            pa.array([info.size for info in infos], pa.int64()),
-            pa.array([info.crc32c for info in infos], pa.string()),
-            pa.FixedSizeListArray.from_arrays(pa.array(self._vectors().reshape(-1)), self._dimension),
-            pa.array([error and error.code for error in errors], pa.string()),
-            pa.array([error and error.text for error in errors], pa.string()),
-            pa.array([result.width for result in results], pa.int32()),
-            pa.array([result.height for result in results], pa.int32()),
-            pa.array([result.format for result in results], pa.string()),
-            pa.array([result.decode_scale for result in results], pa.int32()),
-            pa.array([_codes(result) for result in results], pa.list_(pa.string())),
-            pa.array([_notice_text(result) for result in results], pa.string()),
-        ]
-        return pa.Table.from_arrays(columns, schema=self._schema)
-
-    def _vectors(self) -> Embedding:
-        """float32 [rows, D]; NaN for failed photos, because pyarrow writes no null fixed-size lists."""
-        vectors = np.full((len(self._rows), self._dimension), np.nan, np.float32)
-        for row, item in enumerate(self._rows):
-            if item.vector is not None:
-                vectors[row] = item.vector
-        return vectors
-
-    def _write(self, path: Path, tables: Iterator[Any]) -> None:
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[Path]:
+        """A temporary path that replaces `path`, with its permissions. Raises SinkError."""
         try:
-            with replacing(path) as temporary, pq.ParquetWriter(temporary, self._schema) as writer:
-                for table in tables:
-                    writer.write_table(table)
+            with replacing(path) as temporary:
+                yield temporary
+                with suppress(FileNotFoundError):
+                    shutil.copymode(path, temporary)
         except OSError as error:
             raise SinkError(
                 f"cannot write {path}: {os.strerror(error.errno) if error.errno else error}. Finished rows "
-                f"are kept in {self._parts}. Free some space, then "
-                f"{how_to_continue(overwrite=self._overwrite)}"
+                f"are kept in {self._shards.folder}. Free some space, then "
+                f"{how_to_continue(overwrite=self._existing.overwrite)}"
             ) from error
 
 
-def _schema(model: Mapping[str, str], dimension: int) -> Any:
-    return pa.schema(
-        [
-            ("name", pa.string()),
-            ("generation", pa.int64()),
-            ("size", pa.int64()),
-            ("crc32c", pa.string()),
-            ("embedding", pa.list_(pa.float32(), dimension)),
-            ("error_code", pa.string()),
-            ("error_text", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("format", pa.string()),
-            ("decode_scale", pa.int32()),
-            ("notices", pa.list_(pa.string())),
-            ("notice_text", pa.string()),
-        ],
-        metadata={METADATA_KEY: json.dumps(dict(model)).encode()},
-    )
+def _write(path: Path, schema: Any, tables: Iterator[Any]) -> int:
+    """Writes a Parquet file and returns its number of rows."""
+    rows = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+            rows += table.num_rows
+    return rows
 
 
-def _in_schema(batch: Any, schema: Any) -> Any:
-    """A table with the columns of `schema`. Those that a file of an older release lacks are null."""
-    names = batch.schema.names
-    columns = [
-        batch.column(field.name).cast(field.type)
-        if field.name in names
-        else pa.nulls(batch.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _codes(result: PhotoResult) -> list[str]:
-    return [notice.code for notice in result.notices]
-
-
-def _notice_text(result: PhotoResult) -> str | None:
-    """The notices' texts, a line each; null if there are none."""
-    return "\n".join(notice.text for notice in result.notices) or None
+def _copy(path: Path, target: Path) -> None:
+    with replacing(target) as temporary:
+        shutil.copyfile(path, temporary)
 
 
 def _refuse_other_than_files(out: Path) -> None:
@@ -295,11 +233,3 @@ def _refuse_other_than_files(out: Path) -> None:
             raise SinkError(f"{out} is not a regular file. Give the path of the file to write")
     except OSError as error:
         raise SinkError(f"cannot write {out}: {error.strerror}") from error
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise SinkError(f"cannot read {path} ({error}). Remove it and run again") from error

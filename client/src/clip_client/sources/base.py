@@ -1,6 +1,6 @@
 """The Source protocol, and the objects that a source lists.
 
-To add a source, write a class with Source's two methods and register it in SOURCES in
+To add a source, write a class with Source's members and register it in SOURCES in
 `clip_client/sources/__init__.py`.
 """
 
@@ -13,17 +13,15 @@ from typing import Protocol
 
 import google_crc32c
 
-ObjectKey = tuple[str, int | None, int]
-"""Name, generation and size of an object: what identifies it before it is loaded."""
-
 
 @dataclass(frozen=True)
 class ObjectInfo:
     """One object as listed by its source.
 
     `size` (bytes) and `crc32c` (base64, as in Google Cloud Storage) describe the stored bytes;
-    `content_encoding` says whether these are compressed. `generation` changes when the object is replaced.
-    A field is None if the source does not know it.
+    `content_encoding` says whether these are compressed. `generation` changes when the object is replaced;
+    `mtime_ns`, the time of a file's last change, does so as a rule. A field is None if the source does not
+    know it.
     """
 
     name: str
@@ -31,14 +29,18 @@ class ObjectInfo:
     generation: int | None = None
     crc32c: str | None = None
     content_encoding: str | None = None
-
-    @property
-    def key(self) -> ObjectKey:
-        return (self.name, self.generation, self.size)
+    mtime_ns: int | None = None
 
 
 class Source(Protocol):
     """Lists photos and loads them. Several threads call `load` at the same time."""
+
+    @property
+    def uri(self) -> str:
+        """Identifies the bucket or folder in which names are unique. Recorded with each row."""
+
+    def covers(self, name: str) -> bool:
+        """Whether list() yields an object of this name if it exists: False for names outside a prefix."""
 
     def list(self) -> Iterator[ObjectInfo]:
         """Yields every photo, in a stable order. Raises SourceError."""

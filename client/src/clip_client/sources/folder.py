@@ -21,24 +21,32 @@ class FolderSource:
 
     def __init__(self, root: Path, excluded: tuple[Path, ...] = ()) -> None:
         self._root = root
+        self.uri = printable(str(root.resolve()))
         self._excluded = frozenset(map(_location, excluded))
 
     def excluding(self, *paths: Path) -> FolderSource:
         """This folder without the given files, and without everything in the given folders."""
         return FolderSource(self._root, (*self._excluded, *paths))
 
+    def covers(self, name: str) -> bool:
+        del name
+        return True
+
     def list(self) -> Iterator[ObjectInfo]:
         if not self._root.is_dir():
             raise SourceError(f"{self._root} is not a folder (for a bucket, use gs://bucket/prefix)")
         location = self._root.resolve()
-        for path, size in sorted(self._files()):
+        for path, size, mtime_ns in sorted(self._files()):
             relative = path.relative_to(self._root)
             absolute = location / relative
             if self._excluded.isdisjoint((absolute, *absolute.parents)):
-                yield ObjectInfo(printable(relative.as_posix()), size)
+                yield ObjectInfo(printable(relative.as_posix()), size, mtime_ns=mtime_ns)
 
-    def _files(self) -> Iterator[tuple[Path, int]]:
-        """Paths and sizes. Raises SourceError for a folder that cannot be read, which could hold photos."""
+    def _files(self) -> Iterator[tuple[Path, int, int]]:
+        """Paths, sizes and times of the last change.
+
+        Raises SourceError for a folder that cannot be read, because it could hold photos.
+        """
         try:
             for folder, below, names in os.walk(self._root, onerror=_raise):
                 below[:] = [name for name in below if not name.startswith(".")]
@@ -46,7 +54,7 @@ class FolderSource:
                     with suppress(FileNotFoundError):  # deleted since it was listed, or a broken link
                         found = path.stat()
                         if stat.S_ISREG(found.st_mode):
-                            yield path, found.st_size
+                            yield path, found.st_size, found.st_mtime_ns
         except OSError as error:
             raise SourceError(f"cannot list {error.filename}: {error.strerror}") from error
 

@@ -38,11 +38,15 @@ class GcsSource:
 
     def __init__(self, bucket: str, prefix: str, connections: int) -> None:
         self._name, self._prefix = bucket, prefix
+        self.uri = f"gs://{bucket}"
         try:
             self._client = _client(connections)
         except GoogleAuthError as error:
             raise SourceError(f"no Google credentials for gs://{bucket} ({error}). {_LOG_IN}") from error
         self._bucket = self._client.bucket(bucket)
+
+    def covers(self, name: str) -> bool:
+        return name.startswith(self._prefix)
 
     def list(self) -> Iterator[ObjectInfo]:
         try:
