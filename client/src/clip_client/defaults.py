@@ -27,6 +27,10 @@ RETRY_INITIAL_S = 0.1
 RETRY_MAXIMUM_S = 5.0
 MAX_ISOLATED_CRASHES = 2
 """Crashes of the server under one isolated photo before that photo is rejected."""
+SHARED_REJECTIONS = 2
+"""Rejections of a request in batches that it may share, before it is sent as a batch of its own."""
+PROBE_S = 5.0
+"""Time for a server that did not answer a photo in time to answer an empty one; at most half a deadline."""
 WAIT_FOR_SERVER_S = 10.0
 
 MIN_REFERENCE_COSINE = 0.999

@@ -18,7 +18,7 @@ SERVER_CODES = frozenset({
 """Codes of an ItemError from the server: clip_preprocess.ErrorCode, which the client does not depend on."""
 CLIENT_CODES = frozenset({
     "not_found", "forbidden", "load_failed", "checksum_mismatch", "too_many_bytes", "bad_embedding",
-    "request_failed",
+    "request_failed", "request_timeout",
 })  # fmt: skip
 """Codes of an ItemError from the client itself."""
 

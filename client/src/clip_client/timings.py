@@ -65,10 +65,13 @@ class TimedAnswer:
         return [result.outcome for result in self.results]
 
     @classmethod
-    def of(cls, info: ModelInfo, answer: InferResult, seconds: float, waited_s: float = 0.0) -> TimedAnswer:
-        """From the answer to a message of wire.request_bytes()."""
+    def of(
+        cls, info: ModelInfo, answer: InferResult, count: int, seconds: float, waited_s: float = 0.0
+    ) -> TimedAnswer:
+        """From the answer to a message of wire.request_bytes() with `count` photos."""
         photo_s = answer.as_numpy(info.seconds_output) if info.seconds_output else None
-        return cls(read_answer(info, answer), seconds, photo_s, waited_s)
+        own_s = None if photo_s is None else photo_s[:count]
+        return cls(read_answer(info, answer)[:count], seconds, own_s, waited_s)
 
 
 @dataclass

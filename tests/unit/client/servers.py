@@ -30,6 +30,10 @@ CONNECTING = Failure(
 BROKEN = Failure(_S.UNAVAILABLE, "Stream removed (Socket closed)")
 SILENT = Failure(_S.DEADLINE_EXCEEDED, "Deadline Exceeded")
 INVALID = Failure(_S.INVALID_ARGUMENT, "unexpected shape for input")
+SHM_FULL = Failure(
+    _S.INTERNAL,
+    "Failed to increase the shared memory pool size for key 'triton_python_backend_shm_region_1' to 9 bytes",
+)
 
 
 def stub(number: int) -> Failure:
@@ -72,6 +76,11 @@ def photos_of(request: bytes) -> list[bytes]:
         photos.append(content[4 : 4 + size])
         content = content[4 + size :]
     return photos
+
+
+def without_padding(photos: Sequence[bytes]) -> list[bytes]:
+    """The photos of a request, without the empty ones that fill its batch."""
+    return [photo for photo in photos if photo]
 
 
 Outcome = Callable[[list[bytes]], Failure | None]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 from unittest.mock import patch
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from tests.unit.client.servers import (
     FULL,
     INFO,
     INVALID,
+    SHM_FULL,
     SILENT,
     AsyncFakeTransport,
     FakeTransport,
@@ -32,6 +34,7 @@ from tests.unit.client.servers import (
     answer,
     photos_of,
     stub,
+    without_padding,
 )
 
 _PHOTOS = [[b"photo"]] * 18
@@ -45,13 +48,13 @@ def decisions(
     return [suspicion.decide(failure) for failure in failures]
 
 
-RETRY, ISOLATE, BLAME = Decision.RETRY, Decision.ISOLATE, Decision.BLAME
+RETRY, RESTART, BLAME = Decision.RETRY, Decision.RESTART, Decision.BLAME
 
 
 def test_only_crashes_of_an_isolated_request_are_its_own() -> None:
-    assert decisions(stub(0), stub(1), stub(2)) == [ISOLATE, RETRY, BLAME]
+    assert decisions(stub(0), stub(1), stub(2)) == [RESTART, RETRY, BLAME]
     failures = (BROKEN, CONNECTING, CONNECTING, BROKEN, CONNECTING, BROKEN)
-    assert decisions(*failures) == [ISOLATE, *[RETRY] * 4, BLAME]
+    assert decisions(*failures) == [RESTART, *[RETRY] * 4, BLAME]
     assert decisions(stub(0), stub(1), isolated=True) == [RETRY, BLAME]
 
 
@@ -70,7 +73,7 @@ def test_a_process_of_the_same_name_can_crash_again_after_a_restart() -> None:
 
 def test_a_restart_for_another_requests_crash_is_not_held_against_it() -> None:
     dead = DeadProcesses()
-    assert decisions(stub(0), dead=dead) == [ISOLATE]
+    assert decisions(stub(0), dead=dead) == [RESTART]
     assert decisions(stub(0), BROKEN, CONNECTING, dead=dead) == [RETRY] * 3
 
 
@@ -78,8 +81,19 @@ def test_rejections_are_no_crashes() -> None:
     assert decisions(*[FULL] * 9) == [RETRY] * 9
 
 
-def test_a_failure_that_is_not_retryable_gives_up() -> None:
-    assert decisions(INVALID, SILENT) == [Decision.GIVE_UP] * 2
+def test_a_rejected_request_is_blamed_only_when_it_is_alone() -> None:
+    assert decisions(INVALID, INVALID, INVALID) == [RETRY, RETRY, BLAME]
+    assert decisions(INVALID, CONNECTING, INVALID, FULL, INVALID) == [RETRY] * 4 + [BLAME]
+
+
+def test_a_late_request_is_blamed_only_when_it_is_alone() -> None:
+    assert decisions(SILENT, SILENT) == [RESTART, BLAME]
+    assert decisions(INVALID, SILENT, INVALID) == [RETRY, RESTART, BLAME]
+
+
+def test_a_denied_request_gives_up() -> None:
+    denied = Failure(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'x'")
+    assert decisions(denied) == [Decision.GIVE_UP]
 
 
 def engine_of(clock: Any = lambda: 0.0, transport: Any = None, event: Any = threading.Event) -> RetryEngine:
@@ -216,9 +230,76 @@ def test_a_group_that_crashes_the_server_is_split() -> None:
 
 
 def test_a_request_that_the_server_rejects_is_an_error_of_its_photos() -> None:
-    ((first, second),) = Simulation(lambda _: INVALID).requests([b"a", b"b"])
+    ((first, second),) = Simulation(lambda _: INVALID, deadline_s=20).requests([b"a", b"b"])
     assert {first.code, second.code} == {"request_failed"}
     assert "unexpected shape" in first.text
+
+
+def test_rejections_due_to_other_requests_in_the_batch_cost_no_photo() -> None:
+    """Another client's malformed request fails every batch that has room for it."""
+    sizes = []
+
+    def outcome(photos: list[bytes]) -> Failure | None:
+        sizes.append(len(photos))
+        return INVALID if len(photos) < INFO.max_batch_size else None
+
+    rows = Simulation(outcome, deadline_s=20, concurrency=4).requests([b"a"], [b"b", b"c"], [b"d"] * 64)
+    assert [len(each) for each in rows] == [1, 2, 64]
+    assert not any(isinstance(row, ItemError) for each in rows for row in each)
+    assert sorted(sizes) == [1, 1, 2, 2, 64, 64, 64]
+
+
+def test_a_group_with_a_photo_that_the_server_rejects_is_split() -> None:
+    ((bad, good),) = Simulation(lambda photos: INVALID if b"bad" in photos else None, deadline_s=20).requests(
+        [b"bad", b"good"]
+    )
+    assert isinstance(bad, ItemError)
+    assert isinstance(good, np.ndarray)
+
+
+def late(photos: list[bytes]) -> Failure | None:
+    return SILENT if b"late" in photos else None
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("group", [[b"late"], [b"late", b"good"]])
+def test_a_photo_that_is_never_answered_is_an_error_of_its_own(group: list[bytes], concurrency: int) -> None:
+    """It is alone in flight at the end, so only an empty photo shows that the server works."""
+    simulation = Simulation(late, concurrency=concurrency)
+    results = simulation.requests(group, *[[b"good"]] * 20, [b"late"])
+    assert results[0][0].code == results[-1][0].code == "request_timeout"
+    assert not any(isinstance(row, ItemError) for rows in results[1:-1] for row in rows)
+    assert not isinstance(results[0][-1], ItemError) or len(group) == 1
+
+
+def test_a_photo_that_is_late_once_is_embedded_alone() -> None:
+    sent = []
+
+    def outcome(photos: list[bytes]) -> Failure | None:
+        sent.append(len(photos))
+        return SILENT if len(sent) == 1 else None
+
+    ((row,),) = Simulation(outcome).requests([b"photo"])
+    assert isinstance(row, np.ndarray)
+    assert sent == [1, 1, 64], "the photo, the probe, and the photo alone"
+
+
+def test_full_shared_memory_is_waited_for() -> None:
+    script = iter([SHM_FULL] * 4)
+    ((row,),) = Simulation(lambda _: next(script, None), deadline_s=60).requests([b"photo"])
+    assert isinstance(row, np.ndarray)
+    (error,) = Simulation(lambda _: SHM_FULL, deadline_s=60).requests([b"photo"])
+    assert isinstance(error, ServerUnavailable)
+    assert "/dev/shm is full" in str(error)
+
+
+def test_a_photo_too_large_for_the_shared_memory_is_an_error_of_its_own() -> None:
+    simulation = Simulation(
+        lambda photos: SHM_FULL if b"large" in photos else None, deadline_s=60, concurrency=2
+    )
+    large, *others = simulation.requests([b"large"], *[[b"small"]] * 20)
+    assert large[0].code == "request_failed"
+    assert not any(isinstance(row, ItemError) for (row,) in others)
 
 
 def test_the_model_is_asked_for_until_the_deadline() -> None:
@@ -245,7 +326,7 @@ def test_a_server_without_the_model_is_a_mismatch() -> None:
         flow.send(INVALID)
 
 
-failures = st.sampled_from([None, FULL, CONNECTING, BROKEN, stub(0), stub(1), SILENT, INVALID])
+failures = st.sampled_from([None, FULL, CONNECTING, BROKEN, stub(0), stub(1), SILENT, INVALID, SHM_FULL])
 groups = st.lists(
     st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=3), min_size=1, max_size=4
 )
@@ -320,9 +401,9 @@ def test_whatever_fails_each_photo_has_a_result_and_only_isolated_ones_are_blame
     alone: list[bytes] = []
 
     def outcome(photos: list[bytes]) -> Failure | None:
-        failure = server(photos)
-        if failure and failure.is_crash and len(photos) == len(simulation.in_flight) == 1:
-            alone.extend(photos)
+        failure, own = server(photos), without_padding(photos)
+        if failure and failure.is_crash and len(own) == len(simulation.in_flight) == 1:
+            alone.extend(own)
         return failure
 
     server = Script(script)

@@ -72,10 +72,10 @@ def test_a_server_that_was_started_again_meanwhile_tells_nothing() -> None:
 def test_a_server_that_does_not_measure_its_stages() -> None:
     info = ModelInfo("clip_image", "image", "embedding", "error", 2, 64, {})
     timings = Timings()
-    timings.add(TimedAnswer.of(info, cast("Any", Answer()), 0.1))
+    timings.add(TimedAnswer.of(info, cast("Any", Answer()), 1, 0.1))
     assert timings.stages()["decode"].count == 0
     measuring = dataclasses.replace(info, seconds_output="seconds")
-    timings.add(TimedAnswer.of(measuring, cast("Any", Answer()), 0.1))
+    timings.add(TimedAnswer.of(measuring, cast("Any", Answer()), 1, 0.1))
     assert timings.stages()["decode"].mean_s == pytest.approx(0.010)
 
 

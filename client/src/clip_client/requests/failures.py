@@ -17,6 +17,7 @@ _RETRYABLE = (
     "has no available versions",  # the server is loading or unloading its models
     "Server is stopping",
     "stopped accepting",
+    _SHM_FULL := "Failed to increase the shared memory pool size",  # /dev/shm is full at the moment
 )
 _DEAD_PROCESS = re.compile(r"Stub process '([^']*)'")
 _CONNECTION_LOST = ("Socket closed", "reset by peer", "Broken pipe")
@@ -54,6 +55,15 @@ class Failure:
     def is_overload(self) -> bool:
         """The server's queue is full, in Triton's words."""
         return "Exceeds maximum queue size" in self.text
+
+    @property
+    def is_timeout(self) -> bool:
+        """The server took the request and did not answer it in time."""
+        return self.status is grpc.StatusCode.DEADLINE_EXCEEDED
+
+    @property
+    def is_shared_memory_full(self) -> bool:
+        return _SHM_FULL in self.text
 
     @property
     def is_unreachable(self) -> bool:
@@ -139,6 +149,8 @@ def no_answer(url: str, deadline_s: float, cause: str) -> ServerUnavailable:
 
 
 def _advice(cause: str) -> str:
+    if _SHM_FULL in cause:
+        return "The server's /dev/shm is full. Restart it, or give it more shared memory (shm_size)"
     if "handshake" in cause:
         return "Check the certificates. Pass the server's CA with --root-certificates (ConnectionOptions)"
     if any(text in cause for text in _CONNECTION_LOST):
@@ -148,6 +160,9 @@ def _advice(cause: str) -> str:
 
 def item_errors(failure: Failure, count: int) -> list[ItemError]:
     """The errors for the `count` photos of a request that failed because of its photos."""
+    if failure.is_timeout:
+        text = "not answered within the deadline, nor when sent alone; the server answers other requests"
+        return [ItemError("request_timeout", text) for _ in range(count)]
     text = f"the server rejected the request: {failure}"
     if failure.is_crash:
         crashes = defaults.MAX_ISOLATED_CRASHES

@@ -10,6 +10,11 @@ A photo can crash the Python process that decodes it. All photos in its batch th
 server restarts, so do all other requests in flight. So a request during which something crashed becomes a
 suspect: it is retried isolated, with no other request of this client in flight. The request is to blame only
 if that crashes the server again. A group of photos is then split, and each photo is tried isolated.
+
+Triton fails a whole batch for one malformed request in it, and a photo that takes long delays its batch. So
+another client can be the cause if a request is rejected or late. Such a request is sent again, in the end as
+a batch of its own (wire.request_bytes(alone=True)). If that fails too, the photo has an error; a late one
+only if the server still answers others.
 """
 
 from __future__ import annotations
@@ -68,31 +73,69 @@ class Decision(Enum):
     """What to do after a failed try."""
 
     RETRY = auto()
-    ISOLATE = auto()
-    """Retry isolated, with a new deadline: it may have to queue behind other suspects."""
+    RESTART = auto()
+    """Retry with a new deadline: an isolated request may have to queue behind other suspects."""
     BLAME = auto()
-    """The request crashes the server."""
+    """The request fails because of its photos."""
     GIVE_UP = auto()
 
 
 class Suspicion:
-    """Decides about one request's failures, and blames it after `crashes_to_blame` isolated crashes."""
+    """Decides about one request's failures, and blames it after `crashes_to_blame` isolated crashes.
 
-    def __init__(self, dead: DeadProcesses, *, isolated: bool, crashes_to_blame: int) -> None:
+    `isolated` requests are sent with no other request of this client in flight, `alone` ones as a batch of
+    their own.
+    """
+
+    def __init__(
+        self, dead: DeadProcesses, *, isolated: bool, crashes_to_blame: int, alone: bool = False
+    ) -> None:
         self.is_isolated = isolated
+        self.is_alone = alone
         self._dead = dead
         self._crashes_left = crashes_to_blame
+        self._rejections_left = defaults.SHARED_REJECTIONS
 
     def decide(self, failure: Failure) -> Decision:
         """Call it before releasing the request's slot, because another request could see the same crash."""
+        if failure.is_timeout:
+            return self._decide_late()
         has_crashed, was_isolated = self._dead.is_new_crash(failure), self.is_isolated
         self.is_isolated = was_isolated or has_crashed
         self._crashes_left -= has_crashed and was_isolated
         if self._crashes_left <= 0:
             return Decision.BLAME
-        if not failure.is_retryable:
+        if failure.is_retryable:
+            return Decision.RETRY if was_isolated == self.is_isolated else Decision.RESTART
+        if failure.is_denied or failure.is_unreachable:
             return Decision.GIVE_UP
-        return Decision.RETRY if was_isolated == self.is_isolated else Decision.ISOLATE
+        return self._decide_rejected()
+
+    def _decide_late(self) -> Decision:
+        was_alone, self.is_alone = self.is_alone, True
+        return Decision.BLAME if was_alone else Decision.RESTART
+
+    def _decide_rejected(self) -> Decision:
+        if self.is_alone:
+            return Decision.BLAME
+        self._rejections_left -= 1
+        self.is_alone = self._rejections_left <= 0
+        return Decision.RETRY
+
+
+@dataclass(frozen=True)
+class Message:
+    """A request's photos and how to send them."""
+
+    info: ModelInfo
+    photos: Sequence[bytes]
+    timed: bool = False
+    request_id: str = ""
+
+    def serialized(self, *, alone: bool) -> bytes:
+        return wire.request_bytes(
+            self.info, self.photos, timed=self.timed, request_id=self.request_id, alone=alone
+        )
 
 
 class RetryEngine:
@@ -111,6 +154,8 @@ class RetryEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url, self._transport, self._deadline_s, self._clock = url, transport, deadline_s, clock
+        self._probe_s = min(defaults.PROBE_S, deadline_s / 2)
+        self._answered_at = float("-inf")
         self.slots = SlotQueue(concurrency, event, clock)
         self.dead_processes = DeadProcesses()
 
@@ -157,64 +202,93 @@ class RetryEngine:
         timed: bool = False,
         request_id: str = "",
         isolated: bool = False,
+        alone: bool = False,
     ) -> Flow[TimedAnswer]:
         """Embeds at most a batch of encoded photos. Raises ServerUnavailable."""
         begin = self._clock()
-        data = wire.request_bytes(info, photos, timed=timed, request_id=request_id)
         # One crash is enough to split a group.
         crashes = defaults.MAX_ISOLATED_CRASHES if len(photos) == 1 else 1
-        suspicion = Suspicion(self.dead_processes, isolated=isolated, crashes_to_blame=crashes)
-        answer, waited_s = yield from self._answer(data, suspicion)
+        suspicion = Suspicion(self.dead_processes, isolated=isolated, crashes_to_blame=crashes, alone=alone)
+        answer, waited_s = yield from self._answer(Message(info, photos, timed, request_id), suspicion)
+        seconds = self._clock() - begin
         if not isinstance(answer, Failure):
-            return TimedAnswer.of(info, InferResult(answer), self._clock() - begin, waited_s)
-        if answer.is_crash and len(photos) > 1:
-            results = []
-            for photo in photos:
-                results += (yield from self.request(info, [photo], isolated=True)).results
-        else:
-            results = [PhotoResult.of(error) for error in item_errors(answer, len(photos))]
+            return TimedAnswer.of(info, InferResult(answer), len(photos), seconds, waited_s)
+        if len(photos) == 1:
+            results = [PhotoResult.of(error) for error in item_errors(answer, 1)]
+            return TimedAnswer(results, seconds, None, waited_s)
+        results = []
+        for photo in photos:
+            single = self.request(info, [photo], isolated=suspicion.is_isolated, alone=suspicion.is_alone)
+            results += (yield from single).results
         return TimedAnswer(results, self._clock() - begin, None, waited_s)
 
-    def _answer(self, data: bytes, suspicion: Suspicion) -> Flow[tuple[Any, float]]:
+    def _answer(self, message: Message, suspicion: Suspicion) -> Flow[tuple[Any, float]]:
         """The server's answer, or the Failure due to these photos; and the seconds before the last try."""
         begin, backoff = self._clock(), Backoff()
         end = yield from self._first_slot(suspicion)
         while True:
             waited_s = self._clock() - begin
-            answer, decision = yield from self._send(data, end, suspicion)
+            answer, decision = yield from self._send(message, end, suspicion)
             if decision is None or decision is Decision.BLAME:
                 return answer, waited_s
+            if decision is Decision.RESTART and answer.is_timeout and len(message.photos) > 1:
+                return answer, waited_s  # split it: each photo may take as long as the group did
             pause_s = backoff.next_s()
-            if decision is not Decision.GIVE_UP and self._clock() + pause_s < end:
+            if decision is Decision.RESTART:
                 yield Wait(self.slots.closed, pause_s)
-                if decision is Decision.ISOLATE:
-                    end = yield from self._first_slot(suspicion)
-                    continue
+                end = yield from self._first_slot(suspicion)
+                continue
+            if decision is Decision.RETRY and self._clock() + pause_s < end:
+                yield Wait(self.slots.closed, pause_s)
                 if (yield from self._slot(suspicion, end)) is not None:
                     continue
             self.require_open()
+            if answer.is_shared_memory_full and self._answered_at > begin:
+                return answer, waited_s  # there is enough for other photos
             if error := server_error(self._url, self._deadline_s, answer):
                 raise error
             return answer, waited_s
 
-    def _send(self, data: bytes, end: float, suspicion: Suspicion) -> Flow[tuple[Any, Decision | None]]:
+    def _send(self, message: Message, end: float, suspicion: Suspicion) -> Flow[tuple[Any, Decision | None]]:
         """One try, which releases its slot. An answer needs no decision."""
         rejected = answered = False
+        begin = self._clock()
         try:
+            data = message.serialized(alone=suspicion.is_alone)
             answer = yield self._call(self._transport.infer, data, end)
-            if not isinstance(answer, Failure):
+            if isinstance(answer, Failure) and answer.is_timeout:
+                unreachable = yield from self._probe(message.info, begin)
+                if unreachable is not None:
+                    rejected = unreachable.is_overload
+                    return (unreachable if rejected else answer), Decision.GIVE_UP
                 answered = True
+                return answer, suspicion.decide(answer)
+            if not isinstance(answer, Failure):
+                answered, self._answered_at = True, self._clock()
                 return answer, None
             rejected, answered = answer.is_overload, not answer.is_unreachable
             return answer, suspicion.decide(answer)
         finally:
             self.slots.finish(rejected=rejected, answered=answered)
 
+    def _probe(self, info: ModelInfo, since: float) -> Flow[Failure | None]:
+        """None if the server has answered a request `since` then, or now answers an empty photo."""
+        if self._answered_at > since:
+            return None
+        answer = yield Call(self._transport.infer, wire.request_bytes(info, [b""]), self._probe_s)
+        if isinstance(answer, Failure) and answer.is_unreachable:
+            return answer
+        self._answered_at = self._clock()
+        return None
+
     def _first_slot(self, suspicion: Suspicion) -> Flow[float]:
-        """Waits for a slot with a new deadline; returns the time at which the deadline expires."""
+        """Waits for a slot with a new deadline; returns the time at which the deadline expires.
+
+        It waits a little longer than that: requests in flight may all be late on a server that works.
+        """
         end = yield from self._slot(suspicion)
         if end is not None:
-            return end
+            return min(end, self._clock() + self._deadline_s)
         self.require_open()
         if self.slots.limit.is_overloaded:
             raise busy(self._url, self._deadline_s)
@@ -222,7 +296,8 @@ class RetryEngine:
 
     def _slot(self, suspicion: Suspicion, end: float | None = None) -> Flow[float | None]:
         """Waits for a slot until `end`, or with a new deadline; returns the end, or None without a slot."""
-        place = self.slots.enter(self._deadline_s, end=end, isolated=suspicion.is_isolated)
+        deadline_s = self._deadline_s + self._probe_s
+        place = self.slots.enter(deadline_s, end=end, isolated=suspicion.is_isolated)
         has_slot = False
         try:
             while not place.is_granted and (left_s := self.slots.remaining_s(place)) > 0:

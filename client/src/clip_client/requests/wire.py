@@ -107,13 +107,23 @@ def collect(
 
 
 def request_bytes(
-    info: ModelInfo, photos: Sequence[bytes], *, timed: bool = False, request_id: str = ""
+    info: ModelInfo,
+    photos: Sequence[bytes],
+    *,
+    timed: bool = False,
+    request_id: str = "",
+    alone: bool = False,
 ) -> bytes:
     """A serialized ModelInferRequest for `photos` (at most the model's batch).
+
+    `alone` fills the batch with empty photos, which cost the server little, so that Triton adds no other
+    request to it. The answer then has more rows than `photos`.
 
     The photos are most of it and are copied only once: the message is serialized without them, and the field
     that holds them, protobuf's last, is appended.
     """
+    if alone:
+        photos = [*photos, *[b""] * (info.max_batch_size - len(photos))]
     about_photos = [info.notice_output, info.format_output, info.dimensions_output]
     wanted = [info.embedding_output, info.error_output, *filter(None, about_photos)]
     if timed and info.seconds_output:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from clip_serving import defaults
 from clip_serving.encoder.choice import choose
 from clip_serving.errors import ConfigurationError
 from clip_serving.server.log import announcement
+from clip_serving.triton_models.inputs import Refused, read_inputs
 from clip_serving.triton_models.parameters import parameters_of
 
 
@@ -23,7 +25,9 @@ class TritonPythonModel:
     """Inputs `pixels` UINT8 [N,H,W,3], `valid` BOOL [N,1]; output `embedding` FP32 [N,D]."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        parameters = parameters_of(json.loads(args["model_config"]))
+        config = json.loads(args["model_config"])
+        parameters = parameters_of(config)
+        self._dimension = int(config["output"][0]["dims"][0])
         version = Path(args["model_repository"]) / args["model_version"]
         try:
             precision = one_of(defaults.EncoderPrecision, parameters["precision"])
@@ -36,17 +40,29 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Runs the requests that Triton batched as one batch."""
-        pixels = [_input(request, "pixels") for request in requests]
-        valid = np.concatenate([_input(request, "valid") for request in requests])
-        batch = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
-        embeddings = self._encoder.embed(batch, valid)
-        ends = np.cumsum([len(part) for part in pixels])[:-1]
-        return [
-            pb_utils.InferenceResponse([pb_utils.Tensor("embedding", np.ascontiguousarray(rows))])
-            for rows in np.split(embeddings, ends)
-        ]
+        read = [read_inputs(request, "pixels", "valid") for request in requests]
+        batches = [inputs for inputs in read if not isinstance(inputs, Refused)]
+        if not batches:
+            return [each.response for each in read if isinstance(each, Refused)]
+        pixels, valid = (_joined([batch[index] for batch in batches]) for index in (0, 1))
+        ends = np.cumsum([len(batch[1]) for batch in batches])[:-1]
+        parts = iter(np.split(self._embed(pixels, valid), ends))
+        return [each.response if isinstance(each, Refused) else _response(next(parts)) for each in read]
+
+    def _embed(self, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        """Costs nothing for rows that are not valid: a batch of one photo may be filled with empty ones."""
+        kept = valid[:, 0]
+        if kept.all():
+            return self._encoder.embed(pixels, valid)
+        rows = np.full((len(pixels), self._dimension), np.nan, np.float32)
+        if kept.any():
+            rows[kept] = self._encoder.embed(np.ascontiguousarray(pixels[kept]), valid[kept])
+        return rows
 
 
-def _input(request: Any, name: str) -> npt.NDArray[Any]:
-    array: npt.NDArray[Any] = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-    return array
+def _joined(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _response(rows: npt.NDArray[np.float32]) -> Any:
+    return pb_utils.InferenceResponse([pb_utils.Tensor("embedding", np.ascontiguousarray(rows))])

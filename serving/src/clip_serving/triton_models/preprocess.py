@@ -20,6 +20,7 @@ import triton_python_backend_utils as pb_utils
 
 from clip_preprocess import Outcome, Preprocessor, PreprocessSettings
 from clip_serving import defaults
+from clip_serving.triton_models.inputs import Refused, read_inputs
 from clip_serving.triton_models.metrics import PhotoMetrics
 from clip_serving.triton_models.parameters import parameters_of
 
@@ -49,10 +50,8 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Decodes all requests' photos as one batch; a bad photo affects only its own row."""
-        photos = [
-            pb_utils.get_input_tensor_by_name(request, "image").as_numpy().reshape(-1) for request in requests
-        ]
-        images = [photo for batch in photos for photo in batch]
+        read = [read_inputs(request, "image") for request in requests]
+        images = [photo for each in read if not isinstance(each, Refused) for photo in each[0].reshape(-1)]
         height, width = self._settings.image_size
         pixels = np.empty((len(images), height, width, 3), np.uint8)
         outcomes = self._preprocessor.run(images, pixels)
@@ -60,8 +59,11 @@ class TritonPythonModel:
         self._metrics.record(images, outcomes)
         self._return_memory(len(images))
         responses, start = [], 0
-        for batch in photos:
-            rows = slice(start, start + len(batch))
+        for each in read:
+            if isinstance(each, Refused):
+                responses.append(each.response)
+                continue
+            rows = slice(start, start + each[0].size)
             responses.append(_response(pixels[rows], outcomes[rows]))
             start = rows.stop
         self._renew_if_stuck()

@@ -1,0 +1,100 @@
+"""Another client sends malformed requests beside good photos: it costs no photo."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from clip_client import ClipClient, ItemError
+from clip_client.requests.wire import Embedding
+from clip_serving.server.embedded import TritonServer
+from testing.pictures import encoded, noise
+from testing.waiting import PATIENCE_S, wait_until
+
+_SIDE = 224
+
+
+def photo_request(model: str, raw: bytes) -> pb.ModelInferRequest:
+    return pb.ModelInferRequest(
+        model_name=model,
+        inputs=[{"name": "image", "datatype": "BYTES", "shape": [1, 1]}],
+        raw_input_contents=[raw],
+    )
+
+
+def pixels_request(pixels: list[int], valid: list[int], rows: int) -> pb.ModelInferRequest:
+    return pb.ModelInferRequest(
+        model_name="clip_image_encoder",
+        inputs=[
+            {"name": "pixels", "datatype": "UINT8", "shape": [*pixels, _SIDE, _SIDE, 3]},
+            {"name": "valid", "datatype": "BOOL", "shape": valid},
+        ],
+        raw_input_contents=[bytes(rows * _SIDE * _SIDE * 3), bytes([1] * rows)],
+    )
+
+
+@contextmanager
+def hostile(server: TritonServer, request: pb.ModelInferRequest) -> Iterator[Callable[[], int]]:
+    """Three clients that send `request` again and again; yields how often the server rejected it."""
+    over, rejected = threading.Event(), []
+
+    def send() -> None:
+        with grpc.insecure_channel(server.grpc_url) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            while not over.is_set():
+                try:
+                    stub.ModelInfer(request, timeout=PATIENCE_S)
+                except grpc.RpcError as error:
+                    rejected.append(error)
+
+    clients = [threading.Thread(target=send) for _ in range(3)]
+    for client in clients:
+        client.start()
+    try:
+        wait_until(lambda: rejected, "a rejected request")
+        yield lambda: len(rejected)
+    finally:
+        over.set()
+        for client in clients:
+            client.join()
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[bytes]:
+    return [encoded(noise(320 + 8 * index, 240), "JPEG") for index in range(4)]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(photo_request("clip_image", b"\xff\xff\xff\xffx"), id="length that overflows"),
+        pytest.param(photo_request("clip_image_preprocess", b"\xff\xff\xff\x7fx"), id="to preprocess itself"),
+        pytest.param(pixels_request([0], [0, 1], 1), id="pixels of no row"),
+    ],
+)
+def test_no_good_photo_is_lost(
+    server: TritonServer, photos: list[bytes], request_: pb.ModelInferRequest
+) -> None:
+    with ClipClient(server.grpc_url, deadline_s=PATIENCE_S) as client:
+        wanted = [client.embed([photo])[0] for photo in photos]
+        with hostile(server, request_) as rejections, ThreadPoolExecutor(16) as pool:
+            before = rejections()
+            singles = list(pool.map(lambda index: client.request([photos[index % 4]])[0], range(300)))
+            groups = client.embed(photos * 8, on_error="return")
+            assert rejections() > before, "the hostile clients were there all the time"
+    assert_right(singles, wanted)
+    assert_right(groups, wanted)
+
+
+def assert_right(outcomes: list[Embedding | ItemError], wanted: list[Embedding]) -> None:
+    for index, outcome in enumerate(outcomes):
+        assert not isinstance(outcome, ItemError), outcome
+        np.testing.assert_allclose(outcome, wanted[index % 4], atol=1e-4)
