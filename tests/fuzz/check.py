@@ -32,7 +32,7 @@ def check_files(files: Iterable[bytes], *, threads: int = 1) -> Outcome:
     settings_list = [
         PreprocessSettings((64, 64), limits=limits),
         PreprocessSettings((64, 64), limits=limits, quality="high"),
-        PreprocessSettings((64, 64), limits=limits, quality="fast", resize_mode="squash"),
+        PreprocessSettings((64, 64), limits=limits, quality="fast", resize_mode="squash", background="#fff"),
         PreprocessSettings((64, 64), limits=limits, quality="high", resize_mode="longest"),
         PreprocessSettings((64, 64), limits=limits, allow_truncated=True),
     ]

@@ -27,6 +27,7 @@ _TUNED = ImageSettings(
     apply_exif_orientation=False,
     quality="exact",
     allow_truncated=True,
+    background="#ffffff",
     max_bytes=1234,
     max_pixels=5678,
     decode_timeout_s=4.5,
@@ -89,6 +90,7 @@ def test_settings_that_are_given_replace_those_of_the_repository(tmp_path: Path)
         quality="fast",
         apply_exif_orientation=True,
         allow_truncated=False,
+        background="none",
         max_bytes=99,
         encoder_version=1,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
@@ -194,14 +195,16 @@ def test_photos_are_counted_by_format_and_code_over_all_processes(server: Triton
     with ClipClient(server.grpc_url, deadline_s=PATIENCE_S) as client, ThreadPoolExecutor(8) as pool:
         client.embed([photo])
         before = metrics(server)
-        batch = [photo, png, photo[: len(photo) // 2]]
+        flat = encoded(Image.new("RGB", (9, 9)), "GIF")
+        batch = [photo, png, photo[: len(photo) // 2], flat]
         list(pool.map(lambda _: client.request(batch), range(10)))
     after = metrics(server)
     grown = {name: after[name] - before.get(name, 0.0) for name in after}
     assert grown['clip_photos_total{format="JPEG"}'] == 20
     assert grown['clip_photos_total{format="PNG"}'] == 10
     assert grown['clip_photo_errors_total{code="truncated"}'] == 10
+    assert grown['clip_notices_total{code="single_color"}'] == 10
     assert grown["clip_photo_bytes_total"] == 10 * sum(map(len, batch))
-    assert grown["clip_decode_seconds_count"] == 30
-    assert grown["clip_preprocess_seconds_count"] == 20
+    assert grown["clip_decode_seconds_count"] == 40
+    assert grown["clip_preprocess_seconds_count"] == 30
     assert grown["clip_decode_seconds_sum"] > 0

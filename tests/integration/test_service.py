@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 
-from clip_client import AsyncClipClient, ClipClient, ItemError, check
+from clip_client import AsyncClipClient, ClipClient, ItemError, Notice, check
 from clip_client.requests.wire import Embedding
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos, corrupt_pictures, encoded, source_picture
@@ -91,10 +92,11 @@ def test_raising_names_the_first_broken_photo(client: ClipClient, photos: list[b
     assert caught.value.code == "empty"
 
 
-def test_facts_about_each_photo(client: ClipClient) -> None:
+def test_notices_and_facts_of_each_photo(client: ClipClient) -> None:
     picture = source_picture("chelsea.png")
     wide, turned = encoded(picture.resize((1600, 1200)), "JPEG"), encoded(picture, "PNG")
-    photos = [wide, turned, wide[: len(wide) // 2], b"no photo"]
+    flat = encoded(Image.new("RGB", (8, 5), "white"), "WEBP", lossless=True)
+    photos = [wide, turned, wide[: len(wide) // 2], b"no photo", flat]
     results = client.embed_photos(photos)
     facts = [(each.format, each.width, each.height, each.decode_scale) for each in results]
     assert facts == [
@@ -102,9 +104,12 @@ def test_facts_about_each_photo(client: ClipClient) -> None:
         ("PNG", *picture.size, 1),
         ("JPEG", None, None, None),
         (None, None, None, None),
+        ("WebP", 8, 5, 1),
     ]
+    notice = Notice("single_color", "all pixels are #ffffff after preprocessing")
+    assert [each.notices for each in results] == [(), (), (), (), (notice,)]
     assert [each.error.code if each.error else "" for each in results] == [
-        "", "", "truncated", "unsupported_format",
+        "", "", "truncated", "unsupported_format", "",
     ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
-from clip_preprocess import exif
+from clip_preprocess import background, exif
 from clip_preprocess.decoded import Decoded
 from clip_preprocess.errors import ErrorCode, ItemError
 from clip_preprocess.formats import Format
@@ -48,6 +48,8 @@ _silence_libtiff()
 def decode(data: Data, kind: Format, header: Header | None, settings: PreprocessSettings) -> Decoded:
     """The first (or only) picture in `data`, in its own mode: palette, alpha and CMYK are kept.
 
+    With a `background`, a picture with transparency is shown on it and becomes RGB.
+
     Color profiles are ignored, as in open_clip's transform. Pillow turns TIFF and HEIC by their own
     orientation, whatever `apply_exif_orientation` says.
 
@@ -59,9 +61,16 @@ def decode(data: Data, kind: Format, header: Header | None, settings: Preprocess
         check_sides(kind.name, picture.size, settings.limits.max_pixels)
     elif picture.size != header.size:
         raise damaged(ErrorCode.CORRUPT, kind.name, header.size, "its headers disagree")
+    if settings.background != background.NONE:
+        background.correct_key(picture)
     notices = _load(picture, kind, allow_truncated=settings.allow_truncated)
     orientation = exif.of_picture(picture) if settings.apply_exif_orientation else 1
-    return Decoded(picture, picture.size, orientation, notices=notices)
+    return Decoded(_on_background(picture, settings), picture.size, orientation, notices=notices)
+
+
+def _on_background(picture: Image.Image, settings: PreprocessSettings) -> Image.Image:
+    alpha = None if settings.background == background.NONE else background.opacity(picture)
+    return picture if alpha is None else background.flattened(picture, alpha, settings.background)
 
 
 def _open(data: Data, kind: Format, header: Header | None) -> ImageFile.ImageFile:

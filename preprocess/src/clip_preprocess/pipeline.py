@@ -24,7 +24,7 @@ from clip_preprocess.errors import ErrorCode, ItemError, SettingsError
 from clip_preprocess.formats import FORMATS, Format, sniff
 from clip_preprocess.headers.base import Data, Header
 from clip_preprocess.headers.jpeg import JpegHeader
-from clip_preprocess.notices import Notice, one_per_code
+from clip_preprocess.notices import Notice, NoticeCode, one_per_code
 from clip_preprocess.resample import Pixels, fit
 from clip_preprocess.settings import PreprocessSettings
 
@@ -206,7 +206,7 @@ def _preprocess(photo: Data, settings: PreprocessSettings) -> tuple[Outcome, Pix
         decoded.picture.width * decoded.picture.height,
         decoded_at - started,
         time.perf_counter() - decoded_at,
-        decoded.notices,
+        decoded.notices + _single_color(pixels, decoded, settings),
         width,
         height,
         decoded.scale,
@@ -233,6 +233,17 @@ def _decode(photo: Data, kind: Format, header: Header | None, settings: Preproce
         decoded = pillow_decoder.decode(photo, kind, header, settings)
     found = (*(header.notices if header else ()), *decoded.notices)
     return dataclasses.replace(decoded, notices=one_per_code(found)) if found else decoded
+
+
+def _single_color(pixels: Pixels, decoded: Decoded, settings: PreprocessSettings) -> tuple[Notice, ...]:
+    """A notice if all pixels are the same. The first row answers for almost every photo."""
+    first = pixels[0, 0]
+    if (pixels[0] != first).any() or (pixels != first).any():
+        return ()
+    text = "all pixels are #{:02x}{:02x}{:02x} after preprocessing".format(*first)
+    if decoded.picture.has_transparency_data:
+        text += f"; the picture is transparent, and the setting background is {settings.background}"
+    return (Notice(NoticeCode.SINGLE_COLOR, text),)
 
 
 def _possible(size: tuple[int, int]) -> tuple[int, int]:

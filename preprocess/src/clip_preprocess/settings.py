@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from clip_preprocess import defaults
+from clip_preprocess import background, defaults
 from clip_preprocess.errors import SettingsError
 
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
@@ -43,6 +43,9 @@ class PreprocessSettings:
     quality: Quality = "exact"
     allow_truncated: bool = False
     """Whether a photo whose data ends early has pixels, with the notice `truncated`."""
+    background: str = background.NONE
+    """The color behind a picture with transparency, such as "#ffffff". "none" ignores transparency, as
+    open_clip does."""
 
     def __post_init__(self) -> None:
         """Raises SettingsError: a wrong value would otherwise fail each photo as an internal error."""
@@ -53,6 +56,7 @@ class PreprocessSettings:
             one_of(Interpolation, self.interpolation)
             one_of(ResizeMode, self.resize_mode)
             one_of(Quality, self.quality)
+            object.__setattr__(self, "background", background.normalized(self.background))
         except (TypeError, ValueError) as error:
             raise SettingsError(f"unsupported setting: {error}") from error
 
@@ -98,6 +102,8 @@ class PreprocessSettings:
                 ),
                 quality=one_of(Quality, values["quality"]),
                 allow_truncated=values["allow_truncated"] == "true",
+                # Configs of release 0.1 lack it.
+                background=values.get("background", background.NONE),
             )
         except KeyError as error:
             raise SettingsError(f"parameter {error} is missing") from error

@@ -175,6 +175,9 @@ def test_the_model_is_in_the_metadata_and_another_one_is_refused(tmp_path: Path)
     [
         ("quality", "high", "exact", True),
         ("apply_exif_orientation", "true", "false", True),
+        ("background", "none", "#ffffff", True),
+        ("background", "#ffffff", "none", True),
+        ("background", None, "none", False),
         ("encoder_precision", "fp32", "auto", True),
         ("encoder_precision", "auto", "auto", False),
         ("quality", "", "exact", False),
@@ -198,6 +201,17 @@ def test_embeddings_of_other_settings_are_not_mixed(
     assert pq.read_table(out).num_rows == (1 if refused else 2)
     finished(out, row(2), model=after, overwrite=True)
     assert json.loads(pq.read_schema(out).metadata[b"clip_triton"]) == after
+
+
+@pytest.mark.parametrize("older", [{}, {"background": ""}])
+def test_an_older_server_had_no_background(tmp_path: Path, older: dict[str, str]) -> None:
+    out = tmp_path / "out.parquet"
+    finished(out, row(1), model={**_MODEL, **older})
+    with pytest.raises(SinkError, match="made with background none, but the server uses #ffffff"):
+        finished(out, row(2), model={**_MODEL, "background": "#ffffff"}, resume=True)
+    finished(out, row(2), model={**_MODEL, "background": "#ffffff"}, overwrite=True)
+    with pytest.raises(SinkError, match="made with background #ffffff, but the server uses none"):
+        finished(out, row(2), model={**_MODEL, **older}, resume=True)
 
 
 def test_a_stopped_overwrite_goes_on_beside_a_file_of_another_model(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ TUNED = ImageSettings(
     quality="exact",
     apply_exif_orientation=False,
     allow_truncated=True,
+    background="#ffffff",
     max_bytes=1234,
     max_pixels=5678,
     decode_timeout_s=4.5,
@@ -84,6 +85,11 @@ def test_a_key_that_is_missing_means_the_default() -> None:
         ({"preprocess": {"instances": True}}, "preprocess.instances is true. Allowed: a whole number"),
         ({"preprocess": {"instances": "4"}}, 'preprocess.instances is "4". Allowed: a whole number'),
         ({"preprocess": {"allow_truncated": "no"}}, 'allow_truncated is "no". Allowed: true or false'),
+        (
+            {"preprocess": {"background": "#ffff"}},
+            'preprocess.background is "#ffff". Allowed: none, or a color such as "#ffffff"',
+        ),
+        ({"preprocess": {"background": None}}, "preprocess.background is null. Allowed: none, or a color"),
         ({"preprocess": {"decode_timeout_s": 0}}, "decode_timeout_s is 0. Allowed: a number above 0"),
         (
             {"preprocess": {"decode_timeout_s": 1e300}},
@@ -176,9 +182,9 @@ def parser() -> argparse.ArgumentParser:
 def test_every_setting_has_a_flag() -> None:
     flags = (
         "--max-batch-size 16 --preprocess-instances 7 --preprocess-threads 2 --max-queue-size 0 "
-        "--quality exact --ignore-exif-orientation --allow-truncated --max-bytes 1234 --max-pixels 5678 "
-        "--decode-timeout 4.5 --encoder-instances 3 --encoder-threads 2 --encoder-precision fp32 "
-        "--preferred-batch-sizes 4,16 --max-queue-delay-us 0 --activate 2"
+        "--quality exact --ignore-exif-orientation --allow-truncated --background white --max-bytes 1234 "
+        "--max-pixels 5678 --decode-timeout 4.5 --encoder-instances 3 --encoder-threads 2 "
+        "--encoder-precision fp32 --preferred-batch-sizes 4,16 --max-queue-delay-us 0 --activate 2"
     )
     found = given(parser().parse_args(flags.split()), IMAGE)
     assert ImageSettings(**found) == TUNED

@@ -38,6 +38,7 @@ SETTINGS = ImageSettings(
     encoder_version=2,
 )
 _ADDED_OUTPUTS = ("notice", "format", "dimensions")
+_ADDED_PARAMETERS = ("background",)
 
 
 @pytest.fixture
@@ -65,10 +66,12 @@ def test_the_migrated_settings_render_what_0_1_rendered(old: Path) -> None:
 
 
 def without_additions(config: pb.ModelConfig) -> None:
-    """Removes what later releases added: outputs."""
+    """Removes what later releases added: outputs and parameters."""
     for index in reversed(range(len(config.output))):
         if config.output[index].name in _ADDED_OUTPUTS:
             del config.output[index]
+    for name in _ADDED_PARAMETERS:
+        config.parameters.pop(name, None)
     for step in config.ensemble_scheduling.step:
         for name in _ADDED_OUTPUTS:
             step.output_map.pop(name, None)

@@ -204,7 +204,12 @@ def test_random_weights_are_said_in_every_config(spec: ModelSpec) -> None:
 
 
 def test_preprocess_settings_survive_the_config(spec: ModelSpec) -> None:
-    chosen: dict[str, Any] = {"apply_exif_orientation": False, "quality": "fast", "allow_truncated": True}
+    chosen: dict[str, Any] = {
+        "apply_exif_orientation": False,
+        "quality": "fast",
+        "allow_truncated": True,
+        "background": "#ffffff",
+    }
     settings = preprocess_settings(spec, ImageSettings(**chosen))
     config = parsed(render_image(spec, **chosen)["clip_image_preprocess/config.pbtxt"])
     parameters = {key: value.string_value for key, value in config.parameters.items()}

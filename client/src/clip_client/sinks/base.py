@@ -16,8 +16,10 @@ from clip_client.results import Embedding, PhotoResult
 from clip_client.sources.base import ObjectInfo
 
 _MODEL = ("model", "pretrained", "weights_sha256", "random_weights", "encoder_version", "image_size")
-SETTINGS = ("quality", "apply_exif_orientation", "encoder_precision")
+SETTINGS = ("quality", "apply_exif_orientation", "background", "encoder_precision")
 """The server's settings that change a photo's vector, as named in its model's parameters."""
+_BEFORE_THE_SETTING = {"background": "none"}
+"""The values of settings that older servers and files do not have."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def check_same_model(place: str, stored: Mapping[str, str], model: Mapping[str, 
             "Choose another --out, or give --overwrite"
         )
     for name in SETTINGS:
-        then, now = stored.get(name), model.get(name)
+        then, now = (each.get(name) or _BEFORE_THE_SETTING.get(name) for each in (stored, model))
         if then and now and then != now:
             raise SinkError(
                 f"{place} holds embeddings made with {name} {then}, but the server uses {now}. Restart the "

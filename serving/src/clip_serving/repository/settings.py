@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from clip_preprocess import background
 from clip_serving.errors import ConfigurationError
 
 _METADATA = "clip_serving"
@@ -112,6 +113,21 @@ class Choice:
         if not isinstance(value, str) or value not in self.names:
             raise ValueError
         return value
+
+    def parse(self, text: str) -> object:
+        return text
+
+
+@dataclass(frozen=True)
+class Color:
+    """An opaque color, as #rrggbb, or none."""
+
+    allowed = 'none, or a color such as "#ffffff"'
+
+    def accept(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        return background.normalized(value)
 
     def parse(self, text: str) -> object:
         return text

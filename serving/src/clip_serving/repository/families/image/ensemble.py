@@ -66,5 +66,6 @@ def _for_clients(spec: ModelSpec, settings: ImageSettings) -> dict[str, object]:
         "max_bytes": settings.max_bytes,
         "quality": settings.quality,
         "apply_exif_orientation": settings.apply_exif_orientation,
+        "background": settings.background,
         "encoder_precision": settings.encoder_precision,
     }

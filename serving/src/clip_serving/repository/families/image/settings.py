@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
+from clip_preprocess import background
 from clip_preprocess import defaults as preprocess_defaults
 from clip_preprocess.settings import DecodeLimits, PreprocessSettings, Quality
 from clip_serving import defaults
@@ -14,6 +15,7 @@ from clip_serving.defaults import EncoderPrecision
 from clip_serving.repository.settings import (
     INT64_MAX,
     Choice,
+    Color,
     FamilySettings,
     PositiveNumber,
     Switch,
@@ -72,6 +74,13 @@ class ImageSettings(FamilySettings):
         "preprocess.allow_truncated",
         "embed photos whose data ends early; the notice beside the embedding says so",
         Switch(off="no-allow-truncated"),
+    )
+    background: str = setting(
+        background.NONE,
+        "preprocess.background",
+        'color behind pictures with transparency, such as "#ffffff"; none ignores transparency, as open_clip '
+        "does",
+        Color(),
     )
     max_bytes: int = setting(
         preprocess_defaults.MAX_BYTES,
@@ -136,5 +145,6 @@ def preprocess_settings(spec: ModelSpec, settings: ImageSettings) -> PreprocessS
         apply_exif_orientation=settings.apply_exif_orientation,
         quality=settings.quality,
         allow_truncated=settings.allow_truncated,
+        background=settings.background,
         limits=DecodeLimits(settings.max_bytes, settings.max_pixels, settings.decode_timeout_s),
     )
