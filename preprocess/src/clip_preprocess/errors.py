@@ -7,6 +7,7 @@ ClipPreprocessError
 
 from __future__ import annotations
 
+import traceback
 from enum import Enum
 
 
@@ -43,3 +44,13 @@ class ItemError(ClipPreprocessError):
 
 class SettingsError(ClipPreprocessError):
     """A setting is missing or has an invalid value; the text names it."""
+
+
+def forget(error: BaseException | None) -> None:
+    """Frees the locals of the functions that raised `error`, often a picture.
+
+    The frames and the error refer to each other, so only the garbage collector would free them, much later.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

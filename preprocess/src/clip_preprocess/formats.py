@@ -22,6 +22,7 @@ from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
+    Image,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
@@ -29,11 +30,15 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from clip_preprocess import unsupported
 from clip_preprocess.headers import bmp, gif, jpeg, png, webp
 from clip_preprocess.headers.base import Data, Header
+from clip_preprocess.notices import Notice, NoticeCode
 
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"heif", b"mif1", b"msf1"}
+_STRAY_BYTES = 16
+"""Most bytes before a file's signature: a byte order mark, a line end, the end of another file."""
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -49,6 +54,10 @@ class Format:
     """Pillow's class for it, called with a binary file; None if its library is not installed."""
     read_header: Callable[[Data, bool], Header] | None = None
     """Called with the file and `allow_truncated`; raises ItemError. None: Pillow reads the header."""
+    picture_alone: Callable[[Data], bytes | None] | None = None
+    """The file without metadata, for a second try if the decoder rejects it; None if there is none."""
+    lacks_rows: Callable[[Data, Image.Image], bool] | None = None
+    """Whether rows are missing from a picture that the decoder called complete."""
 
 
 def _brands(start: bytes) -> set[bytes]:
@@ -81,13 +90,19 @@ JPEG = Format(
 FORMATS = (
     JPEG,
     Format(
-        "PNG", lambda start: start.startswith(png.SIGNATURE), PngImagePlugin.PngImageFile, png.read_header
+        "PNG",
+        lambda start: start.startswith(png.SIGNATURE),
+        PngImagePlugin.PngImageFile,
+        png.read_header,
+        png.picture_alone,
+        png.lacks_rows,
     ),
     Format(
         "WebP",
         lambda start: start[:4] == b"RIFF" and start[8:12] == b"WEBP",
         WebPImagePlugin.WebPImageFile,
         webp.read_header,
+        webp.picture_alone,
     ),
     Format(
         "GIF",
@@ -97,7 +112,7 @@ FORMATS = (
     ),
     Format(
         "BMP",
-        lambda start: start[:2] == b"BM" and start[6:10] == b"\0\0\0\0",
+        bmp.matches,
         BmpImagePlugin.BmpImageFile,
         bmp.read_header,
     ),
@@ -110,5 +125,30 @@ FORMATS = (
 
 def sniff(data: Data) -> Format | None:
     """The format of `data` by its first bytes; None if it is not in the table."""
-    start = bytes(data[:64])
-    return next((each for each in FORMATS if each.matches(start)), None)
+    return _find(data)[0]
+
+
+def without_stray_start(data: Data) -> tuple[Data, tuple[Notice, ...]]:
+    """`data` from where its format begins, and a notice if that is not its first byte."""
+    kind, start = _find(data)
+    if kind is None or not start:
+        return data, ()
+    text = f"{kind.name}: {start} stray bytes come before the file's first"
+    return memoryview(data)[start:], (Notice(NoticeCode.STRAY_BYTES, text),)
+
+
+def _find(data: Data) -> tuple[Format | None, int]:
+    """The format of `data`, and where it begins; a named type that is not decoded has no format."""
+    head = bytes(data[: _STRAY_BYTES + 64])
+    if found := _at(head, 0):
+        return found, 0
+    if unsupported.name_of(data) in ("", "text"):
+        for start in range(1, _STRAY_BYTES + 1):
+            if found := _at(head, start):
+                return found, start
+    return None, 0
+
+
+def _at(head: bytes, start: int) -> Format | None:
+    part = head[start : start + 64]
+    return next((each for each in FORMATS if each.matches(part)), None)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import ctypes
 import io
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, ImageFile
 
 from clip_preprocess import background, exif
 from clip_preprocess.decoded import Decoded
-from clip_preprocess.errors import ErrorCode, ItemError
+from clip_preprocess.errors import ErrorCode, ItemError, forget
 from clip_preprocess.formats import Format
 from clip_preprocess.headers.base import Data, Header, damaged
 from clip_preprocess.limits import check_sides
@@ -25,6 +26,8 @@ from clip_preprocess.settings import PreprocessSettings
 
 # Warnings about odd metadata do not concern the pixels, and would be a log line per photo.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_DAMAGE = (ErrorCode.CORRUPT, ErrorCode.TRUNCATED)
 
 
 def _silence_libtiff() -> None:
@@ -51,11 +54,37 @@ def decode(data: Data, kind: Format, header: Header | None, settings: Preprocess
     With a `background`, a picture with transparency is shown on it and becomes RGB.
 
     Color profiles are ignored, as in open_clip's transform. Pillow turns TIFF and HEIC by their own
-    orientation, whatever `apply_exif_orientation` says.
+    orientation, whatever `apply_exif_orientation` says. A file that Pillow rejects is tried again without
+    its metadata.
 
     Raises ItemError: `unsupported_format`, `corrupt`, `truncated`, `too_many_pixels`, or `internal` if
     memory runs out.
     """
+    data = (header and header.repaired) or data
+    decoded = _attempt(data, kind, header, settings)
+    if isinstance(decoded, Decoded):
+        return decoded
+    if kind.picture_alone and decoded.code in _DAMAGE and (alone := kind.picture_alone(data)):
+        again = _attempt(alone, kind, header, settings)
+        if isinstance(again, Decoded):
+            text = f"{kind.name}: its metadata is damaged and was left out"
+            return replace(again, notices=(Notice(NoticeCode.DAMAGED_METADATA, text), *again.notices))
+    raise decoded
+
+
+def _attempt(
+    data: Data, kind: Format, header: Header | None, settings: PreprocessSettings
+) -> Decoded | ItemError:
+    """The decoded picture, or the error as a value: without its traceback, which would hold pictures."""
+    try:
+        return _decode(data, kind, header, settings)
+    except ItemError as error:
+        failure = ItemError(error.code, error.text)
+        forget(error)
+        return failure
+
+
+def _decode(data: Data, kind: Format, header: Header | None, settings: PreprocessSettings) -> Decoded:
     picture = _open(data, kind, header)
     if header is None:
         check_sides(kind.name, picture.size, settings.limits.max_pixels)
@@ -64,6 +93,11 @@ def decode(data: Data, kind: Format, header: Header | None, settings: Preprocess
     if settings.background != background.NONE:
         background.correct_key(picture)
     notices = _load(picture, kind, allow_truncated=settings.allow_truncated)
+    if kind.lacks_rows and not notices and kind.lacks_rows(data, picture):
+        failure = damaged(ErrorCode.TRUNCATED, kind.name, picture.size, "the last rows are missing")
+        if not settings.allow_truncated:
+            raise failure
+        notices = (Notice(NoticeCode.TRUNCATED, failure.text),)
     orientation = exif.of_picture(picture) if settings.apply_exif_orientation else 1
     return Decoded(_on_background(picture, settings), picture.size, orientation, notices=notices)
 

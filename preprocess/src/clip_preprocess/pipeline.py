@@ -9,7 +9,6 @@ import dataclasses
 import logging
 import os
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clip_preprocess import defaults, jpeg, limits, pillow_decoder
+from clip_preprocess import defaults, jpeg, limits, pillow_decoder, unsupported
 from clip_preprocess.deadline import DeadlinePool
 from clip_preprocess.decoded import Decoded
-from clip_preprocess.errors import ErrorCode, ItemError, SettingsError
-from clip_preprocess.formats import FORMATS, Format, sniff
+from clip_preprocess.errors import ErrorCode, ItemError, SettingsError, forget
+from clip_preprocess.formats import FORMATS, Format, sniff, without_stray_start
 from clip_preprocess.headers.base import Data, Header
 from clip_preprocess.headers.jpeg import JpegHeader
 from clip_preprocess.notices import Notice, NoticeCode, one_per_code
@@ -197,7 +196,7 @@ def _preprocess(photo: Data, settings: PreprocessSettings) -> tuple[Outcome, Pix
         width, height = _possible(header.size) if header else (0, 0)
         error = _item_error(raised, photo)
         outcome = Outcome(error, _name(sniffed), decode_s=decode_s, width=width, height=height)
-        _forget(raised)
+        forget(raised)
         return outcome, 0
     width, height = header.size if header else decoded.size
     return Outcome(
@@ -218,21 +217,26 @@ def _check(photo: Data, kind: Format | None, settings: PreprocessSettings) -> tu
     limits.check_bytes(len(photo), settings.limits.max_bytes)
     if kind is None:
         names = ", ".join(each.name for each in FORMATS)
-        text = f"the content ({len(photo):,} bytes) is not one of {names}"
-        raise ItemError(ErrorCode.UNSUPPORTED_FORMAT, text)
+        found = unsupported.name_of(photo)
+        what = f"is of type {found}, which" if found else f"({len(photo):,} bytes)"
+        raise ItemError(ErrorCode.UNSUPPORTED_FORMAT, f"the content {what} is not one of {names}")
+    photo, _ = without_stray_start(photo)
     return kind, kind.read_header(photo, settings.allow_truncated) if kind.read_header else None
 
 
 def _decode(photo: Data, kind: Format, header: Header | None, settings: PreprocessSettings) -> Decoded:
     """The photo, with the notices of its header. Raises ItemError."""
+    photo, stray = without_stray_start(photo)
     if isinstance(header, JpegHeader):
         decoded = jpeg.decode(photo, header, settings)
     else:
         if header is not None:
             limits.check_sides(kind.name, header.size, settings.limits.max_pixels)
         decoded = pillow_decoder.decode(photo, kind, header, settings)
-    found = (*(header.notices if header else ()), *decoded.notices)
-    return dataclasses.replace(decoded, notices=one_per_code(found)) if found else decoded
+    notices = (*stray, *(header.notices if header else ()), *decoded.notices)
+    if any(notice.code is NoticeCode.TRUNCATED for notice in notices):
+        notices = tuple(notice for notice in notices if notice.code is not NoticeCode.MISSING_END)
+    return dataclasses.replace(decoded, notices=one_per_code(notices)) if notices else decoded
 
 
 def _single_color(pixels: Pixels, decoded: Decoded, settings: PreprocessSettings) -> tuple[Notice, ...]:
@@ -261,13 +265,3 @@ def _item_error(raised: Exception, photo: Data) -> ItemError:
         return ItemError(raised.code, raised.text)
     _log.error("a photo of %d bytes could not be preprocessed", len(photo), exc_info=raised)
     return ItemError(ErrorCode.INTERNAL, "internal error; the traceback is in the server's log")
-
-
-def _forget(error: BaseException | None) -> None:
-    """Frees the locals of the functions that raised `error`, often a picture.
-
-    The frames and the error refer to each other, so only the garbage collector would free them, much later.
-    """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__

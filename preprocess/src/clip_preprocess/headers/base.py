@@ -20,6 +20,8 @@ class Header:
     width: int
     height: int
     notices: tuple[Notice, ...] = field(default=(), kw_only=True)
+    repaired: bytes | None = field(default=None, kw_only=True, repr=False)
+    """The file for the decoder, if it would reject the one that was sent for something other than pixels."""
 
     @property
     def size(self) -> tuple[int, int]:
