@@ -20,6 +20,8 @@ DEFAULT_SPEC = Path(__file__).resolve().parent.parent / "tools" / "default_spec.
 Work = Literal["whole", "null"]
 """Everything, or everything but the model: the null encoder returns a constant vector."""
 _NULL_MODEL = Path(__file__).parent / "null_encoder" / "model.py"
+_ADDED_OUTPUTS = ("notice", "format", "dimensions")
+_ADDED_PARAMETERS = ("background",)
 
 
 def default_spec() -> ModelSpec:
@@ -45,6 +47,18 @@ def linked_repository(source: Path, root: Path, spec: ModelSpec | None = None, *
         if path.name != SPEC_FILE:
             (version / path.name).symlink_to(path.resolve())
     return rendered_repository(root, spec or ModelSpec.load(exported / SPEC_FILE), **settings)
+
+
+def without_additions(config: pb.ModelConfig) -> None:
+    """Makes a config as release 0.1 would have rendered it."""
+    for index in reversed(range(len(config.output))):
+        if config.output[index].name in _ADDED_OUTPUTS:
+            del config.output[index]
+    for name in _ADDED_PARAMETERS:
+        config.parameters.pop(name, None)
+    for step in config.ensemble_scheduling.step:
+        for name in _ADDED_OUTPUTS:
+            step.output_map.pop(name, None)
 
 
 def make_repository(folder: Path, version: Path, work: Work) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from clip_client import ClipClient, Existing, ObjectInfo, embed_all, open_sink
 from clip_client.errors import SinkError
@@ -20,7 +21,7 @@ from clip_client.sinks.parquet import ParquetSink
 from clip_client.sources.gcs import GcsSource
 from clip_serving.server.embedded import TritonServer
 from testing.fake_gcs import FakeGcs
-from testing.pictures import camera_photos, corrupt_pictures
+from testing.pictures import camera_photos, corrupt_pictures, encoded
 from testing.waiting import PATIENCE_S
 from tests.integration.embed_command import clip_embed, rows_of
 
@@ -88,10 +89,19 @@ def test_a_folder_becomes_a_file(server: TritonServer, tmp_path: Path) -> None:
     for index, photo in enumerate(camera_photos(3, seed=5)):
         (photos / "deep" / f"{index}.jpg").write_bytes(photo)
     (photos / ".hidden").write_bytes(b"not to be read")
+    (photos / "blank.png").write_bytes(encoded(Image.new("L", (40, 30)), "PNG"))
     out = tmp_path / "out.parquet"
-    done = clip_embed(str(photos), "--out", str(out), "--url", server.grpc_url)
+    done = clip_embed(str(photos), "--out", str(out), "--url", server.grpc_url, "--json")
     assert done.returncode == 0, done.stderr
-    assert sorted(rows_of(out)) == ["deep/0.jpg", "deep/1.jpg", "deep/2.jpg"]
+    rows = rows_of(out)
+    assert sorted(rows) == ["blank.png", "deep/0.jpg", "deep/1.jpg", "deep/2.jpg"]
+    assert json.loads(done.stdout)["notices"] == {"single_color": 1}
+    assert "notices: 1 single_color\n" in done.stderr
+    blank, large = rows["blank.png"], rows["deep/2.jpg"]
+    names = ("format", "width", "height", "decode_scale", "notices", "notice_text")
+    text = "all pixels are #000000 after preprocessing"
+    assert [blank[name] for name in names] == ["PNG", 40, 30, 1, ["single_color"], text]
+    assert [large[name] for name in names] == ["JPEG", 2048, 1536, 2, [], None]
 
 
 def test_the_output_among_the_photos_is_no_photo(server: TritonServer, tmp_path: Path) -> None:

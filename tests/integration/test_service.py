@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 from PIL import Image
 from tritonclient.grpc import InferenceServerClient
+from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_client import AsyncClipClient, ClipClient, ItemError, Notice, check
 from clip_client.requests.wire import Embedding
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos, corrupt_pictures, encoded, source_picture
-from testing.repositories import linked_repository
+from testing.repositories import linked_repository, without_additions
 from testing.waiting import wait_until
 
 
@@ -122,16 +124,44 @@ def test_vectors_are_normalized(wanted: Embedding) -> None:
     assert np.linalg.norm(wanted, axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_concurrent_requests_share_the_encoders_batches(
-    small_repository: Path, photos: list[bytes], tmp_path: Path
-) -> None:
+class ServerOf01(TritonServer):
+    """Serves configs as release 0.1 rendered them, with the code of today."""
+
+    def _stage(self) -> None:
+        super()._stage()
+        for path in self._folder.rglob("config.pbtxt"):
+            config = text_format.Parse(path.read_text(), pb.ModelConfig())
+            without_additions(config)
+            path.write_text(text_format.MessageToString(config))
+
+
+@pytest.fixture(scope="module")
+def older_server(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     # The small tower is never busy for long, so its requests meet in the queue only if it waits for more.
-    root = linked_repository(small_repository, tmp_path, max_queue_delay_us=200_000)
-    with (
-        TritonServer(root, ServerOptions(supervise=False)) as server,
-        ClipClient(server.grpc_url, concurrency=64) as client,
-        ThreadPoolExecutor(64) as pool,
-    ):
+    root = tmp_path_factory.mktemp("older")
+    linked_repository(small_repository, root, max_queue_delay_us=200_000)
+    with ServerOf01(root, ServerOptions(supervise=False)) as running:
+        yield running
+
+
+def test_configs_of_an_older_release_are_served_as_they_are(
+    older_server: TritonServer, photos: list[bytes], wanted: Embedding
+) -> None:
+    with ClipClient(older_server.grpc_url) as client:
+        assert client.info.notice_output is client.info.dimensions_output is None
+        good, bad = client.embed_photos([photos[0], b"no photo"])
+    assert good.embedding is not None
+    assert float(good.embedding @ wanted[0]) > 0.9999
+    assert (good.notices, good.format, good.width) == ((), None, None)
+    assert bad.error is not None
+    assert bad.error.code == "unsupported_format"
+
+
+def test_concurrent_requests_share_the_encoders_batches(
+    older_server: TritonServer, photos: list[bytes]
+) -> None:
+    server = older_server
+    with ClipClient(server.grpc_url, concurrency=64) as client, ThreadPoolExecutor(64) as pool:
         before = _executions(server)
         list(pool.map(lambda i: client.request([photos[i % len(photos)]]), range(64)))
         # Triton counts an execution only after its responses have left.

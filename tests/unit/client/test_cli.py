@@ -57,6 +57,14 @@ def test_one_photo_is_reported_in_the_singular_and_without_rounding_errors(
     assert "out.parquet: 1 row, 1 embedded" in said.err
 
 
+def test_notices_are_counted_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"truncated": 3, "single_color": 1}
+    cli._report(Summary("out.parquet", photos=9, embedded=9, notices=counts), {}, as_json=True)
+    said = capsys.readouterr()
+    assert "clip-embed: notices: 1 single_color, 3 truncated\n" in said.err
+    assert json.loads(said.out)["notices"] == counts
+
+
 def test_a_run_that_fails_at_once_draws_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SinkError), cli._Progress(quiet=False):
         raise SinkError("out.parquet exists")

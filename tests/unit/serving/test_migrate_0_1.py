@@ -16,6 +16,7 @@ from clip_serving.repository.families.image.settings import ImageSettings
 from clip_serving.repository.render import configs
 from clip_serving.repository.stage import stage
 from clip_serving.repository.versions import load_specs, served_version
+from testing.repositories import without_additions
 
 OLD = Path(__file__).parent / "data" / "repository_0_1"
 """As 0.1 rendered it, with no setting at its default; without weights."""
@@ -37,8 +38,6 @@ SETTINGS = ImageSettings(
     max_queue_delay_us=700,
     encoder_version=2,
 )
-_ADDED_OUTPUTS = ("notice", "format", "dimensions")
-_ADDED_PARAMETERS = ("background",)
 
 
 @pytest.fixture
@@ -63,18 +62,6 @@ def test_the_migrated_settings_render_what_0_1_rendered(old: Path) -> None:
         without_additions(config)
         assert config == text_format.Parse((OLD / path).read_text(), pb.ModelConfig()), path
     assert served_version(old) == old / "clip_image_encoder" / "2"
-
-
-def without_additions(config: pb.ModelConfig) -> None:
-    """Removes what later releases added: outputs and parameters."""
-    for index in reversed(range(len(config.output))):
-        if config.output[index].name in _ADDED_OUTPUTS:
-            del config.output[index]
-    for name in _ADDED_PARAMETERS:
-        config.parameters.pop(name, None)
-    for step in config.ensemble_scheduling.step:
-        for name in _ADDED_OUTPUTS:
-            step.output_map.pop(name, None)
 
 
 def test_the_file_comes_first(old: Path) -> None:
