@@ -76,7 +76,7 @@ _NOTES = """\
   A cell is empty if the requests are too few for the percentile.
 - From the bucket: the origin loads photos in its service, ours loads them in its client; both are counted.
   Uploads: the client has the photo's bytes in memory, for LitServe and for ours alike.
-- "Others" is the share of the machine's CPU that went to none of these: other work, and what the host took.
+- "Others" is the share of the CPU that went to none of these: other work, and time that the host took.
 - The origin squashes photos to 224 x 224, which is not how open_clip was trained: its pixels are cheap and
   wrong. The row with open_clip's transform is the same service with the right pixels.
 - bf16 is what ours selects by itself on a CPU with BF16 instructions. int8 is opt-in: it is less exact, and
@@ -199,7 +199,7 @@ def _concurrency(results: Results) -> str:
         most = max(most, median)
     if not rows:
         return ""
-    header = ("in flight", "images/s", "to the best with fewer", "p50 ms", "p95 ms")
+    header = ("in flight", "images/s", "relative to the best with fewer", "p50 ms", "p95 ms")
     return (
         "## Concurrency: ours, fp32, uploads\n\nThe aim: never more than 5 % below the best with fewer "
         "requests in flight.\n\n" + table(header, rows)
