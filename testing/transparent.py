@@ -32,10 +32,18 @@ def with_alpha() -> dict[str, bytes]:
         "grey_alpha_16_bits.png": _png(16, 4, np.dstack([np.zeros((SIDE, SIDE)), _square() * 65535])),
         "palette_with_alphas.png": encoded(palette, "PNG", transparency=b"\0\xff"),
         "palette_with_an_index.png": encoded(palette, "PNG", transparency=0),
+        **{f"palette_{bits}_bits.png": _png(bits, 3, _square(), b"\0\xff") for bits in (1, 2, 4, 8)},
         "index.gif": encoded(palette, "GIF", transparency=0, optimize=False),
+        "small_frame.gif": _gif_with_a_small_frame(palette),
+        "alpha.bmp": _bmp(alpha),
         "lossless.webp": encoded(color, "WEBP", lossless=True),
         "lossy.webp": encoded(color, "WEBP", quality=90),
         "rgba.tiff": encoded(color, "TIFF"),
+        "grey_alpha.tiff": encoded(grey, "TIFF"),
+        **{
+            f"{name}_times_alpha.tiff": _with_associated_alpha(encoded(picture, "TIFF"))
+            for name, picture in (("color", color), ("grey", grey))
+        },
         "rgba.avif": encoded(color, "AVIF", quality=90),
         "rgba.heic": _heic(color),
     }
@@ -72,10 +80,46 @@ def _png(bits: int, color_type: int, pixels: npt.NDArray[np.generic], key: bytes
     length = len(packed) // SIDE
     filtered = b"".join(b"\0" + packed[at : at + length] for at in range(0, len(packed), length))
     header = struct.pack(">IIBBBBB", SIDE, SIDE, bits, color_type, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress(filtered)), (b"IEND", b"")]
+    palette = bytes(6) if color_type == 3 else b""
+    chunks = [
+        (b"IHDR", header),
+        (b"PLTE", palette),
+        (b"tRNS", key),
+        (b"IDAT", zlib.compress(filtered)),
+        (b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         png_chunk(kind, content) for kind, content in chunks if content or kind == b"IEND"
     )
+
+
+def _gif_with_a_small_frame(palette: Image.Image) -> bytes:
+    """The square is the frame; the canvas around it has no pixels."""
+    quarter = SIDE // 4
+    box = (quarter, quarter, SIDE - quarter, SIDE - quarter)
+    data = bytearray(encoded(palette.crop(box), "GIF", transparency=0, optimize=False))
+    struct.pack_into("<HH", data, 6, SIDE, SIDE)
+    frame = data.index(b",", 13 + 3 * (2 << (data[10] & 7)))
+    struct.pack_into("<HH", data, frame + 1, quarter, quarter)
+    return bytes(data)
+
+
+def _bmp(alpha: Image.Image) -> bytes:
+    """32 bits with masks, alpha included."""
+    pixels = np.zeros((SIDE, SIDE, 4), np.uint8)
+    pixels[..., 3] = np.asarray(alpha)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, SIDE, -SIDE, 1, 32, 3, pixels.nbytes, 2835, 2835, 0, 0) + masks
+    header = header.ljust(108, b"\0")
+    start = struct.pack("<2sIHHI", b"BM", 14 + len(header) + pixels.nbytes, 0, 0, 14 + len(header))
+    return start + header + pixels.tobytes()
+
+
+def _with_associated_alpha(tiff: bytes) -> bytes:
+    """The same TIFF, saying that its colors (black) are multiplied by alpha: ExtraSamples 1 instead of 2."""
+    entry = struct.pack("<HHIHH", 338, 3, 1, 2, 0)
+    assert tiff.count(entry) == 1
+    return tiff.replace(entry, struct.pack("<HHIHH", 338, 3, 1, 1, 0))
 
 
 def _heic(picture: Image.Image) -> bytes:

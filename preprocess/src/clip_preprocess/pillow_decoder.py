@@ -103,6 +103,8 @@ def _decode(data: Data, kind: Format, header: Header | None, settings: Preproces
 
 
 def _on_background(picture: Image.Image, settings: PreprocessSettings) -> Image.Image:
+    if picture.mode == "La":  # a gray TIFF multiplied by its alpha: Pillow converts it to nothing else
+        picture = picture.convert("LA")
     alpha = None if settings.background == background.NONE else background.opacity(picture)
     return picture if alpha is None else background.flattened(picture, alpha, settings.background)
 

@@ -46,7 +46,7 @@ class Outcome:
     notices: tuple[Notice, ...] = ()
     """Remarks about a photo that has pixels, one per code."""
     width: int = 0
-    """As stored, before EXIF orientation; 0, like `height`, if unknown."""
+    """As stored, before EXIF orientation; of TIFF and HEIC after it. 0, like `height`, if unknown."""
     height: int = 0
     scale: int = 0
     """The divisor of both sides in decoding: 1, 2, 4 or 8; 0 if nothing was decoded."""
