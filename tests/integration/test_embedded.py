@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -25,7 +26,7 @@ from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server import supervisor
 from clip_serving.server.embedded import ServerOptions, TritonServer
-from testing.pictures import camera_photos
+from testing.pictures import camera_photos, encoded, noise
 from testing.processes import all_gone
 from testing.repositories import linked_repository, make_repository
 from testing.waiting import PATIENCE_S, wait_until
@@ -34,12 +35,14 @@ _SMALL = InstanceLayout(preprocess_instances=1, preprocess_threads=1, encoder_in
 
 
 @contextmanager
-def clip_serve(repository: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
-    """The command itself, ready; killed afterwards if it still runs."""
+def clip_serve(
+    repository: Path, *options: str, within: tuple[str, ...] = ()
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
+    """The command itself, run by the command `within`, ready; killed afterwards if it still runs."""
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
     command = [sys.executable, "-m", "clip_serving.cli", "--repository", str(repository), "--json", *ports]
     process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*within, *command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
@@ -125,6 +128,37 @@ def test_a_photo_that_processes_die_of_costs_no_other_photo(
     assert [index for index, row in enumerate(rows) if isinstance(row, ItemError)] == [5]
     assert isinstance(rows[5], ItemError)
     assert rows[5].code == "request_failed"
+
+
+_SMALL_SHM = ("unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=5m tmpfs /dev/shm && exec "$@"', "sh")
+"""Runs a command with 5 MB of shared memory: enough for two servers of two processes, but not for three."""
+needs_namespaces = pytest.mark.skipif(
+    subprocess.run([*_SMALL_SHM, "true"], capture_output=True, check=False).returncode != 0,
+    reason="this machine does not let its users mount a /dev/shm of their own",
+)
+
+
+@needs_namespaces
+def test_servers_that_died_leave_no_shared_memory(small_repository: Path) -> None:
+    options = [f"--{name.replace('_', '-')}=1" for name in dataclasses.asdict(_SMALL)]
+    photos = [encoded(noise(320, 240), "JPEG")]
+    with (
+        clip_serve(small_repository, *options, within=_SMALL_SHM) as (process, told),
+        ClipClient(str(told["grpc_url"]), deadline_s=PATIENCE_S) as client,
+    ):
+        wanted = client.embed(photos)
+        for _ in range(3):
+            before = stubs_below(process.pid)
+            before[0].kill()
+            wait_until(partial(all_gone, before, timeout=0), "the end of the server")
+            np.testing.assert_allclose(client.embed(photos), wanted, atol=1e-4)
+        regions = list(Path(f"/proc/{process.pid}/root/dev/shm").iterdir())
+        assert len(regions) <= 3, "of the server that runs"
+
+
+def stubs_below(pid: int) -> list[psutil.Process]:
+    family = psutil.Process(pid).children(recursive=True)
+    return [one for one in family if "triton_python_backend_stub" in " ".join(one.cmdline())]
 
 
 def test_a_killed_server_is_started_again_and_its_log_goes_on(small_repository: Path, tmp_path: Path) -> None:

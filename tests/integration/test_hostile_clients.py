@@ -1,8 +1,10 @@
-"""Another client sends malformed requests beside good photos: it costs no photo."""
+"""Other clients send malformed requests, or ask for what is not theirs: it costs no photo."""
 
 from __future__ import annotations
 
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,8 +12,10 @@ from contextlib import contextmanager
 import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc import InferenceServerClient
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+from tritonclient.utils import InferenceServerException
 
 from clip_client import ClipClient, ItemError
 from clip_client.requests.wire import Embedding
@@ -98,3 +102,19 @@ def assert_right(outcomes: list[Embedding | ItemError], wanted: list[Embedding])
     for index, outcome in enumerate(outcomes):
         assert not isinstance(outcome, ItemError), outcome
         np.testing.assert_allclose(outcome, wanted[index % 4], atol=1e-4)
+
+
+def test_shared_memory_traces_and_logs_are_not_for_clients(server: TritonServer) -> None:
+    with InferenceServerClient(server.grpc_url) as triton:
+        for call in (
+            triton.get_system_shared_memory_status,
+            triton.get_trace_settings,
+            triton.get_log_settings,
+            triton.get_model_repository_index,
+        ):
+            with pytest.raises(InferenceServerException, match="This protocol is restricted"):
+                call()
+            call(headers=server.admin_headers)
+    for path in ("systemsharedmemory/status", "trace/setting", "logging"):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"{server.http_url}/v2/{path}")

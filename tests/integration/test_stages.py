@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from clip_client import ConnectionOptions
 from clip_client.timings import STAGES, ServerTimes
 from clip_profile.cli import main
 from clip_profile.load import server as load_server
+from clip_profile.load.connection import connect
 from clip_profile.stages.result import FIGURES
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
@@ -63,9 +65,9 @@ def encoder_times(url: str) -> ServerTimes:
 
 
 @contextmanager
-def trace_setting(url: str, **settings: object) -> Iterator[None]:
+def trace_setting(server: TritonServer, **settings: object) -> Iterator[None]:
     """The model's own, in place of what holds for all models."""
-    with InferenceServerClient(url) as client:
+    with connect(server.grpc_url, ConnectionOptions(headers=server.admin_headers)) as client:
         client.update_trace_settings("clip_image", settings=settings)
         try:
             yield
@@ -73,8 +75,8 @@ def trace_setting(url: str, **settings: object) -> Iterator[None]:
             client.update_trace_settings("clip_image", settings=dict.fromkeys(settings))
 
 
-def trace_settings(url: str) -> Any:
-    with InferenceServerClient(url) as client:
+def trace_settings(server: TritonServer) -> Any:
+    with connect(server.grpc_url, ConnectionOptions(headers=server.admin_headers)) as client:
         return client.get_trace_settings("clip_image", as_json=True)["settings"]
 
 
@@ -86,7 +88,7 @@ def wait_for_requests(url: str, n: int) -> None:
 def test_a_bucket_through_a_running_server(
     server: TritonServer, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings, before = trace_settings(server.grpc_url), encoder_times(server.grpc_url)
+    settings, before = trace_settings(server), encoder_times(server.grpc_url)
     out = tmp_path / "stages.json"
     load = ["--concurrency", "3", "--images-per-request", "2", "--count", "16", "--warm-up", "0"]
     command = ["stages", "--photos", bucket, "--url", server.grpc_url, *load, "--out", str(out), "--json"]
@@ -131,7 +133,7 @@ def test_a_bucket_through_a_running_server(
     assert used["client"]["cpu_ms_per_photo"] > 0
     assert used["client"]["rss_mb"]["peak"] > 10
     assert ("gpu" in used) == Path("/dev/nvidia0").exists()
-    assert trace_settings(server.grpc_url) == settings
+    assert trace_settings(server) == settings
     traces = Path(settings["trace_file"]["value"][0])
     assert not list(traces.parent.glob("traces.json*")), "files of ours are removed"
 
@@ -146,7 +148,7 @@ def test_a_server_of_another_machine_tells_means_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(load_server, "_listener", lambda _: None)
-    settings = trace_settings(server.grpc_url)
+    settings = trace_settings(server)
     load = ["--concurrency", "2", "--count", "6", "--warm-up", "0", "--metrics-url", server.metrics_url]
     command = ["stages", "--photos", str(folder), "--url", server.grpc_url, *load, "--json"]
     assert main(command) == 0, capsys.readouterr().err
@@ -160,7 +162,7 @@ def test_a_server_of_another_machine_tells_means_alone(
     assert any("not on this machine" in note for note in told["notes"])
     assert told["resources"]["server"] is None
     assert told["resources"]["server_machine"]["memory_percent"]["mean"] > 0
-    assert trace_settings(server.grpc_url) == settings
+    assert trace_settings(server) == settings
 
 
 def test_traces_of_somebody_else_are_left_alone(
@@ -168,17 +170,17 @@ def test_traces_of_somebody_else_are_left_alone(
 ) -> None:
     url = server.grpc_url
     command = ["stages", "--photos", str(folder), "--url", url, "--count", "2", "--concurrency", "1"]
-    with trace_setting(url, trace_level=["TIMESTAMPS"], trace_rate="1000"):
-        settings = trace_settings(url)
+    with trace_setting(server, trace_level=["TIMESTAMPS"], trace_rate="1000"):
+        settings = trace_settings(server)
         assert main([*command, "--warm-up", "0", "--json"]) == 0
-        assert trace_settings(url) == settings
+        assert trace_settings(server) == settings
     told = json.loads(capsys.readouterr().out)
     assert told["queue_from"] == "statistics"
     assert any("another client" in note for note in told["notes"])
-    with trace_setting(url, trace_rate="7", log_frequency="3"):
-        settings = trace_settings(url)
+    with trace_setting(server, trace_rate="7", log_frequency="3"):
+        settings = trace_settings(server)
         assert main([*command, "--warm-up", "0", "--json"]) == 0
-        assert trace_settings(url) == settings, "the model's own are put back as they were"
+        assert trace_settings(server) == settings, "the model's own are put back as they were"
     assert json.loads(capsys.readouterr().out)["queue_from"] == "traces"
 
 
@@ -219,7 +221,7 @@ def test_ctrl_c_shows_what_was_measured(mortal: TritonServer, folder: Path, tmp_
     out = tmp_path / "out.json"
     load = ["--concurrency", "2", "--seconds", str(2 * PATIENCE_S), "--warm-up", "0", "--out", str(out)]
     command = ["stages", "--photos", str(folder), "--url", mortal.grpc_url, *load]
-    settings = trace_settings(mortal.grpc_url)
+    settings = trace_settings(mortal)
     with subprocess.Popen(
         [sys.executable, "-m", "clip_profile.cli", *command],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -232,7 +234,7 @@ def test_ctrl_c_shows_what_was_measured(mortal: TritonServer, folder: Path, tmp_
     assert "embed" in shown
     told = json.loads(out.read_text())
     assert told["photos"] >= 2
-    assert trace_settings(mortal.grpc_url) == settings, "put back, whatever ends it"
+    assert trace_settings(mortal) == settings, "put back, whatever ends it"
 
 
 def test_a_server_that_dies_leaves_what_was_measured(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from clip_profile.load.connection import connect
 from clip_profile.observe.processes import pids_by_role
 from clip_serving.errors import ServerError
 from clip_serving.repository.stage import InstanceLayout
+from clip_serving.server.arguments import admin_headers
 from clip_serving.server.embedded import ServerOptions, TritonServer
 
 _TRITON, _DOCKER = "tritonserver", "docker-proxy"
@@ -46,7 +47,10 @@ class Server:
 @contextmanager
 def embedded(repository: Path, options: ServerOptions) -> Iterator[Server]:
     """A tritonserver for the block. Raises ClipServingError."""
-    with TritonServer(repository, options) as own, InferenceServerClient(own.grpc_url) as client:
+    with (
+        TritonServer(repository, options) as own,
+        connect(own.grpc_url, ConnectionOptions(headers=own.admin_headers)) as client,
+    ):
         pids = pids_by_role(own.pid, own.stub_pids)
         yield Server(
             "embedded", own.grpc_url, client, own.explain_death, True, pids, own.layout, own.metrics_url
@@ -56,12 +60,20 @@ def embedded(repository: Path, options: ServerOptions) -> Iterator[Server]:
 @contextmanager
 def running(url: str, metrics_url: str | None, connection: ConnectionOptions) -> Iterator[Server]:
     """A server that is already running; the first request checks whether it is one of ours."""
-    with connect(url, connection) as client:
-        owner = _listener(url)
+    owner = _listener(url)
+    with connect(url, replace(connection, headers={**_admin_headers(owner), **connection.headers})) as client:
         yield Server(
             url, url, client, _HealthCheck(client, url), owner is not None, _processes(owner),
             metrics_url=metrics_url, connection=connection,
         )  # fmt: skip
+
+
+def _admin_headers(owner: psutil.Process | None) -> dict[str, str]:
+    """The header for tracing, for whoever may see the server's command line."""
+    try:
+        return admin_headers(owner.cmdline()) if owner is not None else {}
+    except psutil.Error:
+        return {}
 
 
 class _HealthCheck:

@@ -7,10 +7,11 @@ with TritonServer(Path("model_repository")) as server:
 from __future__ import annotations
 
 import logging
+import secrets
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ from clip_serving.defaults import EncoderPrecision
 from clip_serving.errors import ServerError
 from clip_serving.repository.stage import Fit, InstanceLayout, available_cores, refuse_other_backends, stage
 from clip_serving.server import log as server_log
-from clip_serving.server import ports, readiness, runtime
-from clip_serving.server.arguments import server_arguments
+from clip_serving.server import ports, readiness, runtime, shared_memory
+from clip_serving.server.arguments import admin_headers, server_arguments
 from clip_serving.server.child_process import child_command
 from clip_serving.server.processes import alive, describe_exit, group_of, stubs_of
 from clip_serving.server.supervisor import Supervisor
@@ -77,6 +78,8 @@ class TritonServer:
         """Whether it embedded the reference picture correctly; False if it was too busy for it."""
         self._process: subprocess.Popen[bytes] | None = None
         self._stubs: list[psutil.Process] = []
+        self._admin_key = secrets.token_hex(16)
+        self._shm_prefix = shared_memory.new_prefix()
         self._stopping = threading.Event()
         self._supervisor = Supervisor(
             death=self.death, kill=lambda: self._end(grace_s=0), start=self._start, stopping=self._stopping
@@ -93,6 +96,11 @@ class TritonServer:
     @property
     def metrics_url(self) -> str:
         return f"http://{_HOST}:{self._ports[2]}/metrics"
+
+    @property
+    def admin_headers(self) -> dict[str, str]:
+        """The gRPC header for the protocols of tracing, logging and shared memory, which are restricted."""
+        return admin_headers(self._command())
 
     @property
     def pid(self) -> int:
@@ -118,6 +126,7 @@ class TritonServer:
 
     def __enter__(self) -> TritonServer:
         self._runtime = runtime.prepare()
+        shared_memory.remove_abandoned()
         self._temporary = tempfile.TemporaryDirectory(prefix="clip-serve-")
         self._folder = Path(self._temporary.name)
         try:
@@ -210,6 +219,8 @@ class TritonServer:
             model_config_name=self._options.model_config_name,
             backend_directory=str(self._runtime.backends),
             cache_directory=str(self._runtime.caches),
+            admin_key=None if _restricts(self._options.extra_arguments) else self._admin_key,
+            shm_prefix=self._shm_prefix,
         )
         # Tracing is off until a client switches it on, but tritonserver reads the file name only at startup.
         traces = f"--trace-config=triton,file={self._folder / 'traces.json'}"
@@ -234,3 +245,9 @@ class TritonServer:
                 member.kill()
         psutil.wait_procs(leftovers, timeout=5)
         process.wait()
+        shared_memory.remove(self._shm_prefix)
+
+
+def _restricts(arguments: Sequence[str]) -> bool:
+    """Whether they restrict protocols: tritonserver accepts each protocol in one restriction only."""
+    return any(word.startswith("--grpc-restricted-protocol") for word in arguments)
