@@ -1,4 +1,4 @@
-"""`clip-profile`: measure the service with your own photos, choose its settings, and show why."""
+"""Measures the service with your own photos, chooses its settings, and shows why."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Machine:
         )
 
     def describe(self) -> str:
-        """One line."""
+        """The machine in one line."""
         parts = [f"{self.cores} cores of {self.cpu}", f"{self.memory_gb:g} GiB", *self.gpus, self.system]
         return ", ".join(parts)
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class _Figures(Protocol):
-    """Of a measurement, or of a setting's result."""
+    """What an Objective compares: a measurement, or a setting's result."""
 
     @property
     def photos_per_s(self) -> float: ...
