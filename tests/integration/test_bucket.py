@@ -182,14 +182,14 @@ def test_bytes_in_flight_stay_within_the_bound(server: TritonServer, bucket: str
     gauge = Gauge()
 
     class Sync(ClipClient):
-        def request(self, photos: Any) -> Any:
-            answer = super().request(photos)
+        def _request(self, photos: Any) -> Any:
+            answer = super()._request(photos)
             gauge.add(-sum(map(len, photos)))
             return answer
 
     class Async(AsyncClipClient):
-        async def request(self, photos: Any) -> Any:
-            answer = await super().request(photos)
+        async def _request(self, photos: Any) -> Any:
+            answer = await super()._request(photos)
             gauge.add(-sum(map(len, photos)))
             return answer
 
