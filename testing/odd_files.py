@@ -1,4 +1,4 @@
-"""Odd files of every format but JPEG, each beside what must become of it. JPEG's are in testing/pictures.py.
+"""Odd files of every format but JPEG, each beside what must become of it. JPEG's are in testing/odd_jpegs.py.
 
 All are made by changing the bytes of files that Pillow wrote.
 """

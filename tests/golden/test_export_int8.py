@@ -87,7 +87,7 @@ def test_int8_is_judged_by_ones_own_photos(small: LoadedModel, fp32: Path, tmp_p
 @pytest.mark.usefixtures("bad_quantization")
 def test_a_bad_int8_is_not_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export(tmp_path) == 0
-    assert "NOT PUBLISHED" in capsys.readouterr().err
+    assert "NOT OFFERED" in capsys.readouterr().err
     version = version_of(tmp_path)
     assert sorted(path.name for path in version.iterdir()) == [
         "model.onnx", "model.py", "proof.npz", "spec.json",
@@ -132,7 +132,7 @@ def test_photos_that_are_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is not a folder"):
         pictures.own_pictures(tmp_path / "absent", 1, 8)
     (tmp_path / "a.jpg").write_bytes(b"no photo")
-    with pytest.raises(ExportError, match=r"has too few readable photos: it needs at least 1, and has 0"):
+    with pytest.raises(ExportError, match=r"has too few readable photos: 0 of at least 1"):
         pictures.own_pictures(tmp_path, 1, 8)
     Image.new("RGB", (5000, 10), "red").save(tmp_path / "b.png")
     (picture,) = pictures.own_pictures(tmp_path, 1, 8)

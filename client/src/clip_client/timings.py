@@ -39,7 +39,7 @@ class Stage:
 
     @classmethod
     def of(cls, name: str, seconds: Sequence[float]) -> Stage:
-        """The stage `name` from one duration per photo."""
+        """From one value per photo."""
         if not seconds:
             return cls(name, 0, None)
         return cls(name, len(seconds), float(np.mean(seconds)), min(seconds), max(seconds))

@@ -42,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
     _add_model(parser)
     settings = parser.add_argument_group(
         "settings",
-        f"written to {DEPLOYMENT_FILE}; a flag that you omit leaves the repository's value unchanged.\n"
-        "With --activate, nothing is exported.",
+        f"written to {DEPLOYMENT_FILE}; a flag that you omit leaves the repository's value unchanged. With "
+        "--activate, nothing is exported",
     )
     add_flags(settings, IMAGE, show_defaults=True)
     return parser

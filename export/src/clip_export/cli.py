@@ -26,7 +26,7 @@ from clip_serving.repository.spec import ModelSpec
 _LOUD = """\
 ************************************************************************
 *  RANDOM WEIGHTS: {why:51}  *
-*  The embeddings are NOT CLIP's. Use them only to test the service.    *
+*  The embeddings are NOT CLIP's. They prove the service, nothing else. *
 ************************************************************************"""
 
 

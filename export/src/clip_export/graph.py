@@ -107,7 +107,7 @@ def write_int8(fp32: Path, path: Path) -> None:
 
 def _sentence(spec: ModelSpec, form: str, error: Exception) -> str:
     cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"the image tower of {spec.model} cannot be exported as {form}: {cause}"
+    return f"the image tower of {spec.model} cannot be written as {form}: {cause}"
 
 
 @contextlib.contextmanager

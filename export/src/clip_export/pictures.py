@@ -102,7 +102,5 @@ def own_pictures(folder: Path, least: int, most: int) -> list[Image.Image]:
         except (OSError, ValueError, Image.DecompressionBombError):
             continue
     if len(found) < least:
-        raise ExportError(
-            f"{folder} has too few readable photos: it needs at least {least}, and has {len(found)}"
-        )
+        raise ExportError(f"{folder} has too few readable photos: {len(found)} of at least {least}")
     return found

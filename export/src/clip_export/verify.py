@@ -135,7 +135,7 @@ class Int8Parity:
         return (
             f"{self.artifact:16} batch {self.batch}, {self.photos} photos: max abs difference "
             f"{self.max_abs_difference:.1e}, cosine mean {self.mean_cosine:.6f}, min {self.min_cosine:.6f} "
-            f"(at least {self.bound})" + ("" if self.ok else "  NOT PUBLISHED")
+            f"(at least {self.bound})" + ("" if self.ok else "  NOT OFFERED")
         )
 
 

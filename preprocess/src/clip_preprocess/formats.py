@@ -31,7 +31,7 @@ from PIL import (
 )
 
 from clip_preprocess import unsupported
-from clip_preprocess.headers import bmp, gif, jpeg, png, webp
+from clip_preprocess.headers import bmp, gif, jpeg, jpeg_segments, png, webp
 from clip_preprocess.headers.base import Data, Header
 from clip_preprocess.notices import Notice, NoticeCode
 
@@ -83,7 +83,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 JPEG = Format(
     "JPEG",
-    lambda start: start.startswith(b"\xff\xd8\xff"),
+    jpeg_segments.matches,
     JpegImagePlugin.JpegImageFile,  # of an MPO file, this is the first picture
     jpeg.read_header,
 )

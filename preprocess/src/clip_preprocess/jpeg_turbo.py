@@ -18,22 +18,28 @@ from clip_preprocess.headers.jpeg import JpegHeader
 
 SCALES = (8, 4, 2, 1)
 """Divisors of the sides; the transforms in between are not vectorized and cost more than they save."""
+_COLORS = {1: "GRAY", 3: "RGBX", 4: "CMYK"}
+"""The order of the decoded bytes, by the number of components."""
 _pillow: Any = Image
 """With the internals that have no type stubs."""
 
 
 def decode(data: Data, header: JpegHeader, scale: int, *, strict: bool) -> Image.Image:
-    """The picture as stored, L or RGB; its sides are the header's divided by `scale`, rounded up.
+    """The picture as stored, L, RGB or CMYK; its sides are the header's divided by `scale`, rounded up.
 
     Raises ValueError with libjpeg-turbo's text: for what it cannot decode and, if `strict`, for damage.
     """
     pixels = simplejpeg.decode_jpeg(
         data,
-        "GRAY" if header.components == 1 else "RGBX",
+        _COLORS[header.components],
         min_height=-(-header.height // scale) if scale > 1 else 0,
         min_width=-(-header.width // scale) if scale > 1 else 0,
         strict=strict,
     )
+    if header.components == 4:
+        # Pillow takes all CMYK for inverted, as Adobe writes it, and open_clip takes it from Pillow.
+        height, width = pixels.shape[:2]
+        return Image.frombuffer("CMYK", (width, height), pixels, "raw", "CMYK;I", 0, 1)
     return to_picture(pixels)
 
 

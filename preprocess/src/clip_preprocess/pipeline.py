@@ -28,6 +28,8 @@ from clip_preprocess.resample import Pixels, fit
 from clip_preprocess.settings import PreprocessSettings
 
 _log = logging.getLogger(__name__)
+_LATE = 65536
+"""Bytes of an unknown file that are searched for a JPEG, to name it in the error."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,9 @@ def _check(photo: Data, kind: Format | None, settings: PreprocessSettings) -> tu
         names = ", ".join(each.name for each in FORMATS)
         found = unsupported.name_of(photo)
         what = f"is of type {found}, which" if found else f"({len(photo):,} bytes)"
-        raise ItemError(ErrorCode.UNSUPPORTED_FORMAT, f"the content {what} is not one of {names}")
+        late = bytes(photo[:_LATE]).find(b"\xff\xd8\xff")
+        inside = f"; a JPEG starts at byte {late:,}" if late > 0 else ""
+        raise ItemError(ErrorCode.UNSUPPORTED_FORMAT, f"the content {what} is not one of {names}{inside}")
     photo, _ = without_stray_start(photo)
     return kind, kind.read_header(photo, settings.allow_truncated) if kind.read_header else None
 

@@ -1,4 +1,4 @@
-"""Measures the service with your own photos, chooses its settings, and shows why."""
+"""`clip-profile`: measure the service with your own photos, choose its settings, and show why."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(
         f"clip-serve: error: the package {missing.name} is not installed. "
-        "In a clone of clip-triton: pip install ./preprocess ./client './serving[local]'"
+        "Install what clip-serve needs with: pip install 'clip-triton-serving[local]'"
     )
 
 _DESCRIPTION = """\
@@ -36,7 +36,7 @@ loopback only. For a GPU, or for other machines to reach it, use docker-compose.
 
 The server runs on a private copy of the repository, whose instance counts fit this machine. It is ready
 once its embedding of the model's reference picture matches open_clip's. If one of its Python processes
-dies, clip-serve restarts the server; clients that retry only notice a delay.
+dies, the server is restarted; clients that retry notice only the wait.
 """
 
 _EPILOG = """\

@@ -1,4 +1,4 @@
-"""Odd files of every format but JPEG, in all qualities: their pixels, their notices, their errors."""
+"""Odd files of every format, in all qualities: their pixels, their notices, their errors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import pytest
 
 from clip_preprocess import ErrorCode, ItemError, Preprocessor, PreprocessSettings, preprocess_one
 from testing.odd_files import broken_files, named_files, odd_files
+from testing.odd_jpegs import broken_jpegs, odd_jpegs, unsupported_jpegs
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 QUALITIES: tuple[Any, ...] = ("exact", "high", "fast")
-ODD, BROKEN, NAMED = odd_files(), broken_files(), named_files()
+ODD = odd_files() | odd_jpegs()
+BROKEN = broken_files() | broken_jpegs()
+NAMED = named_files() | unsupported_jpegs()
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -42,5 +42,5 @@ def test_a_process_that_ends_before_it_is_watched() -> None:
     client: Any = SimpleNamespace(get_inference_statistics=lambda **_: SimpleNamespace(model_stats=[]))
     server = Server("gone", "127.0.0.1:1", client, lambda: None, True, {"embed": [process.pid]})
     analyzer: Any = None
-    with pytest.raises(ServerError, match=f"has ended: .*{process.pid}"):
+    with pytest.raises(ServerError, match=f"is gone: .*{process.pid}"):
         measure(analyzer, server, Trial(BASE, None, "closed"), Load("closed", 1.0, 1, concurrency=1))

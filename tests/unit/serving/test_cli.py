@@ -46,5 +46,5 @@ def test_without_its_extra_it_says_what_to_install() -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "clip-serve: error: the package psutil is not installed. "
-        "In a clone of clip-triton: pip install ./preprocess ./client './serving[local]'\n"
+        "Install what clip-serve needs with: pip install 'clip-triton-serving[local]'\n"
     )

@@ -131,7 +131,7 @@ def test_a_mistake_is_named_with_what_is_allowed(section: Any, message: str) -> 
         ),
         ('{"version": 1, "imagge": {}}', "imagge is not a setting. Did you mean 'image'?"),
         ('{"version": 1}', 'it describes no models. Add a section, for example "image": {}'),
-        ('{"version": 1, "image": {}, "image": {}}', 'the key "image" is in the same object twice'),
+        ('{"version": 1, "image": {}, "image": {}}', 'the key "image" is there twice in one object'),
         ("[" * 100_000, "not JSON"),
         ('{"version": ' + "9" * 5000 + "}", "not JSON"),
     ],

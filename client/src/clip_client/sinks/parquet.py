@@ -186,7 +186,7 @@ class ParquetSink:
         _copy(self._out, self._shards.first)
 
     def _forget(self) -> None:
-        """Removes earlier shards. Writes an empty first one, so that a resumed run does not copy OUT."""
+        """Removes earlier shards. An empty first one keeps the next run from starting with OUT."""
         with self._writing(self._shards.first) as shard:
             _write(shard, self._schema, iter(()))
         for path in self._shards.paths():

@@ -60,7 +60,7 @@ def _share(result: Result, percent: Figure) -> float | None:
 def _machine(machine: float, client: float) -> Bottleneck:
     why = (
         f"The client's machine is the limit: its cores were {machine:.0%} busy, {client:.0%} with "
-        "perf_analyzer. The rest may include the server."
+        "perf_analyzer. The server may or may not be part of the rest."
     )
     next_step = "if the server runs there, add cores; if not, generate the load on an idle machine."
     return Bottleneck("machine", why, next_step)
@@ -99,4 +99,4 @@ def _stages(result: Result, idle: str) -> Bottleneck:
     why = (
         f"Load-bound: no part was fully busy (encoder {embed:.0%}, preprocess {preprocess:.0%} of the time)."
     )
-    return Bottleneck("load", why, "send more requests in parallel if a higher latency is acceptable.")
+    return Bottleneck("load", why, "put more requests in flight, if the latency may rise.")

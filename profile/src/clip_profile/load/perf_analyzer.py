@@ -152,7 +152,7 @@ def _run(
     deadline_s: float,
     on_start: Callable[[int], None],
 ) -> tuple[int, str]:
-    """Runs `command`; returns its exit status and output. It ends with this process, or if this raises."""
+    """Exit status and output. The process ends with this one, and with any exception raised here."""
     process = subprocess.Popen(
         child_command(command),
         cwd=folder, env=environment, text=True, errors="replace",

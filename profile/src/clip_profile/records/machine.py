@@ -44,7 +44,7 @@ class Machine:
         )
 
     def describe(self) -> str:
-        """The machine in one line."""
+        """One line."""
         parts = [f"{self.cores} cores of {self.cpu}", f"{self.memory_gb:g} GiB", *self.gpus, self.system]
         return ", ".join(parts)
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class _Figures(Protocol):
-    """What an Objective compares: a measurement, or a setting's result."""
+    """Of a measurement, or of a setting's result."""
 
     @property
     def photos_per_s(self) -> float: ...

@@ -42,7 +42,7 @@ _EPILOG = """\
 exit status:
   0    measured
   1    the server died, or no photo was left, before the end; what was measured is shown and kept
-  2    nothing was measured: no photos, none that can be decoded, no server, or one that is not clip-triton
+  2    nothing was measured: no photos, none that can be decoded, no server, or another kind of server
   130  stopped by Ctrl-C; what was measured is shown and kept
 """
 
@@ -57,10 +57,7 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
         help="of the embedded server (default: %(default)s)")  # fmt: skip
     add("--url", help="gRPC address of a running server, instead of the embedded one")
     add_connection_options(parser, "TLS and headers, for --url")
-    add(
-        "--metrics-url",
-        help="its metrics, such as http://host:8002/metrics, for CPU, memory and GPU of its machine",
-    )
+    add("--metrics-url", help="its metrics, such as http://host:8002/metrics: CPU, memory, GPU")
     add("--concurrency", type=at_least(1), default=client_defaults.CONCURRENCY, metavar="N",
         help="requests in flight (default: %(default)s)")  # fmt: skip
     add("--images-per-request", type=at_least(1), default=defaults.STAGES_IMAGES_PER_REQUEST, metavar="N",

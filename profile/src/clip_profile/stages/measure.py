@@ -33,7 +33,7 @@ _DRAIN_S = 5.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure: `count` photos if given, else `seconds`; first a warm-up of at least `warm_up_s`."""
+    """`count` photos if given, else `seconds` are measured, after a warm-up of at least `warm_up_s`."""
 
     concurrency: int
     images_per_request: int

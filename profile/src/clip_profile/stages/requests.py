@@ -21,9 +21,9 @@ from clip_profile.load.closed_loop import ClosedLoop
 class Answered:
     """One request with at least one embedding; times in seconds, `end_s` on this machine's monotonic clock.
 
-    Its photos are loaded one after the other: `load_s` is the time of each, `loaded_s` that of all.
-    `waited_s` is the part of `request_s` before the last attempt: queueing in the client, and pauses after
-    rejections. `photo_s` is decode and preprocess of each photo, None if the server does not report them.
+    `loaded_s` is the time until its last photo was loaded, one after the other; `load_s` of each photo.
+    `waited_s`, of `request_s`, is the time before its last attempt: queued at the client, and after
+    refusals. `photo_s` is decode and preprocess of each photo, None if the server does not report them.
     """
 
     request_id: str

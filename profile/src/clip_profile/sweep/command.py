@@ -43,16 +43,13 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_sweep)
     add = parser.add_argument
     add("--photos", type=Path, required=True, metavar="DIR", help="a folder of photos like yours")
-    add("--out", type=Path, required=True, metavar="RUN", help="the run folder; an existing one is continued")
+    add("--out", type=Path, required=True, metavar="RUN", help="the run folder; an existing one is resumed")
     add("--repository", type=Path, default=Path("model_repository"), metavar="DIR",
         help="what the embedded server serves; it is not changed (default: %(default)s)")  # fmt: skip
     add("--url", help="gRPC address of a running server to measure instead: only the load is varied")
-    add(
-        "--metrics-url",
-        help="its metrics, such as http://host:8002/metrics, for decode times and GPU figures",
-    )
+    add("--metrics-url", help="its metrics, as http://host:8002/metrics, for decode times and GPU figures")
     add("--budget", type=positive, default=defaults.SWEEP_BUDGET_MIN, metavar="MIN",
-        help="minutes to spend (default: %(default)g)")  # fmt: skip
+        help="minutes (default: %(default)g)")  # fmt: skip
     add("--seconds", type=positive, metavar="S",
         help="length of one measurement (default: the RUN's, or 1%% of the budget)")  # fmt: skip
     add("--p95-ms", type=positive, metavar="MS", help="search for the best setting under this p95 latency")

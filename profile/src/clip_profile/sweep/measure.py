@@ -42,7 +42,7 @@ def _measure(analyzer: PerfAnalyzer, server: Server, trial: Trial, load: Load) -
         ):
             outcome = analyzer.run(server.url, load, Path(folder), observer.client)
     except psutil.Error as error:
-        raise ServerError(f"a server process or perf_analyzer has ended: {error}") from error
+        raise ServerError(f"a process of the server, or perf_analyzer, is gone: {error}") from error
     if not photos_served(observer.statistics) or not outcome.report.photos_per_s:
         raise ProfileError("no photo was embedded while perf_analyzer ran")
     return _put_together(trial, load, at, outcome, observer)

@@ -120,9 +120,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ConfigurationError(
-            f"the key {json.dumps(twice)} is in the same object twice. Remove one of them"
-        )
+        raise ConfigurationError(f"the key {json.dumps(twice)} is there twice in one object. Remove one")
     return found
 
 

@@ -45,11 +45,7 @@ def _add(group: argparse._ActionsContainer, prefix: str, line: Setting, *, show_
         case Switch(off=off):
             group.add_argument(flag, dest=destination, action="store_true", default=None, help=text)
             group.add_argument(
-                f"--{prefix}{off}",
-                dest=destination,
-                action="store_false",
-                default=None,
-                help=f"opposite of {flag}",
+                f"--{prefix}{off}", dest=destination, action="store_false", default=None, help="the opposite"
             )
         case Choice(names=names):
             group.add_argument(flag, dest=destination, choices=names, help=text)

@@ -66,7 +66,7 @@ class ImageSettings(FamilySettings):
     apply_exif_orientation: bool = setting(
         True,
         "preprocess.apply_exif_orientation",
-        "embed photos the right way up; open_clip embeds them as stored",
+        "embed photos the way the camera was held; open_clip embeds them as stored",
         Switch(off="ignore-exif-orientation"),
     )
     allow_truncated: bool = setting(
