@@ -59,6 +59,8 @@ def without_additions(config: pb.ModelConfig) -> None:
     for step in config.ensemble_scheduling.step:
         for name in _ADDED_OUTPUTS:
             step.output_map.pop(name, None)
+    if config.HasField("ensemble_scheduling"):
+        config.ensemble_scheduling.ClearField("max_inflight_requests")
 
 
 def make_repository(folder: Path, version: Path, work: Work) -> None:

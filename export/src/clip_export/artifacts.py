@@ -36,7 +36,7 @@ def write_and_verify(name: str, loaded: LoadedModel, folder: Path, say: Say) -> 
         encoder = verify.torchscript_encoder(path)
     else:
         graph.write_onnx(tower, loaded.spec, path)
-        encoder = verify.onnx_encoder(path)
+        encoder = verify.onnx_encoder(path, defaults.FP16_GRAPH_LEVEL if half else 0)
     say(f"wrote {path.name}: {path.stat().st_size / 1e6:.0f} MB in {time.monotonic() - begin:.0f} s")
     tolerance = verify.FP16_TOLERANCE if half else verify.FP32_TOLERANCE
     return verify.verify(name, encoder, loaded, tolerance, say)

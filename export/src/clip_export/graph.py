@@ -39,7 +39,8 @@ class ServedTower(nn.Module):
         self.register_buffer("nan", torch.tensor(float("nan")), persistent=False)
 
     def forward(self, pixels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        scaled = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255.0
+        # The cast comes first: TensorRT accepts a uint8 input only where a Cast is all that reads it.
+        scaled = pixels.to(torch.float32).permute(0, 3, 1, 2) / 255.0
         features = self.visual(((scaled - self.mean) / self.std).to(self.dtype)).to(torch.float32)
         features = features / features.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         return torch.where(valid, features, self.nan)
@@ -71,9 +72,22 @@ def write_onnx(tower: ServedTower, spec: ModelSpec, path: Path) -> None:
     except Exception as error:  # the exporter's errors share no base class
         raise GraphError(_sentence(spec, "ONNX", error)) from error
     model = onnx.load(str(path))
-    if model.ir_version > MAX_IR_VERSION:
-        model.ir_version = MAX_IR_VERSION
-        onnx.save(model, str(path))
+    _read_only_cast_pixels(model.graph)
+    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
+    onnx.save(model, str(path))
+
+
+def _read_only_cast_pixels(graph: onnx.GraphProto) -> None:
+    """Gives every node that reads the uint8 input, such as Shape, the output of its Cast instead."""
+    nodes = list(graph.node)
+    cast = next(node for node in nodes if node.op_type == "Cast" and node.input[0] == "pixels")
+    nodes.remove(cast)
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            if name == "pixels":
+                node.input[index] = cast.output[0]
+    del graph.node[:]
+    graph.node.extend([cast, *nodes])
 
 
 def write_torchscript(tower: ServedTower, spec: ModelSpec, path: Path) -> None:

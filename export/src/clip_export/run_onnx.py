@@ -1,4 +1,4 @@
-"""`python -m clip_export.run_onnx MODEL IN.npz OUT.npy`: one run of a graph, in a process of its own."""
+"""`python -m clip_export.run_onnx MODEL LEVEL IN.npz OUT.npy`: one run of a graph in its own process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import sys
 import numpy as np
 import onnxruntime as ort
 
+_LEVELS = {
+    "0": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "1": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
+"""By the level of Triton's `optimization { graph { level } }`."""
 
-def main(model: str, given: str, made: str) -> None:
+
+def main(model: str, level: str, given: str, made: str) -> None:
     options = ort.SessionOptions()
-    # At its default level, onnxruntime 1.32 crashes on a CPU while it loads an fp16 graph.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.graph_optimization_level = _LEVELS[level]
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     with np.load(given) as arrays:
         (rows,) = session.run(["embedding"], dict(arrays))

@@ -203,14 +203,18 @@ def torchscript_encoder(path: Path) -> Encoder:
     return encode
 
 
-def onnx_encoder(path: Path) -> Encoder:
-    """Runs the graph in a child process, because an fp16 graph can crash onnxruntime on a CPU."""
+def onnx_encoder(path: Path, graph_level: int = 0) -> Encoder:
+    """Runs the graph in a child process, because an fp16 graph can crash onnxruntime on a CPU.
+
+    `graph_level` is Triton's, and the one that the graph is served at: 0 for all optimizations.
+    """
 
     def encode(pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> Floats:
         with tempfile.TemporaryDirectory() as folder:
             given, made = Path(folder) / "in.npz", Path(folder) / "out.npy"
             np.savez(given, pixels=pixels, valid=valid)
-            command = [sys.executable, "-m", "clip_export.run_onnx", str(path), str(given), str(made)]
+            program = [sys.executable, "-m", "clip_export.run_onnx"]
+            command = [*program, str(path), str(graph_level), str(given), str(made)]
             child = subprocess.run(command, capture_output=True, text=True)
             if child.returncode != 0:
                 last = (child.stderr.strip().splitlines() or ["no message"])[-1]

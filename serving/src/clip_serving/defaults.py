@@ -19,6 +19,9 @@ ENCODER = "clip_image_encoder"
 ONNX_FP32_FILE = "model.onnx"
 ONNX_FP16_FILE = "model.fp16.onnx"
 ONNX_INT8_FILE = "model.int8.onnx"
+FP16_GRAPH_LEVEL = 1
+"""Triton's `optimization { graph { level } }` of the fp16 graph: ONNX Runtime's EXTENDED. At the default,
+ALL, ONNX Runtime 1.28 to 1.32 crashes on a CPU while it loads the graph. Exports verify it at this level."""
 TORCHSCRIPT_FILE = "model.pt"
 PROOF_FILE = "proof.npz"
 
@@ -62,9 +65,20 @@ PREPROCESS_PREFERRED_BATCH_SIZE = 4
 """How many waiting requests one instance takes at once. By default Triton gives it all of them, which leaves
 the other instances idle and holds every photo until the slowest is done."""
 
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
-"""tritonserver's environment: glibc keeps freed memory for the next requests. By default it returns each
-photo's memory to the system and faults it in again page by page, several times per photo."""
+LEAST_INFLIGHT_REQUESTS = 32
+"""Least `max_inflight_requests` of the ensemble. Triton runs the ensemble's callbacks in 8 threads; with a
+limit near that number, those that wait for the encoder could keep out those that free it."""
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+}
+"""tritonserver's environment, in the launcher and in the image. A Python process of Triton is one decoder or
+encoder instance, whose code sets its own number of threads; a pool per library would only compete with it.
+glibc keeps freed memory for the next requests. By default it returns each photo's memory to the system and
+faults it in again page by page, several times per photo."""
 
 REFERENCE_MIN_COSINE = 0.999
 """A server whose reference embedding has a lower cosine is not ready; for int8, MIN_COSINE applies."""

@@ -191,9 +191,9 @@ def test_images_are_pinned_and_not_root() -> None:
             assert "USER 1000:1000" in stage
 
 
-def test_the_image_has_the_embedded_servers_malloc() -> None:
+def test_the_image_has_the_embedded_servers_environment() -> None:
     text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
-    assert dict(re.findall(r"(MALLOC_\w+)=(\d+)", text)) == defaults.MALLOC
+    assert dict(re.findall(r"(\w+(?:_THREADS|_THRESHOLD_))=(\d+)", text)) == defaults.ENVIRONMENT
 
 
 def test_the_server_image_has_both_engines_of_the_cpu_encoder() -> None:

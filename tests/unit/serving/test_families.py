@@ -97,7 +97,7 @@ def test_each_family_has_its_section_its_spec_and_its_configs(both: Path) -> Non
 def test_a_change_of_one_family_leaves_the_others_files(both: Path) -> None:
     _, changed = render_repository(both, lambda now: now.replaced(WORDS, max_batch_size=9))
     assert changed == [DEPLOYMENT_FILE, "clip_words/config.pbtxt", "clip_words_encoder/config.pbtxt"]
-    _, changed = render_repository(both, lambda now: now.replaced(IMAGE, preprocess_instances=9))
+    _, changed = render_repository(both, lambda now: now.replaced(IMAGE, max_pixels=9))
     assert changed == [DEPLOYMENT_FILE, "clip_image_preprocess/config.pbtxt"]
 
 

@@ -66,9 +66,44 @@ def test_production_encoder_is_fp16_onnx_on_the_gpu(spec: ModelSpec) -> None:
     assert config.default_model_filename == "model.fp16.onnx"
     assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
     assert config.max_batch_size == 64
+    assert config.optimization.graph.level == 1
+    values = {key: value.string_value for key, value in config.parameters.items()}
+    assert values == {"cudnn_conv_algo_search": "1", "intra_op_thread_count": "1"}
+
+
+GPU_CONFIGS = ("config.pbtxt", "configs/tensorrt.pbtxt", "configs/torchscript.pbtxt")
+
+
+@pytest.mark.parametrize("path", GPU_CONFIGS)
+@pytest.mark.parametrize(
+    ("largest", "warm"), [(1, [1]), (2, [2, 1]), (12, [12, 8, 4, 2, 1]), (64, [64, 32, 16, 8, 4, 2, 1])]
+)
+def test_a_gpu_batches_by_delay_and_warms_up_what_occurs(
+    spec: ModelSpec, path: str, largest: int, warm: list[int]
+) -> None:
+    config = parsed(render_image(spec, max_batch_size=largest)[f"clip_image_encoder/{path}"])
+    assert not config.dynamic_batching.preferred_batch_size
+    assert config.dynamic_batching.max_queue_delay_microseconds == 2000
+    assert [warmup.batch_size for warmup in config.model_warmup] == warm
+
+
+def test_a_cpu_encoder_has_preferred_sizes(spec: ModelSpec) -> None:
+    config = parsed(render_image(spec)["clip_image_encoder/configs/cpu.pbtxt"])
     assert list(config.dynamic_batching.preferred_batch_size) == [8, 16, 32, 64]
-    assert config.dynamic_batching.max_queue_delay_microseconds > 0
-    assert {warmup.batch_size for warmup in config.model_warmup} == {1, 8, 16, 32, 64}
+
+
+@pytest.mark.parametrize(("settings", "limit"), [
+    ({}, 64 + 2 * 4 * 4),
+    ({"max_queue_size": 0}, 0),
+    ({"max_queue_size": 1, "preprocess_instances": 1}, 32),
+    ({"max_queue_size": 128, "preprocess_instances": 16}, 128 + 2 * 16 * 4),
+])  # fmt: skip
+def test_the_encoders_queue_is_bounded_above_what_preprocess_holds(
+    spec: ModelSpec, settings: dict[str, Any], limit: int
+) -> None:
+    for path in ("clip_image/config.pbtxt", "clip_image/configs/torchscript.pbtxt"):
+        config = parsed(render_image(spec, **settings)[path])
+        assert config.ensemble_scheduling.max_inflight_requests == limit
 
 
 def test_tensorrt_variant_has_profiles_and_an_engine_cache(spec: ModelSpec) -> None:
@@ -78,6 +113,22 @@ def test_tensorrt_variant_has_profiles_and_an_engine_cache(spec: ModelSpec) -> N
     assert accelerator.parameters["trt_profile_min_shapes"] == "pixels:1x224x224x3,valid:1x1"
     assert accelerator.parameters["trt_profile_max_shapes"] == "pixels:64x224x224x3,valid:64x1"
     assert accelerator.parameters["trt_engine_cache_enable"] == "true"
+    assert config.optimization.graph.level == 1
+    assert config.parameters["cudnn_conv_algo_search"].string_value == "1"
+
+
+def test_tensorrt_engines_of_other_weights_or_constants_are_not_used(spec: ModelSpec) -> None:
+    def prefix(**changes: Any) -> str:
+        text = render_image(dataclasses.replace(spec, **changes))["clip_image_encoder/configs/tensorrt.pbtxt"]
+        (accelerator,) = parsed(text).optimization.execution_accelerators.gpu_execution_accelerator
+        return str(accelerator.parameters["trt_engine_cache_prefix"])
+
+    mine, half = "a" * 64, (0.5, 0.5, 0.5)
+    assert prefix(weights_sha256=mine).startswith("aaaaaaaaaaaaaaaa-")
+    assert prefix(weights_sha256=mine, model="renamed") == prefix(weights_sha256=mine)
+    others: list[dict[str, Any]] = [{}, {"weights_sha256": mine}, {"weights_sha256": mine, "mean": half}]
+    others += [{"weights_sha256": "b" * 64}, {"weights_sha256": mine, "std": half}]
+    assert len({prefix(**changes) for changes in others}) == len(others)
 
 
 def test_torchscript_output_reaches_the_ensemble(spec: ModelSpec) -> None:
@@ -118,9 +169,8 @@ def test_the_ensemble_tells_what_its_stages_do(spec: ModelSpec) -> None:
 
 
 def test_preferred_sizes_never_exceed_the_largest_batch(spec: ModelSpec) -> None:
-    config = parsed(render_image(spec, max_batch_size=16)["clip_image_encoder/config.pbtxt"])
+    config = parsed(render_image(spec, max_batch_size=16)["clip_image_encoder/configs/cpu.pbtxt"])
     assert list(config.dynamic_batching.preferred_batch_size) == [8, 16]
-    assert max(warmup.batch_size for warmup in config.model_warmup) == 16
 
 
 def test_rollback_pins_a_version(spec: ModelSpec) -> None:
@@ -135,12 +185,12 @@ def test_the_encoders_config_is_the_last_to_change(spec: ModelSpec) -> None:
 def test_a_repository_is_rendered_again_from_its_own_file(tmp_path: Path) -> None:
     root = rendered_repository(tmp_path)
     path = root / "deployment.json"
-    edited = path.read_text().replace('"instances": 4', '"instances":   9')
+    edited = path.read_text().replace('"max_pixels": 100000000', '"max_pixels":   9')
     path.write_text(edited)
     assert outdated_configs(root) == ["clip_image_preprocess/config.pbtxt"]
     _, changed = render_repository(root)
     assert changed == ["clip_image_preprocess/config.pbtxt"]
-    assert parsed((root / changed[0]).read_text()).instance_group[0].count == 9
+    assert parsed((root / changed[0]).read_text()).parameters["max_pixels"].string_value == "9"
     assert outdated_configs(root) == []
     assert path.read_text() == edited, "the operator's layout of the file stays"
     assert render_repository(root)[1] == []

@@ -35,18 +35,22 @@ def edit(repository: Path, before: str, after: str) -> None:
     path.write_text(text.replace(before, after))
 
 
+def max_pixels(repository: Path) -> str:
+    return str(read_config(repository / PREPROCESS).parameters["max_pixels"].string_value)
+
+
 def test_an_edited_file_is_rendered(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    edit(repository, '"instances": 4', '"instances": 9')
+    edit(repository, '"max_pixels": 100000000', '"max_pixels": 9')
     assert render(repository, "--check") == 1
     said = capsys.readouterr()
     assert said.out == f"{PREPROCESS}\n"
     assert f"render them: clip-render --repository {repository}" in said.err
-    assert read_config(repository / PREPROCESS).instance_group[0].count == 4, "--check changes nothing"
+    assert max_pixels(repository) == "100000000", "--check changes nothing"
     assert render(repository) == 0
     said = capsys.readouterr()
     assert said.out == f"{PREPROCESS}\n"
     assert "1 file changed. Restart the server to use it" in said.err
-    assert read_config(repository / PREPROCESS).instance_group[0].count == 9
+    assert max_pixels(repository) == "9"
     assert render(repository, "--check") == 0
     assert render(repository) == 0
     assert "nothing changed" in capsys.readouterr().err
@@ -90,10 +94,10 @@ def test_changes_at_the_same_time_are_both_kept(repository: Path) -> None:
         with locked(repository):
             rendering = pool.submit(render, repository, "--max-batch-size", "12")
             time.sleep(0.5)  # without a lock it would be done by now, and the next line would undo it
-            edit(repository, '"instances": 4', '"instances": 9')
+            edit(repository, '"max_pixels": 100000000', '"max_pixels": 9')
         assert rendering.result(60) == 0
     settings = Deployment.load(repository).settings(IMAGE)
-    assert (settings.max_batch_size, settings.preprocess_instances) == (12, 9)
+    assert (settings.max_batch_size, settings.max_pixels) == (12, 9)
 
 
 def test_a_config_that_is_no_text_is_rendered_again(repository: Path) -> None:

@@ -33,12 +33,21 @@ def configs(deployment: Deployment, specs: Mapping[str, TowerSpec]) -> dict[str,
     return found
 
 
-def render(deployment: Deployment, specs: Mapping[str, TowerSpec]) -> dict[str, str]:
-    """As `configs`, as the text of a config.pbtxt."""
+def render(
+    deployment: Deployment,
+    specs: Mapping[str, TowerSpec],
+    adapt: Callable[[pb.ModelConfig], None] | None = None,
+) -> dict[str, str]:
+    """As `configs`, as the text of a config.pbtxt, after `adapt` has changed each of them."""
     random = any(spec.random_weights for spec in specs.values())
     notice = _HEADER + (_RANDOM if random else "")
-    rendered = configs(deployment, specs).items()
-    return {path: notice + text_format.MessageToString(config, as_utf8=True) for path, config in rendered}
+    rendered = configs(deployment, specs)
+    if adapt:
+        for config in rendered.values():
+            adapt(config)
+    return {
+        path: notice + text_format.MessageToString(config, as_utf8=True) for path, config in rendered.items()
+    }
 
 
 def write_repository(root: Path, deployment: Deployment, specs: Mapping[str, TowerSpec]) -> None:

@@ -42,10 +42,7 @@ class Runtime:
         values["LD_LIBRARY_PATH"] = os.pathsep.join(
             [*map(str, self.libraries), *filter(None, [values.get("LD_LIBRARY_PATH")])]
         )
-        # A stub is one decoder or encoder instance, whose code sets its own number of threads.
-        values.setdefault("OMP_NUM_THREADS", "1")
-        values.setdefault("OPENBLAS_NUM_THREADS", "1")
-        return {**defaults.MALLOC, **values}
+        return {**defaults.ENVIRONMENT, **values}
 
 
 def prepare() -> Runtime:

@@ -1,7 +1,11 @@
-"""The configs of `clip_image_encoder`: one for each format that it is served in."""
+"""The configs of `clip_image_encoder`: one for each format that it is served in.
+
+docs/adr/0015 has the reasons for the GPU settings.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as pb
@@ -18,12 +22,7 @@ TORCHSCRIPT_OUTPUT = "embedding__0"
 
 def onnx_gpu(spec: ModelSpec, settings: ImageSettings) -> pb.ModelConfig:
     """The default: the fp16 graph in the onnxruntime backend, on a GPU."""
-    fields = {
-        "backend": "onnxruntime",
-        "default_model_filename": defaults.ONNX_FP16_FILE,
-        **_gpu(spec, settings),
-    }
-    return _encoder(spec, settings, fields)
+    return _encoder(spec, settings, _onnx_fp16(spec, settings))
 
 
 def cpu(spec: ModelSpec, settings: ImageSettings) -> pb.ModelConfig:
@@ -50,6 +49,7 @@ def tensorrt(spec: ModelSpec, settings: ImageSettings) -> pb.ModelConfig:
         "parameters": {
             "trt_engine_cache_enable": "true",
             "trt_engine_cache_path": defaults.TENSORRT_CACHE,
+            "trt_engine_cache_prefix": _engine_prefix(spec),
             "trt_timing_cache_enable": "true",
             "trt_timing_cache_path": defaults.TENSORRT_CACHE,
             "trt_profile_min_shapes": profile(1),
@@ -57,12 +57,8 @@ def tensorrt(spec: ModelSpec, settings: ImageSettings) -> pb.ModelConfig:
             "trt_profile_max_shapes": profile(settings.max_batch_size),
         },
     }
-    fields = {
-        "backend": "onnxruntime",
-        "default_model_filename": defaults.ONNX_FP16_FILE,
-        "optimization": {"execution_accelerators": {"gpu_execution_accelerator": [accelerator]}},
-        **_gpu(spec, settings),
-    }
+    fields = _onnx_fp16(spec, settings)
+    fields["optimization"]["execution_accelerators"] = {"gpu_execution_accelerator": [accelerator]}
     return _encoder(spec, settings, fields)
 
 
@@ -99,11 +95,48 @@ def _batch_sizes(settings: ImageSettings) -> list[int]:
     return [size for size in settings.preferred_batch_sizes if size <= settings.max_batch_size]
 
 
+def _onnx_fp16(spec: ModelSpec, settings: ImageSettings) -> dict[str, Any]:
+    return {
+        "backend": "onnxruntime",
+        "default_model_filename": defaults.ONNX_FP16_FILE,
+        "optimization": {"graph": {"level": defaults.FP16_GRAPH_LEVEL}},
+        "parameters": parameters(
+            {
+                # HEURISTIC. The default, EXHAUSTIVE, times every algorithm again for each new batch size.
+                # Read only here: in the options of the `cuda` accelerator the backend overwrites it.
+                "cudnn_conv_algo_search": 1,
+                # The GPU does the work; by default each instance starts a thread per core.
+                "intra_op_thread_count": 1,
+            }
+        ),
+        **_gpu(spec, settings),
+    }
+
+
 def _gpu(spec: ModelSpec, settings: ImageSettings) -> dict[str, Any]:
     return {
         "instance_group": [{"kind": "KIND_GPU", "count": settings.encoder_instances}],
-        "model_warmup": [_warm_up(spec, size) for size in sorted({1, *_batch_sizes(settings)})],
+        # The delay alone: no batch size is much faster than its neighbors, so none is preferred.
+        "dynamic_batching": {"max_queue_delay_microseconds": settings.max_queue_delay_us},
+        "model_warmup": [_warm_up(spec, size) for size in _warm_up_sizes(settings.max_batch_size)],
     }
+
+
+def _warm_up_sizes(largest: int) -> list[int]:
+    """The largest batch first, so that memory is reserved once, then the powers of two below it.
+
+    Any size up to the largest occurs; the others use the kernels of the sizes beside them.
+    """
+    return [largest, *(1 << power for power in reversed(range((largest - 1).bit_length())))]
+
+
+def _engine_prefix(spec: ModelSpec) -> str:
+    """Distinguishes cached TensorRT engines by the values in the graph: its weights, mean and std.
+
+    ONNX Runtime names an engine after the graph's structure alone, and would serve the previous model's.
+    """
+    constants = hashlib.sha256(repr((spec.mean, spec.std)).encode()).hexdigest()
+    return f"{spec.weights_sha256[:16] or 'not-exported'}-{constants[:8]}"
 
 
 def _warm_up(spec: ModelSpec, batch: int) -> dict[str, Any]:

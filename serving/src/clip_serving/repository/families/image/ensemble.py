@@ -23,6 +23,7 @@ def config(spec: ModelSpec, settings: ImageSettings, encoder_output: str = "embe
             "input": [tensors.IMAGE],
             "output": [tensors.embedding(spec), *tensors.ABOUT_PHOTOS],
             "ensemble_scheduling": {
+                "max_inflight_requests": _max_inflight_requests(settings),
                 "step": [
                     {
                         "model_name": defaults.PREPROCESS,
@@ -36,11 +37,23 @@ def config(spec: ModelSpec, settings: ImageSettings, encoder_output: str = "embe
                         "input_map": {"pixels": "pixels", "valid": "valid"},
                         "output_map": {encoder_output: "embedding"},
                     },
-                ]
+                ],
             },
             "parameters": parameters(_for_clients(spec, settings)),
         }
     )
+
+
+def _max_inflight_requests(settings: ImageSettings) -> int:
+    """The most requests at one step, which bounds those that wait for the encoder; 0 is no limit.
+
+    It exceeds what preprocess can hold (its queue, one batch in each instance and one prepared for it), so
+    overload is still rejected there: Triton does not reject a request above this limit, it blocks a thread.
+    """
+    if settings.max_queue_size == 0:
+        return 0
+    in_instances = 2 * settings.preprocess_instances * defaults.PREPROCESS_PREFERRED_BATCH_SIZE
+    return max(defaults.LEAST_INFLIGHT_REQUESTS, settings.max_queue_size + in_instances)
 
 
 def reference_min_cosine(precision: EncoderPrecision) -> float:

@@ -117,13 +117,13 @@ class ImageSettings(FamilySettings):
     preferred_batch_sizes: tuple[int, ...] = setting(
         defaults.PREFERRED_BATCH_SIZES,
         "encoder.preferred_batch_sizes",
-        "batch sizes that the encoder runs without further delay; those above the largest batch are ignored",
+        "batch sizes that a CPU encoder runs without further delay; those above max_batch_size are ignored",
         WholeNumbers(),
     )
     max_queue_delay_us: int = setting(
         defaults.MAX_QUEUE_DELAY_US,
         "encoder.max_queue_delay_us",
-        "longest wait for a preferred batch at the encoder, in microseconds",
+        "longest wait for a fuller batch at the encoder, in microseconds",
         WholeNumber(minimum=0),
     )
     encoder_version: int | None = setting(

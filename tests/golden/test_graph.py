@@ -1,0 +1,72 @@
+"""The graphs on disk: what TensorRT and Triton's onnxruntime backend need of them, for each kind of tower."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import onnx
+import open_clip
+import pytest
+
+from clip_export import graph
+from clip_export.load import load
+
+VIT = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 32}
+TIMM = {"timm_model_pretrained": False, "timm_proj": "linear"}
+VISION = {
+    "vit": VIT,
+    "timm-vit": {**TIMM, "timm_model_name": "test_vit", "timm_pool": ""},
+    "vit-average": {**VIT, "pool_type": "avg"},
+    "resnet": {"layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
+    "timm-convnext": {**TIMM, "timm_model_name": "test_convnext", "timm_pool": "avg"},
+}
+FAST = ("vit", "timm-vit")
+TOWERS = [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in VISION]
+FORMATS = ("onnx-fp32", "onnx-fp16", "onnx-int8")
+
+
+@pytest.fixture(scope="module", params=TOWERS)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The three ONNX files of a small tower."""
+    name, vision = request.param, VISION[request.param]
+    folder = tmp_path_factory.mktemp(name)
+    text = {"context_length": 8, "vocab_size": 64, "layers": 1, "width": 32, "heads": 2}
+    config = {"embed_dim": 16, "vision_cfg": {"image_size": 64, **vision}, "text_cfg": text}
+    (folder / f"graph-{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+    loaded = load(f"graph-{name}", "none", seed=1)
+    paths = {form: folder / f"{form}.onnx" for form in FORMATS}
+    for form, half in (("onnx-fp32", False), ("onnx-fp16", True)):
+        tower = graph.ServedTower(copy.deepcopy(loaded.model.visual), loaded.spec, half=half).eval()
+        graph.write_onnx(tower, loaded.spec, paths[form])
+    graph.write_int8(paths["onnx-fp32"], paths["onnx-int8"])
+    return paths
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_cast_alone_reads_the_pixels(exported: dict[str, Path], form: str) -> None:
+    """TensorRT rejects a UINT8 input that anything else reads."""
+    model = onnx.load(str(exported[form]))
+    onnx.checker.check_model(model, full_check=True)
+    (cast,) = [node for node in model.graph.node if "pixels" in node.input]
+    assert cast.op_type == "Cast"
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
+    made = {name: node for node in model.graph.node for name in node.output}
+    assert made.keys() <= types.keys() | {output.name for output in model.graph.output}, "all types are known"
+    unsigned = {name for name, kind in types.items() if kind == onnx.TensorProto.UINT8}
+    # int8 quantizes activations while it runs; it is served by onnxruntime on a CPU only.
+    quantized = {name for name in unsigned if made[name].op_type == "DynamicQuantizeLinear"}
+    assert unsigned == quantized
+    assert not quantized or form == "onnx-int8"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_triton_24_10_reads_the_file(exported: dict[str, Path], form: str) -> None:
+    model = onnx.load(str(exported[form]), load_external_data=False)
+    (opset,) = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    assert (opset, model.ir_version <= graph.MAX_IR_VERSION) == (graph.OPSET, True)
+    assert [entry.name for entry in model.graph.input] == ["pixels", "valid"]
+    assert all(entry.type.tensor_type.shape.dim[0].dim_param for entry in model.graph.input)
