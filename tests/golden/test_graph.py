@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import open_clip
@@ -13,9 +14,9 @@ import pytest
 from clip_export import graph
 from clip_export.load import load
 
-VIT = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 32}
-TIMM = {"timm_model_pretrained": False, "timm_proj": "linear"}
-VISION = {
+VIT: dict[str, Any] = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 32}
+TIMM: dict[str, Any] = {"timm_model_pretrained": False, "timm_proj": "linear"}
+VISION: dict[str, dict[str, Any]] = {
     "vit": VIT,
     "timm-vit": {**TIMM, "timm_model_name": "test_vit", "timm_pool": ""},
     "vit-average": {**VIT, "pool_type": "avg"},
