@@ -86,7 +86,7 @@ def test_a_resnet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["mean", "std"])
-def test_a_graph_that_embeds_wrongly_is_refused(small: LoadedModel, tmp_path: Path, change: str) -> None:
+def test_a_graph_with_wrong_embeddings_is_rejected(small: LoadedModel, tmp_path: Path, change: str) -> None:
     half = (0.5, 0.5, 0.5)
     wrong = dataclasses.replace(small.spec, **{change: half})  # type: ignore[arg-type]
     tower = graph.ServedTower(small.model.visual, wrong).eval()
@@ -100,7 +100,7 @@ def test_a_graph_that_embeds_wrongly_is_refused(small: LoadedModel, tmp_path: Pa
     assert "REJECTED" in lines[0]
 
 
-def test_a_mask_that_does_not_work_is_refused(small: LoadedModel) -> None:
+def test_a_broken_mask_is_rejected(small: LoadedModel) -> None:
     wanted = verify.reference_embeddings(small, sample_pictures(8))
 
     def unmasked(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
@@ -122,7 +122,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_versions_stay_and_can_be_gone_back_to(tmp_path: Path) -> None:
+def test_versions_stay_and_can_be_activated_again(tmp_path: Path) -> None:
     common = ("--model", towers.SMALL, "--formats", "torchscript")
     assert export(tmp_path, *common, "--seed", "1", "--quality", "exact") == 0
     assert export(tmp_path, *common, "--seed", "2") == 0
@@ -162,12 +162,12 @@ def test_a_checkpoint_with_missing_keys_is_refused(small: LoadedModel, tmp_path:
         ("ViT-B-32", "laion9", "neither a file nor a pretrained tag .*laion2b_s34b_b79k"),
     ],
 )
-def test_a_misspelt_name_gets_the_right_ones(name: str, pretrained: str, message: str) -> None:
+def test_a_misspelled_name_gets_suggestions(name: str, pretrained: str, message: str) -> None:
     with pytest.raises(LoadError, match=message):
         load(name, pretrained)
 
 
-def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(HubUnreachable, match="--pretrained none"):
         load("ViT-B-32", "laion2b_s34b_b79k")

@@ -68,7 +68,7 @@ def bad_quantization(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "write_int8", write)
 
 
-def test_int8_is_judged_by_ones_own_photos(small: LoadedModel, fp32: Path, tmp_path: Path) -> None:
+def test_int8_is_verified_on_your_own_photos(small: LoadedModel, fp32: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for index, photo in enumerate(camera_photos(8, seed=4)):
@@ -105,7 +105,7 @@ def test_a_bad_int8_is_not_published(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("bad_quantization")
-def test_a_bad_int8_that_is_asked_for_ends_the_export(fp32: Path, proof: Proof, tmp_path: Path) -> None:
+def test_a_bad_int8_that_was_requested_ends_the_export(fp32: Path, proof: Proof, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").symlink_to(fp32)
     with pytest.raises(ParityError, match=r"Nothing was published. Choose auto") as caught:
         write_int8(tmp_path, proof.first(8), print, required=True)
@@ -121,14 +121,14 @@ def test_the_proof_is_open_clips_own(fp32: Path, proof: Proof, tmp_path: Path) -
     assert wrong.least_cosine(OnnxEncoder(fp32, 1).embed) < 0.99
 
 
-def test_natural_pictures_are_many_and_alike_each_time() -> None:
+def test_natural_pictures_are_many_and_reproducible() -> None:
     first, again = pictures.natural_pictures(32), pictures.natural_pictures(32)
     assert [np.asarray(a).tobytes() for a in first] == [np.asarray(b).tobytes() for b in again]
     assert len({picture.tobytes() for picture in first}) == 32
     assert all(picture.mode == "RGB" for picture in first)
 
 
-def test_photos_that_are_none_are_named(tmp_path: Path) -> None:
+def test_files_that_are_not_photos_are_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is not a folder"):
         pictures.own_pictures(tmp_path / "absent", 1, 8)
     (tmp_path / "a.jpg").write_bytes(b"no photo")

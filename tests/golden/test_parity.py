@@ -68,7 +68,7 @@ def min_cosine(rows: Floats, others: Floats) -> float:
     return float((rows * others).sum(axis=1).min())
 
 
-def test_the_served_weights_are_these(loaded: LoadedModel, repository: Path) -> None:
+def test_the_served_weights_are_the_exported_ones(loaded: LoadedModel, repository: Path) -> None:
     spec = ModelSpec.load(repository / "clip_image_encoder" / "1" / SPEC_FILE)
     assert spec.weights_sha256 == loaded.spec.weights_sha256
 
@@ -90,7 +90,7 @@ def test_64_concurrent_single_requests(client: ClipClient, photos: list[bytes], 
 
 
 @pytest.mark.parametrize(("quality", "least"), [("high", 0.999), ("fast", 0.995)])
-def test_the_faster_qualities_are_near(
+def test_the_faster_qualities_are_close(
     repository: Path, photos: list[bytes], wanted: Floats, quality: str, least: float
 ) -> None:
     with served(repository, quality) as url, ClipClient(url) as client:

@@ -119,7 +119,7 @@ def test_a_setting_that_cannot_be_read_is_named_and_not_replaced(
     assert texts(tmp_path) == before
 
 
-def test_version_0_is_no_request_for_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_activating_version_0_is_not_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     published(tmp_path)
     with pytest.raises(SystemExit, match="2"):
         main(["--activate", "0", "--repository", str(tmp_path)])
@@ -164,7 +164,7 @@ def test_a_new_version_is_not_served_before_its_configs_are_rendered(
     assert "second" in (tmp_path / "clip_image" / "config.pbtxt").read_text()
 
 
-def test_settings_that_triton_does_not_take_change_nothing(tmp_path: Path) -> None:
+def test_settings_that_triton_rejects_change_nothing(tmp_path: Path) -> None:
     spec = ModelSpec.load(SPEC)
     too_wide = dataclasses.replace(spec, embedding_dim=1 << 70)
     with pytest.raises(ConfigurationError, match="no such model setting"), staging(tmp_path) as folder:
@@ -179,14 +179,14 @@ def test_settings_that_triton_does_not_take_change_nothing(tmp_path: Path) -> No
 # --- the staging folder ----------------------------------------------------------------------------
 
 
-def test_an_unfinished_export_is_no_model_of_the_repository(tmp_path: Path) -> None:
+def test_an_unfinished_export_is_not_a_model_in_the_repository(tmp_path: Path) -> None:
     with staging(tmp_path) as folder:
         assert [path.name for path in tmp_path.iterdir()] == ["clip_image_encoder"]
         assert not folder.name.isdigit()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_export_left_is_removed_and_a_running_ones_stays(tmp_path: Path) -> None:
+def test_files_of_a_killed_export_are_removed_and_those_of_a_running_one_stay(tmp_path: Path) -> None:
     left = tmp_path / "clip_image_encoder" / ".staging-left"
     left.mkdir(parents=True)
     (left / "model.onnx").write_bytes(b"half")
@@ -200,7 +200,7 @@ def test_what_a_killed_export_left_is_removed_and_a_running_ones_stays(tmp_path:
 # --- exit status -----------------------------------------------------------------------------------
 
 
-def test_an_error_that_was_not_expected_is_not_taken_for_a_difference(
+def test_an_unexpected_error_is_not_reported_as_a_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object, **__: object) -> None:

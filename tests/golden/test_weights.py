@@ -38,7 +38,7 @@ def test_openai_weights_in_a_tower_without_quick_gelu(
     assert "RANDOM WEIGHTS" not in said
 
 
-def test_each_pair_that_open_clip_warns_of_is_refused_and_the_way_out_is_open() -> None:
+def test_each_pair_that_open_clip_warns_about_is_rejected_with_an_alternative() -> None:
     pairs = quick_gelu_pairs()
     assert ("ViT-B-32", "openai") in pairs
     for name, tag in pairs:
@@ -47,6 +47,6 @@ def test_each_pair_that_open_clip_warns_of_is_refused_and_the_way_out_is_open() 
         assert tag in open_clip.list_pretrained_tags_by_model(f"{name}-quickgelu")
 
 
-def test_the_variant_with_quick_gelu_gets_as_far_as_the_hub() -> None:
+def test_the_variant_with_quick_gelu_reaches_the_hub() -> None:
     with pytest.raises(HubUnreachable):
         load("ViT-B-32-quickgelu", "openai")

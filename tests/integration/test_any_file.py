@@ -54,7 +54,7 @@ def small() -> bytes:
     return encoded(noise(64, 48), "PNG")
 
 
-def test_a_photo_that_hangs_costs_itself_and_then_the_process(
+def test_a_photo_that_hangs_fails_and_ends_the_process(
     small_repository: Path, small: bytes, tmp_path: Path
 ) -> None:
     gate = hanging_repository(small_repository, tmp_path / "repository", decode_timeout_s=2.0)
@@ -73,9 +73,7 @@ def test_a_photo_that_hangs_costs_itself_and_then_the_process(
         assert is_near(client.embed([small])[0], wanted)
 
 
-def test_a_full_queue_refuses_at_the_first_step_and_the_client_comes_again(
-    strict: Strict, small: bytes
-) -> None:
+def test_a_full_queue_rejects_at_the_first_step_and_the_client_retries(strict: Strict, small: bytes) -> None:
     with (
         ClipClient(strict.server.grpc_url, deadline_s=PATIENCE_S) as client,
         ThreadPoolExecutor(13) as pool,
@@ -100,8 +98,8 @@ def pending_requests(server: TritonServer) -> float:
     return sum(count for name, count in metrics(server).items() if "_pending_" in name)
 
 
-def test_a_refusal_is_one_and_giving_up_is_none(strict: Strict, small: bytes) -> None:
-    """The counts that benchmarks.overload and the chart of refusals in docs/operations.md read."""
+def test_a_rejection_is_counted_once_and_a_cancellation_is_not(strict: Strict, small: bytes) -> None:
+    """The counts that benchmarks.overload and the queries in docs/how-to/monitor.md read."""
 
     def ask(number: int) -> str:
         image = InferInput("image", [1, 1], "BYTES")
@@ -158,7 +156,7 @@ def test_a_client_that_cannot_wait_is_told_that_the_server_is_busy(strict: Stric
     assert "ServerBusy" in ends
 
 
-def test_mutated_files_reach_the_right_end(server: TritonServer) -> None:
+def test_mutated_files_get_the_right_result(server: TritonServer) -> None:
     """Ten at a time between two sound neighbors, four requests at once."""
     photo = camera_photos(1, seed=5)[0]
     files = list(mutations(200, seed=42))

@@ -139,7 +139,7 @@ def test_every_stage_of_a_bucket_is_timed(
     assert max(timings.decode_s) + max(timings.preprocess_s) < max(timings.request_s)
 
 
-def test_outside_of_the_block_nothing_is_timed(server: TritonServer) -> None:
+def test_nothing_is_timed_outside_the_block(server: TritonServer) -> None:
     async def run() -> tuple[Timings, int]:
         async with AsyncClipClient(server.grpc_url) as client:
             async with client.timed() as timings:
@@ -212,9 +212,7 @@ class Spoilt(GcsSource):
 
 
 @both
-def test_what_arrives_is_held_against_the_listing(
-    server: TritonServer, bucket: str, collect: Collect
-) -> None:
+def test_downloads_are_compared_with_the_listing(server: TritonServer, bucket: str, collect: Collect) -> None:
     source = Spoilt(bucket, "2024/", 4)
     (item,) = [item for item in source.list() if item.crc32c == "ZZZZZZ=="]
     with pytest.raises(ItemError, match=r"checksum_mismatch: 2024/05\.jpg"):
@@ -227,7 +225,7 @@ def test_what_arrives_is_held_against_the_listing(
 
 
 @both
-def test_an_object_that_rots_on_the_servers_disk(
+def test_an_object_that_is_damaged_on_the_servers_disk(
     server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collect: Collect
 ) -> None:
     """The server goes on sending the checksum of what was uploaded."""

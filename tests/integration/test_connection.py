@@ -125,7 +125,7 @@ def test_tls_and_headers_pass_through(guarded: Guarded, server: TritonServer, ph
         np.testing.assert_allclose(rows, wanted, atol=1e-5)
 
 
-def test_a_header_may_be_written_with_capitals(guarded: Guarded, photo: bytes) -> None:
+def test_header_names_can_have_capitals(guarded: Guarded, photo: bytes) -> None:
     capitals = dataclasses.replace(guarded.options, headers={_HEADER.title(): "secret"})
     assert embed(guarded.url, photo, capitals).shape == (1, 512)
 
@@ -221,7 +221,7 @@ def test_a_connection_that_does_not_fit(
 
 @pytest.mark.parametrize("headers", [{}, {_HEADER: "wrong"}], ids=["none", "wrong"])
 @pytest.mark.parametrize("how", [embed, embed_async])
-def test_a_missing_header_is_named_and_not_tried_again(
+def test_a_missing_header_is_named_and_not_retried(
     guarded: Guarded, photo: bytes, headers: dict[str, str], how: Any
 ) -> None:
     """A client that retried until the deadline would report "no answer"."""
@@ -230,7 +230,7 @@ def test_a_missing_header_is_named_and_not_tried_again(
         how(guarded.url, photo, options, deadline_s=PATIENCE_S)
 
 
-def test_a_certificate_that_is_not_there_is_named(guarded: Guarded, tmp_path: Path, photo: bytes) -> None:
+def test_a_missing_certificate_is_named(guarded: Guarded, tmp_path: Path, photo: bytes) -> None:
     gone = dataclasses.replace(guarded.options, root_certificates=tmp_path / "gone.pem")
     for how in (embed, embed_async):
         with pytest.raises(ServerUnavailable, match=r"root certificates .*gone\.pem: No such file"):

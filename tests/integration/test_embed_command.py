@@ -104,7 +104,7 @@ def test_a_folder_becomes_a_file(server: TritonServer, tmp_path: Path) -> None:
     assert [large[name] for name in names] == ["JPEG", 2048, 1536, 2, [], None]
 
 
-def test_the_output_among_the_photos_is_no_photo(server: TritonServer, tmp_path: Path) -> None:
+def test_the_output_in_the_source_folder_is_not_a_photo(server: TritonServer, tmp_path: Path) -> None:
     for index, photo in enumerate(camera_photos(2, seed=5)):
         (tmp_path / f"{index}.jpg").write_bytes(photo)
     arguments = (".", "--out", "e.parquet", "--url", server.grpc_url, "--json")
@@ -203,7 +203,7 @@ def test_an_empty_prefix(server: TritonServer, bucket: str, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_object_that_vanished_is_a_row(
+def test_a_deleted_object_is_a_row(
     server: TritonServer, fake_gcs: FakeGcs, bucket: str, tmp_path: Path
 ) -> None:
     class Vanishing(GcsSource):
@@ -229,7 +229,7 @@ def test_the_output_folder_does_not_exist(server: TritonServer, tmp_path: Path) 
     assert "cannot write to" in done.stderr
 
 
-def test_another_models_rows_are_refused(server: TritonServer, tmp_path: Path) -> None:
+def test_rows_of_another_model_are_rejected(server: TritonServer, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(camera_photos(1, seed=9)[0])
     out = tmp_path / "o.parquet"
     assert clip_embed(str(tmp_path), "--out", str(out), "--url", server.grpc_url).returncode == 0
@@ -237,7 +237,7 @@ def test_another_models_rows_are_refused(server: TritonServer, tmp_path: Path) -
         ParquetSink(out).open(str(tmp_path), {"weights_sha256": "other"}, 512, Existing(resume=True))
 
 
-def test_check_says_right_and_unreachable(server: TritonServer) -> None:
+def test_check_reports_correct_and_unreachable_servers(server: TritonServer) -> None:
     right = clip_embed("--check", server.grpc_url, "--json")
     assert right.returncode == 0
     assert json.loads(right.stdout)["ok"] is True
@@ -245,7 +245,7 @@ def test_check_says_right_and_unreachable(server: TritonServer) -> None:
     assert away.returncode == 2
 
 
-def test_help_teaches(tmp_path: Path) -> None:
+def test_help_has_examples_and_exit_statuses(tmp_path: Path) -> None:
     done = clip_embed("--help", cwd=tmp_path, env={"PATH": os.environ["PATH"], "COLUMNS": "100"})
     assert done.returncode == 0
     assert "exit status:" in done.stdout
@@ -265,7 +265,7 @@ sys.exit(code)
 @pytest.mark.parametrize(
     "arguments", [("--check", "127.0.0.1:9"), (".", "--out", "o", "--url", "127.0.0.1:9")]
 )
-def test_the_wait_for_a_server_that_is_away_ends_in_time(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_waiting_for_a_missing_server_ends_in_time(arguments: tuple[str, ...], tmp_path: Path) -> None:
     """Timed within the process: to start Python takes as long as the wait, on a busy machine."""
     command = [sys.executable, "-c", _TIMED, *arguments, "--wait", "1"]
     done = subprocess.run(

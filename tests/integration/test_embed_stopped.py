@@ -65,7 +65,7 @@ def interrupted(number: signal.Signals, gate: Gate, *arguments: str) -> subproce
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_same_command_goes_on_after_a_signal(
+def test_the_same_command_continues_after_a_signal(
     gated: TritonServer, gate: Gate, many: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "out.parquet"
@@ -110,7 +110,7 @@ def test_a_signal_ends_a_run_whose_server_hangs(
     assert "Traceback" not in said
 
 
-def test_an_overwriting_run_that_was_stopped_forgets_the_old_file(
+def test_a_stopped_overwrite_forgets_the_old_file(
     gated: TritonServer, gate: Gate, many: str, tmp_path: Path
 ) -> None:
     (tmp_path / "photos").mkdir()
@@ -129,7 +129,7 @@ def test_an_overwriting_run_that_was_stopped_forgets_the_old_file(
     assert sorted(rows_of(out)) == [f"{index:03d}.jpg" for index in range(60)]
 
 
-def test_a_full_disk_keeps_what_was_finished(server: TritonServer, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_finished_rows(server: TritonServer, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for index in range(12):
@@ -152,9 +152,7 @@ def test_a_full_disk_keeps_what_was_finished(server: TritonServer, tmp_path: Pat
     assert len(rows_of(out)) == 12
 
 
-def test_a_server_gone_in_the_middle_keeps_what_was_finished(
-    small_repository: Path, fake_gcs: FakeGcs, tmp_path: Path
-) -> None:
+def test_a_lost_server_keeps_finished_rows(small_repository: Path, fake_gcs: FakeGcs, tmp_path: Path) -> None:
     name = f"gone-{uuid.uuid4().hex[:8]}"
     photos = camera_photos(4, seed=8)
     for index in range(60):

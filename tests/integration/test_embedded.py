@@ -62,7 +62,7 @@ def test_the_command_leaves_no_process_behind(small_repository: Path, number: si
         assert all_gone(family, timeout=PATIENCE_S)
 
 
-def test_a_killed_stub_costs_time_and_nothing_else(small_repository: Path) -> None:
+def test_a_killed_stub_only_delays_requests(small_repository: Path) -> None:
     photos = camera_photos(4, seed=2)
     outcomes: list[Embedding | ItemError] = []
     over = threading.Event()
@@ -109,7 +109,7 @@ class TritonPythonModel(Preprocess):
 """
 
 
-def test_a_photo_that_processes_die_of_costs_no_other_photo(
+def test_a_photo_that_crashes_processes_fails_no_other_photo(
     small_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Photos share its batches, its process and its server; all of them are embedded in the end."""
@@ -161,7 +161,7 @@ def stubs_below(pid: int) -> list[psutil.Process]:
     return [one for one in family if "triton_python_backend_stub" in " ".join(one.cmdline())]
 
 
-def test_a_killed_server_is_started_again_and_its_log_goes_on(small_repository: Path, tmp_path: Path) -> None:
+def test_a_killed_server_is_restarted_and_its_log_continues(small_repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     with TritonServer(small_repository, ServerOptions(layout=_SMALL, log=log)) as server:
         first = server.pid
@@ -175,7 +175,7 @@ def test_a_killed_server_is_started_again_and_its_log_goes_on(small_repository: 
     assert after.count("clip-serve starts tritonserver") == 2
 
 
-def test_a_server_that_nobody_restarts_ends_the_command(small_repository: Path) -> None:
+def test_the_command_ends_with_an_unsupervised_server(small_repository: Path) -> None:
     with clip_serve(small_repository, "--no-supervise") as (process, told):
         assert Path(str(told["log"])).is_file()
         (server,) = [one for one in psutil.Process(process.pid).children() if one.pid == told["pid"]]
@@ -185,7 +185,7 @@ def test_a_server_that_nobody_restarts_ends_the_command(small_repository: Path) 
         assert "tritonserver ended (signal SIGKILL), and --no-supervise was given" in process.stderr.read()
 
 
-def test_a_format_that_the_embedded_server_cannot_run_is_refused_at_once(small_repository: Path) -> None:
+def test_a_format_that_the_embedded_server_cannot_run_is_rejected_immediately(small_repository: Path) -> None:
     options = ServerOptions(model_config_name="torchscript")
     with (
         pytest.raises(ConfigurationError, match=r"torchscript.pbtxt needs Triton's backend pytorch.* python"),
@@ -207,7 +207,7 @@ def test_a_models_load_error_is_a_sentence(small_repository: Path, tmp_path: Pat
         pass
 
 
-def test_a_server_that_embeds_wrongly_is_not_ready(small_repository: Path, tmp_path: Path) -> None:
+def test_a_server_with_wrong_embeddings_is_not_ready(small_repository: Path, tmp_path: Path) -> None:
     spec = ModelSpec.load(small_repository / "clip_image_encoder" / "1" / SPEC_FILE)
     wrong = dataclasses.replace(spec, resize_mode="squash")
     root = linked_repository(small_repository, tmp_path, wrong)

@@ -36,7 +36,7 @@ def options(precision: defaults.EncoderPrecision) -> ServerOptions:
     return ServerOptions(layout=_SMALL, encoder_precision=precision, supervise=False)
 
 
-def test_auto_serves_what_this_cpu_has_and_says_so(small_repository: Path) -> None:
+def test_auto_serves_what_this_cpu_supports_and_logs_it(small_repository: Path) -> None:
     with TritonServer(small_repository, options("auto")) as server:
         said = server.encoder or ""
         assert check(server.grpc_url).ok
@@ -46,7 +46,7 @@ def test_auto_serves_what_this_cpu_has_and_says_so(small_repository: Path) -> No
         assert said == "fp32 in onnxruntime, 1 thread (auto: no bf16, as this CPU has no BF16 instructions)"
 
 
-def test_int8_is_served_and_near_fp32(repository: Path) -> None:
+def test_int8_is_served_and_close_to_fp32(repository: Path) -> None:
     photos = camera_photos(12, seed=9)
     rows = {}
     for precision in ("fp32", "int8"):
@@ -63,7 +63,7 @@ def test_int8_is_served_and_near_fp32(repository: Path) -> None:
 
 
 @pytest.mark.skipif(_HERE.has_bf16, reason="this CPU has BF16")
-def test_a_bf16_that_cannot_be_is_said_before_the_server_starts(small_repository: Path) -> None:
+def test_unavailable_bf16_is_rejected_before_the_server_starts(small_repository: Path) -> None:
     with (
         pytest.raises(ServerError, match="no BF16 instructions"),
         TritonServer(small_repository, options("bf16")),
@@ -111,7 +111,7 @@ def test_openvino_runs_inside_the_servers_process(version: Path, tmp_path: Path)
         assert sum("openvino" in text for text in mapped) == 1, "it is the encoder's engine"
 
 
-def test_bf16_is_never_claimed_where_fp32_was_computed(version: Path) -> None:
+def test_bf16_is_not_reported_if_fp32_was_computed(version: Path) -> None:
     """Past the check of the flags, what OpenVINO says that it computes in still decides."""
     computes = OpenVinoEncoder(version / defaults.ONNX_FP32_FILE, 1, "bf16").precision
     chosen = choose(version, "auto", 1, _CLAIMS_BF16)
@@ -124,7 +124,7 @@ def test_bf16_is_never_claimed_where_fp32_was_computed(version: Path) -> None:
             choose(version, "bf16", 1, _CLAIMS_BF16)
 
 
-def test_what_proves_wrong_on_this_cpu_is_not_served(version: Path, tmp_path: Path) -> None:
+def test_an_encoder_that_fails_its_check_on_this_cpu_is_not_served(version: Path, tmp_path: Path) -> None:
     for path in version.iterdir():
         (tmp_path / path.name).symlink_to(path.resolve())
     proof = Proof.load(version)

@@ -45,7 +45,7 @@ def test_server_whose_stub_died_is_ended(small_repository: Path, tmp_path: Path)
         wait_until(lambda: "tritonserver ended" in (server.death() or ""), "the end of the server")
 
 
-def test_server_with_one_dead_process_among_several_is_not_healthy(small_repository: Path) -> None:
+def test_server_with_one_dead_process_among_several_is_unhealthy(small_repository: Path) -> None:
     """It embeds, in the processes that are left; whoever meets the dead one is not served."""
     layout = InstanceLayout(
         preprocess_instances=2, preprocess_threads=1, encoder_instances=1, encoder_threads=1

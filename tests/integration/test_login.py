@@ -105,7 +105,7 @@ def test_no_login_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         GcsSource("b", "", 1)
 
 
-def test_a_login_that_has_expired_is_no_photos_fault(login: TokenService, bucket: str) -> None:
+def test_an_expired_login_ends_the_run(login: TokenService, bucket: str) -> None:
     source = GcsSource(bucket, "", 1)
     item = next(iter(source.list()))
     login.left = 0

@@ -102,7 +102,7 @@ def test_a_sweep_survives_ctrl_c_and_leads_to_a_report(
     assert "<svg" in (tmp_path / "report.html").read_text()
 
 
-def test_a_server_that_died_unseen_is_started_again(small_repository: Path) -> None:
+def test_a_server_that_died_unnoticed_is_restarted(small_repository: Path) -> None:
     """After its last run nobody asked: the next setting is innocent of it."""
     wanted = Setting("cpu", "int8", 1, 1, 1, 8, 0, 1, 1)
     with EmbeddedTarget(small_repository, camera_photos(1, seed=21)) as target:
@@ -117,7 +117,7 @@ def test_a_server_that_died_unseen_is_started_again(small_repository: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_running_server_is_measured_as_it_is(
+def test_a_running_server_is_measured_unchanged(
     photos: Path,
     small_repository: Path,
     server: TritonServer,

@@ -55,15 +55,13 @@ def refused(server: TritonServer) -> int:
     return int(stats.inference_stats.fail.count)
 
 
-def test_a_server_too_busy_for_the_check_is_not_taken_for_a_broken_one(
-    busy: TritonServer, gate: Gate
-) -> None:
+def test_a_server_too_busy_for_the_check_is_not_reported_as_broken(busy: TritonServer, gate: Gate) -> None:
     with hanging(busy, gate, waiting=6):
         wait_until(lambda: refused(busy), "a full queue")
         assert check_reference(busy.grpc_url, running=lambda: True, waits_s=(2.0, 2.0)) is False
 
 
-def test_a_check_behind_other_requests_has_time(busy: TritonServer, gate: Gate) -> None:
+def test_a_check_queued_behind_other_requests_has_time(busy: TritonServer, gate: Gate) -> None:
     def running() -> bool:
         """Asked after the first attempt, which got no answer."""
         gate.open()

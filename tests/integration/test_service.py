@@ -78,7 +78,7 @@ def test_concurrent_single_requests_with_broken_photos(
     assert_right(outcomes, mixed, wanted)
 
 
-def test_the_async_client_says_the_same(
+def test_the_async_client_returns_the_same(
     server: TritonServer, mixed: list[tuple[bytes, int | str]], wanted: Embedding
 ) -> None:
     async def run() -> list[Embedding | ItemError]:
@@ -115,7 +115,7 @@ def test_notices_and_facts_of_each_photo(client: ClipClient) -> None:
     ]  # fmt: skip
 
 
-def test_nothing_in_gives_an_empty_array(client: ClipClient) -> None:
+def test_no_photos_return_an_empty_array(client: ClipClient) -> None:
     assert client.embed([]).shape == (0, client.info.dimension)
 
 
@@ -170,7 +170,7 @@ def test_concurrent_requests_share_the_encoders_batches(
     assert count / executions > 1.5
 
 
-def test_the_reference_picture_is_embedded_rightly(server: TritonServer) -> None:
+def test_the_reference_picture_is_embedded_correctly(server: TritonServer) -> None:
     result = check(server.grpc_url)
     assert result.ok, result.message
 

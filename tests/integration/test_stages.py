@@ -141,7 +141,7 @@ def test_a_bucket_through_a_running_server(
     assert "exists already" in capsys.readouterr().err
 
 
-def test_a_server_of_another_machine_tells_means_alone(
+def test_a_server_on_another_machine_reports_only_means(
     server: TritonServer,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -165,7 +165,7 @@ def test_a_server_of_another_machine_tells_means_alone(
     assert trace_settings(server) == settings
 
 
-def test_traces_of_somebody_else_are_left_alone(
+def test_traces_of_another_client_are_left_alone(
     server: TritonServer, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = server.grpc_url
@@ -200,7 +200,7 @@ def test_the_embedded_server_and_its_table(
     assert "GPU" not in table or Path("/dev/nvidia0").exists()
 
 
-def test_photos_of_which_none_is_one(
+def test_a_folder_without_a_valid_photo(
     server: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad, out = tmp_path / "bad", tmp_path / "out.json"

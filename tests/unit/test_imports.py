@@ -47,7 +47,7 @@ def test_every_distribution_has_its_rule(graph: ImportGraph) -> None:
     assert {package(name) for name in graph.imports} - set(UNSHIPPED) == MAY_IMPORT.keys()
 
 
-def test_no_circle(graph: ImportGraph) -> None:
+def test_no_import_cycles(graph: ImportGraph) -> None:
     assert graph.circles == []
 
 
@@ -117,7 +117,7 @@ def tree(root: Path, **files: str) -> ImportGraph:
     return ImportGraph.read(root, unshipped=())
 
 
-def test_a_circle_is_found_wherever_its_imports_are(tmp_path: Path) -> None:
+def test_a_cycle_is_found_wherever_its_imports_are(tmp_path: Path) -> None:
     graph = tree(
         tmp_path,
         a__top="from a.middle import f",

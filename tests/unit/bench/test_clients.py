@@ -13,7 +13,7 @@ from testing.pictures import camera_photos
 _JOB = Job("ceiling", "", "", "", in_flight=3, warm_up_s=0.2, seconds=0.1, cool_down_s=0.05)
 
 
-def test_load_goes_on_beyond_the_time_measured(capsys: pytest.CaptureFixture[str]) -> None:
+def test_load_continues_beyond_the_measured_time(capsys: pytest.CaptureFixture[str]) -> None:
     def request() -> int:
         time.sleep(0.01)
         return 2

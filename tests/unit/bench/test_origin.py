@@ -79,7 +79,7 @@ def means(found: Row) -> list[float | None]:
     return [cell.mean if cell else None for cell in found.cells]
 
 
-def test_the_benchmark_has_what_is_asked_of_it() -> None:
+def test_the_benchmark_has_the_requested_rows() -> None:
     found = {system.key: only_from_bucket(system) for system in systems(2, Cpu.here())}
     assert [load.key for key in KEYS for load in found[key].loads] == list(KEYS)
     assert not found["litserve"].loads
@@ -111,7 +111,7 @@ def test_changes_are_against_fewer_workers_and_against_one(measured: Results) ->
     assert found.proved == (None, None, None, False, True, None)
 
 
-def test_only_what_is_alike_is_compared(measured: Results) -> None:
+def test_only_comparable_figures_are_compared(measured: Results) -> None:
     """A request of the origin's holds eight photos, one of ours one: a photo's share is compared."""
     assert means(row(measured, "embed", "ms/request"))[5] is None
     assert means(row(measured, "load + decode", "ms/request"))[5] is None
@@ -143,7 +143,7 @@ def test_the_table_and_the_json_hold_the_same(measured: Results) -> None:
     assert load["change_percent"][1] == pytest.approx(-48.25, abs=0.01)
 
 
-def test_what_could_not_be_measured_is_said() -> None:
+def test_failed_measurements_are_reported() -> None:
     windows = [window for window in three_passes() if window.key != "origin-3"]
     found = results(*windows, failures=[("origin-3", 1, "no memory")])
     assert missing(found) == ["3 workers"]

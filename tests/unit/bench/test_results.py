@@ -61,12 +61,12 @@ def test_ratios_are_taken_within_a_pass() -> None:
     assert ratio(run, "ours", "theirs") == Spread(3.0, 3.0, 3.0)
 
 
-def test_no_ratio_to_what_was_not_measured() -> None:
+def test_no_ratio_to_an_unmeasured_system() -> None:
     assert ratio(results(window("ours", 1, 3.0)), "ours", "theirs") is None
     assert ratio(results(window("ours", 1, 3.0), window("theirs", 2, 3.0)), "ours", "theirs") is None
 
 
-def test_images_for_a_cpu_second_count_service_and_client() -> None:
+def test_images_per_cpu_second_count_service_and_client() -> None:
     assert _WINDOW.images_per_cpu_s == pytest.approx(10.0)
     cheaper = dataclasses.replace(_WINDOW, key="b", service_cpu_ms=40.0)
     run = results(_WINDOW, cheaper)

@@ -48,7 +48,7 @@ def test_every_system_has_its_row_and_tables_are_whole() -> None:
         assert len(set(rows)) <= 1, block
 
 
-def test_what_is_missing_is_said_to_be_not_measured() -> None:
+def test_missing_figures_are_marked_as_not_measured() -> None:
     page = render(Results({}, {}, []), _FOUND)
     rows = sum(load.share == 1.0 for load in _LOADS)
     assert page.count("| not measured |") == rows + 2 * len(AIMS)
@@ -78,7 +78,7 @@ def test_an_aims_two_verdicts() -> None:
     assert row[1:] == [">= 1.40", "2.00", "reached", "0.50", "missed"]
 
 
-def test_a_shared_machine_is_not_judged_by_images_a_second() -> None:
+def test_a_shared_machine_is_not_judged_by_images_per_second() -> None:
     measured = run()
     next(window for window in measured.windows if window.key == "litserve").others = 0.3
     row = cells(render(measured, _FOUND), "fp32, uploads / LitServe")
@@ -98,7 +98,7 @@ def test_passes_that_disagree_are_noise(spread: Spread, text: str) -> None:
     assert verdict(spread, 1.4) == text
 
 
-def test_failures_are_told() -> None:
+def test_failures_are_listed() -> None:
     measured = run()
     measured.failures.append(("litserve", 2, "it did not start"))
     assert "| litserve | 2 | it did not start |" in render(measured, _FOUND)

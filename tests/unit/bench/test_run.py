@@ -36,7 +36,7 @@ def test_what_was_measured_is_kept_whatever_ends_it(tmp_path: Path, error: BaseE
     assert Results.load(path).interrupted == isinstance(error, KeyboardInterrupt)
 
 
-def test_a_service_that_does_not_start_is_told_and_the_others_are_asked(
+def test_a_service_that_does_not_start_is_reported_and_the_others_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager

@@ -44,7 +44,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     return Load("an address")
 
 
-def test_a_client_that_fails_is_told(load: Load) -> None:
+def test_a_failing_client_is_reported(load: Load) -> None:
     with load:
         end = time.monotonic() + 60
         while load.loop.error is None and time.monotonic() < end:
@@ -55,7 +55,7 @@ def test_a_client_that_fails_is_told(load: Load) -> None:
     assert said == ["a client failed: ConnectionError: the server is gone"]
 
 
-def test_photos_that_stand_still_are_told(load: Load) -> None:
+def test_a_stall_is_reported(load: Load) -> None:
     assert complaints(samples(0, 0), load, restarts=0) == ["no photo came back"]
     load.loop.photos = 100
     assert not stalled(samples(*[100] * STALL))
@@ -64,7 +64,7 @@ def test_photos_that_stand_still_are_told(load: Load) -> None:
     assert complaints(still, load, restarts=0) == [f"no photo came back for {STALL} s"]
 
 
-def test_each_failing_counts(load: Load) -> None:
+def test_each_failing_criterion_counts(load: Load) -> None:
     load.loop.photos, load.wrong = 100, 2
     found = complaints(samples(0, 100), load, restarts=1)
     assert found == ["2 known photos came out wrong", "a server process died"]

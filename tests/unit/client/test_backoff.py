@@ -70,7 +70,7 @@ def test_at_least_one_goes_through() -> None:
     assert limit.current == 1
 
 
-def test_a_server_with_a_fixed_capacity_is_kept_near_it() -> None:
+def test_load_stays_near_a_fixed_server_capacity() -> None:
     """Rounds of as many requests as allowed, of which the server takes 40."""
     limit, sizes = InFlightLimit(256), []
     for second in range(200):
@@ -85,7 +85,7 @@ def test_a_server_with_a_fixed_capacity_is_kept_near_it() -> None:
     assert max(settled) <= 50
 
 
-def test_an_isolated_request_has_no_company() -> None:
+def test_an_isolated_request_is_in_flight_alone() -> None:
     limit = InFlightLimit(4)
     limit.start()
     assert not limit.allows(isolated=True)

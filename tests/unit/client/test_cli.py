@@ -71,7 +71,7 @@ def test_a_run_that_fails_at_once_draws_no_progress(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
-def test_a_fault_of_ours_is_not_taken_for_photos_that_failed(tmp_path: Path) -> None:
+def test_an_internal_error_is_not_reported_as_failed_photos(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     with closing(ParquetSink(out)) as sink:
         sink.open("gs://album", {}, 2, Existing())

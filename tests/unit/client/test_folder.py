@@ -40,7 +40,7 @@ def names(source: FolderSource) -> list[str]:
 
 @pytest.mark.parametrize("root", [".", "../photos", "../link"])
 @pytest.mark.parametrize("out", ["deep", "../photos/deep", "../link/deep", "{absolute}/link/deep"])
-def test_what_is_left_out_is_known_by_its_place(folder: Path, root: str, out: str) -> None:
+def test_excluded_paths_are_identified_by_location(folder: Path, root: str, out: str) -> None:
     place = Path(out.format(absolute=folder))
     source = FolderSource(Path(root))
     everything = names(source)
@@ -64,7 +64,7 @@ def nobody() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o644])
-def test_a_folder_that_cannot_be_read_is_not_passed_over(mode: int) -> None:
+def test_an_unreadable_folder_is_not_skipped(mode: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         closed = Path(name) / "closed"
         closed.mkdir()

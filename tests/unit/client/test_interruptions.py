@@ -139,7 +139,7 @@ def _is_done(known: dict[str, StoredRow], item: ObjectInfo) -> bool:
 @settings(deadline=None, max_examples=80)
 @given(history=st.lists(runs, max_size=5), shard_rows=st.integers(1, 4), is_bucket=st.booleans())
 @example(history=[_WHOLE, _STOPPED_OVERWRITE], shard_rows=2, is_bucket=True)
-def test_nothing_is_lost_and_nothing_doubled(history: list[Run], shard_rows: int, is_bucket: bool) -> None:
+def test_no_row_is_lost_or_duplicated(history: list[Run], shard_rows: int, is_bucket: bool) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(defaults, "SHARD_ROWS", shard_rows),

@@ -214,7 +214,7 @@ def test_an_older_server_had_no_background(tmp_path: Path, older: dict[str, str]
         finished(out, row(2), model={**_MODEL, **older}, resume=True)
 
 
-def test_a_stopped_overwrite_goes_on_beside_a_file_of_another_model(tmp_path: Path) -> None:
+def test_a_stopped_overwrite_continues_beside_a_file_of_another_model(tmp_path: Path) -> None:
     """OUT stays as it was until the end; it is not what the next run goes on from."""
     out, other = tmp_path / "out.parquet", {"weights_sha256": "b"}
     finished(out)
@@ -311,7 +311,7 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_a_run_that_was_killed_keeps_nobody_out(tmp_path: Path) -> None:
+def test_a_killed_run_does_not_block_others(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     killed = subprocess.run([sys.executable, "-c", _DIES, out], capture_output=True, text=True, check=False)
     assert (killed.returncode, killed.stdout) == (-9, "open\n"), killed.stderr

@@ -58,7 +58,7 @@ def test_only_crashes_of_an_isolated_request_are_its_own() -> None:
     assert decisions(stub(0), stub(1), isolated=True) == [RETRY, BLAME]
 
 
-def test_a_process_that_stays_dead_is_nobodys_fault() -> None:
+def test_a_process_that_stays_dead_blames_no_request() -> None:
     """Ten requests meet the same dead process again and again until the server is restarted."""
     dead = DeadProcesses()
     for _ in range(10):
@@ -77,7 +77,7 @@ def test_a_restart_for_another_requests_crash_is_not_held_against_it() -> None:
     assert decisions(stub(0), BROKEN, CONNECTING, dead=dead) == [RETRY] * 3
 
 
-def test_rejections_are_no_crashes() -> None:
+def test_rejections_are_not_crashes() -> None:
     assert decisions(*[FULL] * 9) == [RETRY] * 9
 
 
@@ -176,7 +176,7 @@ def test_a_server_that_stays_full_ends_in_server_busy_in_time() -> None:
     assert simulation.now < 2
 
 
-def test_a_server_that_answers_nobody_is_not_waited_for_in_turn() -> None:
+def test_requests_do_not_wait_one_by_one_for_a_silent_server() -> None:
     simulation = Simulation(lambda _: None, seconds=99)
     assert {type(each) for each in simulation.requests(*_PHOTOS)} == {ServerUnavailable}
     assert simulation.now < 3

@@ -52,7 +52,7 @@ def test_a_suspect_waits_for_the_others_and_they_for_it() -> None:
     assert granted(new) == [True]
 
 
-def test_a_suspect_that_gives_up_holds_back_nobody() -> None:
+def test_a_suspect_that_gives_up_holds_back_no_request() -> None:
     queue, _ = queue_of(4)
     queue.enter(1.0)
     suspect, new = queue.enter(1.0, isolated=True), queue.enter(1.0)

@@ -62,7 +62,7 @@ def test_an_object_larger_than_the_bound_goes_through_alone() -> None:
     assert len(list(stream(source, source.embed, concurrency=4, bytes_in_flight=40))) == 3
 
 
-def test_a_server_that_is_away_ends_the_stream() -> None:
+def test_an_unreachable_server_ends_the_stream() -> None:
     source = Memory([1] * 100)
 
     def away(data: bytes) -> PhotoResult:

@@ -43,7 +43,7 @@ def test_each_stage_has_its_share_of_a_request() -> None:
     assert stages["embed"].min_s is None
 
 
-def test_a_server_that_keeps_its_statistics_to_itself() -> None:
+def test_a_server_without_statistics() -> None:
     timings = measured()
     timings.set_server({}, {})
     stages = timings.stages()
@@ -63,7 +63,7 @@ class Answer:
         }.get(name)
 
 
-def test_a_server_that_was_started_again_meanwhile_tells_nothing() -> None:
+def test_a_server_that_restarted_meanwhile_has_no_statistics() -> None:
     timings = measured()
     timings.set_server({"encoder": ServerTimes(50, 10, 10)}, {"encoder": ServerTimes(2, 1, 1)})
     assert timings.stages()["embed"].mean_s is None

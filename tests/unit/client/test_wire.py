@@ -155,7 +155,7 @@ def test_names_and_dimension_come_from_the_server() -> None:
         (lambda m: m.output.add(name="more", data_type=pb.TYPE_FP32, dims=[3]), "has 2"),
     ],
 )
-def test_a_model_that_is_not_ours_is_refused(
+def test_a_model_that_is_not_clip_triton_is_rejected(
     change: Callable[[pb.ModelConfig], object], message: str
 ) -> None:
     with pytest.raises(ServerMismatch, match=message):

@@ -65,7 +65,7 @@ def test_file_fits_the_compose_schema(path: Path) -> None:
     validate(path.read_text(encoding="utf-8"))
 
 
-def test_schema_refuses_a_misspelt_key() -> None:
+def test_schema_rejects_a_misspelled_key() -> None:
     text = COMPOSE_FILE.read_text(encoding="utf-8")
     with pytest.raises(jsonschema.ValidationError, match="read_onli"):
         validate(text.replace("read_only: true\n  cap_drop", "read_onli: true\n  cap_drop"))
@@ -100,7 +100,7 @@ def test_command_lines_are_the_embedded_servers(services: dict[str, Any]) -> Non
 
 
 @needs_compose
-def test_servers_differ_in_the_gpu_alone(services: dict[str, Any]) -> None:
+def test_servers_differ_only_in_the_gpu(services: dict[str, Any]) -> None:
     differs = {"command", "profiles", "deploy"}
     gpu, cpu = services["server"], services["server-cpu"]
     assert {key: gpu[key] for key in gpu.keys() - differs} == {key: cpu[key] for key in cpu.keys() - differs}
@@ -150,7 +150,7 @@ def test_what_was_tuned_is_not_reset_by_the_next_start(services: dict[str, Any])
 
 
 @needs_compose
-def test_health_check_renews_a_server_that_fails(services: dict[str, Any]) -> None:
+def test_health_check_restarts_a_failing_server(services: dict[str, Any]) -> None:
     server = services["server"]
     assert server["healthcheck"]["test"] == ["CMD", "python3", "/opt/clip-triton/healthcheck.py"]
     assert server["restart"] == "unless-stopped"
@@ -173,7 +173,7 @@ def test_settings_reach_the_services() -> None:
     assert int(changed["server"]["shm_size"]) == 3 * 1024**3
 
 
-def test_env_file_tells_the_defaults_of_the_compose_file() -> None:
+def test_env_file_shows_the_defaults_of_the_compose_file() -> None:
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE_FILE.read_text(encoding="utf-8")))
     told = dict(re.findall(r"^#(\w+)=(.*)$", (ROOT / ".env").read_text(encoding="utf-8"), re.MULTILINE))
     assert told

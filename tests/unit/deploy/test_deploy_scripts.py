@@ -117,7 +117,7 @@ def test_check_that_hangs_counts_as_a_failure(obedient: Container) -> None:
     assert "no answer within" in said
 
 
-def test_last_line_of_the_check_is_told(obedient: Container) -> None:
+def test_last_line_of_the_check_is_logged(obedient: Container) -> None:
     _, said = obedient.check("sh -c 'echo noise >&2; echo WRONG: cosine 0.2 >&2; exit 1'")
     assert said == "unhealthy (1 in a row): WRONG: cosine 0.2\n"
 
@@ -220,7 +220,7 @@ def test_changed_checkpoint_is_exported_again(tmp_path: Path) -> None:
     assert f"--pretrained={weights}" in exporter.last_call()
 
 
-def test_failed_export_fails_and_is_tried_again(tmp_path: Path) -> None:
+def test_failed_export_fails_and_is_retried(tmp_path: Path) -> None:
     exporter = Exporter(tmp_path)
     assert exporter.run("--model=broken") == 2
     assert exporter.run("--model=broken") == 2

@@ -27,7 +27,7 @@ def test_results_come_in_order(threads: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_piece_that_hangs_is_given_up_and_the_rest_is_done(threads: int, release: threading.Event) -> None:
+def test_a_piece_that_hangs_times_out_and_the_rest_is_done(threads: int, release: threading.Event) -> None:
     pool = DeadlinePool(threads, timeout_s=1.5)
 
     def work(index: int) -> int:

@@ -41,7 +41,7 @@ def name_of(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("name", ["jpeg_40_megapixels_no_data", "png_40_megapixels_no_data"])
-def test_a_promise_of_40_megapixels_costs_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_claiming_40_megapixels_costs_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pillow_decoder, "_open", None)  # calling these would be a TypeError
     monkeypatch.setattr(jpeg_turbo, "decode", None)
     with pytest.raises(ItemError, match="8000x5000") as caught:
@@ -55,7 +55,7 @@ def test_texts_name_format_size_and_cause() -> None:
 
 
 @pytest.mark.parametrize("name", SOUND)
-def test_sound_files_are_whole_pictures(name: str) -> None:
+def test_intact_files_are_complete_pictures(name: str) -> None:
     picture = decoded(SOUND[name])
     assert min(picture.size) >= 1
     assert picture.im is not None
@@ -86,7 +86,7 @@ def test_heic_is_distinguished_from_avif() -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
-def test_every_format_of_the_table_has_a_sound_file(kind: object) -> None:
+def test_every_format_of_the_table_has_an_intact_file(kind: object) -> None:
     """Each is then compared with open_clip and mutated by the fuzzer, which use these files."""
     assert any(sniff(data) is kind for data in SOUND.values())
 

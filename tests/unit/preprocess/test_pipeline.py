@@ -173,7 +173,7 @@ def test_bad_photos_leave_nothing_for_the_garbage_collector() -> None:
         preprocessor.close()
 
 
-def test_a_photo_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_that_takes_too_long_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its neighbors are right, and the hanging one is counted until it ends."""
     good, poison = encoded(noise(30, 30), "PNG"), encoded(noise(31, 30), "PNG")
     release = threading.Event()
@@ -260,7 +260,7 @@ def test_exact_is_the_crop_of_the_resized_whole(
     np.testing.assert_array_equal(preprocess_one(encoded(picture, "PNG"), settings), np.asarray(crop))
 
 
-def test_a_side_that_would_vanish_stays() -> None:
+def test_a_side_is_never_resized_to_zero() -> None:
     settings = PreprocessSettings((224, 224), resize_mode="longest")
     assert preprocess_one(encoded(noise(1, 1000), "PNG"), settings).shape == (224, 224, 3)
 

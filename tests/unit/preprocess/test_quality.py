@@ -145,7 +145,7 @@ def test_padding_before_the_end_marker_is_no_damage() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turning_is_pillows(orientation: int) -> None:
+def test_orientation_matches_pillow(orientation: int) -> None:
     """Pillow's exif_transpose is the reference; a box may be cut out before or after it."""
     stored = noise(7, 5)
     with Image.open(io.BytesIO(oriented(stored, orientation, "PNG"))) as file:

@@ -96,7 +96,7 @@ def test_undo_brings_back_a_byte_order_mark(repository: Path, run: Path) -> None
     assert contents(repository) == before
 
 
-def test_undo_names_a_file_that_is_no_text(repository: Path, run: Path) -> None:
+def test_undo_names_a_file_that_is_not_text(repository: Path, run: Path) -> None:
     apply(WANTED, repository, run)
     (repository / DEPLOYMENT_FILE).write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match=r"deployment\.json is not UTF-8"):
@@ -111,7 +111,7 @@ def test_undo_after_two_goes_back_to_before_the_first(repository: Path, run: Pat
     assert contents(repository) == before
 
 
-def test_what_is_so_already_is_left_alone(repository: Path, run: Path) -> None:
+def test_settings_that_are_already_applied_are_left_alone(repository: Path, run: Path) -> None:
     apply(WANTED, repository, run)
     assert apply(WANTED, repository, run) == []
 
@@ -223,7 +223,7 @@ def test_another_repository_is_not_undone(repository: Path, run: Path, tmp_path:
         undo(tmp_path / "other", run)
 
 
-def test_what_is_no_repository_is_named(tmp_path: Path, run: Path) -> None:
+def test_a_folder_that_is_not_a_repository_is_named(tmp_path: Path, run: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"deployment\.json is missing"):
         apply(WANTED, tmp_path, run)
     assert list(tmp_path.iterdir()) == [run]

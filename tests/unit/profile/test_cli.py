@@ -80,14 +80,16 @@ def test_a_format_that_the_embedded_server_cannot_have(
     assert not (tmp_path / "run").exists()
 
 
-def test_nobody_at_the_url(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_server_at_the_url(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{probe.getsockname()[1]}"
     assert f"no answer from the server at {url}" in refused(capsys, *sweep(photos, tmp_path, "--url", url))
 
 
-def test_a_server_that_is_not_ours(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_not_clip_triton(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A gRPC server that knows nothing of Triton."""
     stranger = grpc.server(ThreadPoolExecutor(1))
     port = stranger.add_insecure_port("127.0.0.1:0")
@@ -134,7 +136,7 @@ def test_another_perf_analyzer(
 
 
 @pytest.mark.parametrize("command", ["recommend", "compare", "report"])
-def test_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_a_folder_that_is_not_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert "is not a run folder of clip-profile" in refused(capsys, command, tmp_path)
 
 

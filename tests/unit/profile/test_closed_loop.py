@@ -68,7 +68,7 @@ def test_a_connection_that_fails_is_an_error_too() -> None:
         loop.warm_up(600)
 
 
-def test_an_error_after_the_stop_is_none() -> None:
+def test_an_error_after_the_stop_is_ignored() -> None:
     """Closing a connection on purpose fails its request in flight."""
     closed, waiting = threading.Event(), threading.Event()
 
@@ -87,7 +87,7 @@ def test_an_error_after_the_stop_is_none() -> None:
     assert loop.rows() == []
 
 
-def test_requests_of_which_no_photo_was_embedded_are_no_rows() -> None:
+def test_requests_without_an_embedded_photo_have_no_row() -> None:
     with ClosedLoop(lambda: lambda: 0, 1) as loop:
         wait_until(lambda: loop.warm)
     assert loop.rows() == []

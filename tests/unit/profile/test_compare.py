@@ -114,7 +114,7 @@ def test_another_runs_column_changes_nothing_between_the_others(run: Path, tmp_p
     assert [row.proved[1] for row in two if row.name == "throughput"] == [True]
 
 
-def test_who_misses_the_objective_is_named_and_comes_last(tmp_path: Path) -> None:
+def test_settings_that_miss_the_objective_are_named_and_come_last(tmp_path: Path) -> None:
     late, early = three(BASE, [15.0, 15.1], p95_ms=900.0), three(OTHER, [10.0, 10.1], p95_ms=300.0)
     run = write(tmp_path / "a", *late, *early)
     bound = Objective(500)

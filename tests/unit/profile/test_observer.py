@@ -66,7 +66,7 @@ def test_a_server_elsewhere_has_no_figures_of_its_own() -> None:
     assert all(sample.server_cpu is None and sample.server_rss_mb is None for sample in observer.samples)
 
 
-def test_a_process_that_ends_meanwhile_ends_nothing() -> None:
+def test_a_process_that_ends_meanwhile_does_not_end_the_observation() -> None:
     child = os.fork()
     if child == 0:
         burn(0.3)
@@ -122,7 +122,9 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
         gpu._handles.cache_clear()
 
 
-def test_a_divided_gpu_tells_its_memory_and_the_others_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partitioned_gpu_reports_its_memory_and_the_others_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def use(handle: int) -> SimpleNamespace:
         if handle == 1:  # MIG
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
@@ -148,7 +150,7 @@ def test_a_block_that_is_shorter_than_a_period_has_a_sample() -> None:
     assert [sample.server_rss_mb is not None for sample in observer.every_sample] == [True]
 
 
-def test_a_peak_between_the_samples_that_are_kept_is_told() -> None:
+def test_a_peak_between_kept_samples_is_reported() -> None:
     with Observer(None, {"me": [os.getpid()]}) as observer:
         pass
     low = Sample(0.0, 1.0, 0.1, 1.5, 900.0, (0.5, 0.1), 100.0)
@@ -214,7 +216,7 @@ def test_photos_between_two_looks_have_their_mean_time(monkeypatch: pytest.Monke
     assert observer.photo_ms == {"decode": pytest.approx(50.0)}, "no photo was preprocessed in between"
 
 
-def test_without_a_page_nothing_is_made_up() -> None:
+def test_without_metrics_no_figures_are_reported() -> None:
     assert read_metrics(None) == {}
     assert read_metrics("http://127.0.0.1:1/metrics") == {}
     assert photo_seconds({}, "decode") == (0.0, 0)

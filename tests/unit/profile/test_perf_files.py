@@ -55,14 +55,14 @@ def test_each_requests_latency_agrees_with_the_report(requests_file: Path) -> No
     assert min(latencies) <= report.p50_ms <= max(latencies)
 
 
-def test_a_request_file_is_read_though_it_is_no_json(requests_file: Path) -> None:
+def test_a_request_file_is_read_although_it_is_not_json(requests_file: Path) -> None:
     """It holds the photos' bytes as they are."""
     with pytest.raises(UnicodeDecodeError):
         json.loads(requests_file.read_bytes().decode())
     assert read_latencies_ms(requests_file)
 
 
-def test_a_photo_that_looks_like_a_request_is_none(requests_file: Path) -> None:
+def test_a_photo_that_looks_like_a_request_is_not_one(requests_file: Path) -> None:
     before = read_latencies_ms(requests_file)
     text = requests_file.read_bytes()
     photo = rb"{\"timestamp\":1,\"response_timestamps\":[99999999999999999999]"

@@ -29,7 +29,7 @@ def sparse(path: Path, size: int) -> None:
     os.truncate(path, size)
 
 
-def test_a_film_among_the_photos_costs_no_photo(tmp_path: Path, sound: list[bytes]) -> None:
+def test_a_video_among_the_photos_does_not_matter(tmp_path: Path, sound: list[bytes]) -> None:
     fill(tmp_path, sound)
     sparse(tmp_path / "IMG_0001a.mov", 300_000_000)
     found = read_photos(tmp_path)
@@ -46,7 +46,7 @@ def test_a_file_over_the_limit_is_not_read(tmp_path: Path, sound: list[bytes]) -
         read_photos(tmp_path)
 
 
-def test_few_bytes_are_spent_all_over_the_folder(
+def test_a_small_budget_of_bytes_is_spread_over_the_folder(
     tmp_path: Path, sound: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path, sound)

@@ -48,7 +48,7 @@ def test_the_bound_on_the_latency_decides(run: RunFolder) -> None:
         assert found.best.setting == wanted
 
 
-def test_what_int8_costs_is_said_with_its_recommendation(tmp_path: Path, run: RunFolder) -> None:
+def test_recommending_int8_mentions_its_cost(tmp_path: Path, run: RunFolder) -> None:
     assert not any("int8" in sentence for sentence in advised(run, Objective()).sentences())
     int8 = run_of(tmp_path / "int8", *repeats(setting(encoder_precision="int8"), [20.0, 20.1, 19.9], 400))
     assert any(
@@ -56,7 +56,7 @@ def test_what_int8_costs_is_said_with_its_recommendation(tmp_path: Path, run: Ru
     )
 
 
-def test_where_none_will_do_the_nearest_is_named(run: RunFolder) -> None:
+def test_if_no_setting_meets_the_objective_the_nearest_is_named(run: RunFolder) -> None:
     found = advised(run, Objective(p95_ms=100))
     assert found.best is None
     assert found.nearest.setting == setting(concurrency=1)
@@ -66,7 +66,7 @@ def test_where_none_will_do_the_nearest_is_named(run: RunFolder) -> None:
     assert slow.nearest.setting == SLOW
 
 
-def test_equals_are_named_and_the_slower_is_not_among_them(tmp_path: Path) -> None:
+def test_equal_settings_are_named_without_slower_ones(tmp_path: Path) -> None:
     same = setting(queue_delay_us=0)
     run = run_of(
         tmp_path,
@@ -79,7 +79,7 @@ def test_equals_are_named_and_the_slower_is_not_among_them(tmp_path: Path) -> No
     assert any("No difference beyond noise" in text and same.describe() in text for text in found.sentences())
 
 
-def test_the_rounds_decide_and_not_the_means(tmp_path: Path) -> None:
+def test_the_rounds_decide_not_the_means(tmp_path: Path) -> None:
     """Only FAST was in the third round, in which the machine was fast: its mean is higher for that."""
     run = run_of(
         tmp_path,
@@ -100,7 +100,7 @@ def failure(at: Any, round: int, text: str = "tritonserver ended (signal SIGSEGV
     return Failure(at, Round("a", round), "closed", 1.7e9, text)
 
 
-def test_who_fails_in_a_later_round_is_not_the_best(tmp_path: Path) -> None:
+def test_a_setting_that_fails_in_a_later_round_is_not_the_best(tmp_path: Path) -> None:
     fast = measurement(FAST, photos_per_s=20.0, round=1)
     run = run_of(tmp_path, fast, *repeats(SLOW, [12.0, 12.2, 11.9], 400))
     run.add(failure(FAST, 2))
@@ -116,7 +116,7 @@ def test_who_fails_in_a_later_round_is_not_the_best(tmp_path: Path) -> None:
     assert not advised(run, Objective(380)).failed
 
 
-def test_an_open_loop_that_fails_by_itself_is_told_and_one_that_kills_the_server_counts(
+def test_a_failed_open_loop_is_reported_and_counts_if_it_killed_the_server(
     tmp_path: Path,
 ) -> None:
     run = run_of(tmp_path, *repeats(FAST, [15.0, 15.3, 14.9], 900), *repeats(SLOW, [12.0, 12.2, 11.9], 400))
@@ -132,7 +132,7 @@ def test_an_open_loop_that_fails_by_itself_is_told_and_one_that_kills_the_server
     assert found.best.setting == SLOW
 
 
-def test_where_all_that_would_do_fail_later_none_is_the_best(tmp_path: Path) -> None:
+def test_if_all_good_settings_fail_later_none_is_the_best(tmp_path: Path) -> None:
     run = run_of(tmp_path, measurement(FAST, photos_per_s=20.0, round=1))
     run.add(failure(FAST, 2))
     found = advised(run, Objective())
@@ -164,7 +164,7 @@ def test_how_many_settings_were_tried_is_said(run: RunFolder) -> None:
         )
 
 
-def test_what_is_not_known_is_not_said(run: RunFolder, tmp_path: Path) -> None:
+def test_unknown_figures_are_not_reported(run: RunFolder, tmp_path: Path) -> None:
     assert any("No other repeated setting meets" in t for t in advised(run, Objective(500)).sentences())
     assert any("faster than every other" in t for t in advised(run, Objective()).sentences())
     wild = run_of(tmp_path / "wild", *repeats(FAST, [5, 11, 4], 400), *repeats(SLOW, [9, 5, 10], 400))
@@ -172,7 +172,7 @@ def test_what_is_not_known_is_not_said(run: RunFolder, tmp_path: Path) -> None:
     assert not any("unsteady" in t for t in advised(run, Objective()).sentences())
 
 
-def test_a_lucky_single_run_does_not_win_over_repeats(tmp_path: Path) -> None:
+def test_a_lucky_single_run_does_not_beat_repeats(tmp_path: Path) -> None:
     run = run_of(
         tmp_path,
         *repeats(FAST, [15.0, 16.2, 14.0], 400),
@@ -183,7 +183,7 @@ def test_a_lucky_single_run_does_not_win_over_repeats(tmp_path: Path) -> None:
     assert found.best.setting == FAST
 
 
-def test_a_clearly_better_single_run_wins_and_is_called_one(tmp_path: Path) -> None:
+def test_a_clearly_better_single_run_wins_and_is_reported_as_single(tmp_path: Path) -> None:
     run = run_of(
         tmp_path, *repeats(FAST, [15.0, 15.2, 14.9], 400), measurement(BASE, photos_per_s=25.0, p95_ms=400)
     )
@@ -261,5 +261,5 @@ def _stages(preprocess_cpu: float, embed_cpu: float) -> dict[str, Stage]:
         ({"busy": (0.5, 0.95), "resources": {"server_busy": None, "machine_busy": 0.2}}, "encoder"),
     ],
 )
-def test_what_is_used_up_is_what_bounds(changes: dict[str, Any], part: str) -> None:
+def test_the_exhausted_resource_is_the_bottleneck(changes: dict[str, Any], part: str) -> None:
     assert _bound(**changes) == part

@@ -73,7 +73,7 @@ def run(tmp_path: Path) -> RunFolder:
     return write(tmp_path / "run", *records)
 
 
-def test_it_is_one_balanced_file_that_asks_nobody(run: RunFolder) -> None:
+def test_it_is_one_well_formed_file_that_loads_nothing(run: RunFolder) -> None:
     text = page(run, Objective(500))
     document = Document(text)
     assert not [tag for tag, _ in document.tags if tag in ("script", "link", "img", "iframe", "object")]
@@ -83,7 +83,7 @@ def test_it_is_one_balanced_file_that_asks_nobody(run: RunFolder) -> None:
     assert "prefers-color-scheme: dark" in text
 
 
-def test_it_tells_the_recommendation_the_commands_and_the_versions(run: RunFolder) -> None:
+def test_it_has_the_recommendation_the_commands_and_the_versions(run: RunFolder) -> None:
     text = Document(page(run, Objective(500))).text
     for wanted in (
         "Best for p95 of at most 500 ms: cpu fp32, 2 preprocess x 1 thread, 1 encoder x 2 threads",
@@ -105,7 +105,7 @@ def test_every_setting_is_a_dot_and_a_row_and_the_best_is_marked(run: RunFolder)
     assert document.text.count(BASE.label) == 1, "what `compare` takes"
 
 
-def test_without_a_gpu_nothing_is_said_of_one(run: RunFolder) -> None:
+def test_without_a_gpu_none_is_mentioned(run: RunFolder) -> None:
     assert "GPU" not in Document(page(run, Objective(500))).text.replace("A GPU for", "").replace("a GPU", "")
 
 
@@ -172,7 +172,7 @@ def test_an_empty_run_has_no_report(tmp_path: Path) -> None:
         page(write(tmp_path / "run"), Objective())
 
 
-def test_a_run_that_watched_nothing_has_a_report_all_the_same(tmp_path: Path) -> None:
+def test_a_run_without_observations_has_a_report(tmp_path: Path) -> None:
     """A running server elsewhere: no processes of its own to look at."""
     elsewhere = {"cpu_ms_per_photo": None, "rss_mb": None, "server_busy": None, "samples": ()}
     run = write(tmp_path / "run", measurement(resources=elsewhere), target="10.0.0.1:8001")
@@ -191,7 +191,7 @@ def test_a_server_elsewhere_is_not_said_to_be_on_this_machine(tmp_path: Path) ->
 
 
 @given(st.floats(0, 1e6), st.floats(1e-3, 1e6), st.integers(2, 12))
-def test_ticks_are_round_and_embrace(low: float, span: float, most: int) -> None:
+def test_ticks_are_round_numbers_and_span_the_values(low: float, span: float, most: int) -> None:
     found = chart.ticks(low, low + span, most)
     assert found[0] <= low + 1e-6 * span
     assert found[-1] >= low + span - 1e-6 * max(span, low)
@@ -237,7 +237,7 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert sum(lengths[:2]) <= 330
 
 
-def test_decode_has_a_part_of_its_own_where_the_server_tells_it(run: RunFolder, tmp_path: Path) -> None:
+def test_decode_has_its_own_bar_if_the_server_reports_it(run: RunFolder, tmp_path: Path) -> None:
     assert "bar decode" not in page(run, Objective())
     told = dataclasses.replace(measurement(), decode_ms=45.0, preprocess_ms=15.0)
     text = page(write(tmp_path / "told", told), Objective())
@@ -261,7 +261,7 @@ def test_every_figure_of_repeats_has_its_spread(run: RunFolder) -> None:
     assert re.search(r"<text[^>]*>\d+ ± 0 ms</text>", text), "the bars' sums"
 
 
-def test_tails_are_of_all_requests_of_all_runs(tmp_path: Path) -> None:
+def test_tail_percentiles_cover_the_requests_of_all_runs(tmp_path: Path) -> None:
     slow = (*[100.0] * 39, 900.0)
     runs = [
         measurement(BASE, round=n, arrival="poisson", latencies_ms=slow, requests=len(slow))

@@ -32,7 +32,7 @@ def test_what_was_added_is_read_again(folder: Path) -> None:
     assert [failure.text for failure in run.failures] == ["the server died"]
 
 
-def test_a_failure_that_was_made_good_is_none(folder: Path) -> None:
+def test_a_failure_followed_by_a_success_is_dropped(folder: Path) -> None:
     other = setting(concurrency=1)
     with RunFolder.create_or_resume(folder, about()) as run:
         for text in ("out of memory", "out of memory again"):
@@ -43,7 +43,7 @@ def test_a_failure_that_was_made_good_is_none(folder: Path) -> None:
         assert [one.text for one in read.failures] == ["the server died", "out of memory again"]
 
 
-def test_the_same_sweep_goes_on(folder: Path) -> None:
+def test_the_same_sweep_continues(folder: Path) -> None:
     later = about(created="2026-02-02T00:00:00+00:00", command=("clip-profile", "again"))
     with RunFolder.create_or_resume(folder, later) as run:
         assert len(run.measurements) == 1
@@ -112,7 +112,7 @@ def test_another_versions_folder_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"clip_profile_format": 1}', "not json"])
-def test_a_damaged_folder_is_refused_in_a_sentence(folder: Path, text: str) -> None:
+def test_a_damaged_folder_is_rejected_in_one_sentence(folder: Path, text: str) -> None:
     (folder / "run.json").write_text(text)
     with pytest.raises(RunFolderError):
         RunFolder.load(folder)

@@ -78,7 +78,7 @@ def test_the_first_is_the_start_and_nothing_is_run_twice() -> None:
     assert len(set(seen)) == len(seen)
 
 
-def test_told_the_same_results_again_it_goes_on_the_same_way() -> None:
+def test_the_same_results_lead_to_the_same_search() -> None:
     truth = surface(np.random.default_rng(1), 2)
     whole, results = Search(_SMALL, start_of(_SMALL, 2)), {}
     while setting := whole.next():
@@ -90,7 +90,7 @@ def test_told_the_same_results_again_it_goes_on_the_same_way() -> None:
     assert resumed.next() == list(results)[6]
 
 
-def test_a_setting_that_fails_is_passed_over() -> None:
+def test_a_failing_setting_is_skipped() -> None:
     """Everything with two encoders fails; the best of the rest is found all the same."""
     truth = surface(np.random.default_rng(2), 2)
     search = Search(_SMALL, start_of(_SMALL, 2))
@@ -100,7 +100,7 @@ def test_a_setting_that_fails_is_passed_over() -> None:
     assert truth(search.best(1)[0]) >= 0.95 * max(truth(point) for point in works)
 
 
-def test_where_all_fails_everything_is_tried_and_nothing_is_best() -> None:
+def test_if_all_fail_everything_is_tried_and_nothing_is_best() -> None:
     search, tried = Search(_SMALL, start_of(_SMALL, 2)), []
     while setting := search.next():
         tried.append(setting)

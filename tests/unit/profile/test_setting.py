@@ -21,13 +21,13 @@ def test_a_setting_has_words_for_people_and_a_label_for_the_command_line() -> No
     )
 
 
-def test_labels_tell_all_points_apart() -> None:
+def test_labels_are_unique() -> None:
     points = Space.for_cores(2, request_batch=(1, 4)).points()
     assert len({point.label for point in points}) == len(points) >= 24
     assert len({point.describe() for point in points}) == len(points)
 
 
-def test_a_precision_is_a_cpu_encoders_alone() -> None:
+def test_only_cpu_encoders_have_a_precision() -> None:
     axes = {"model_config_name": ("cpu", "tensorrt"), "encoder_precision": ("fp32", "int8")}
     points = Space.for_cores(2, **axes).points()
     names = {point.encoder_name for point in points}
@@ -42,7 +42,7 @@ def test_the_start_is_the_usual_setting_or_next_to_it() -> None:
     assert space.nearest(setting(encoder_precision="int8", max_batch=32)).max_batch == 64
 
 
-def test_the_load_is_no_part_of_the_server() -> None:
+def test_the_load_is_not_part_of_the_server() -> None:
     assert setting(concurrency=1).server == setting(concurrency=32, request_batch=4).server
     assert setting(queue_delay_us=0).server != BASE.server
 
@@ -69,7 +69,7 @@ def test_requests_in_flight_double_up_to_what_the_queue_takes(cores: int, axis: 
     assert Space.for_cores(cores).concurrency == axis
 
 
-def test_who_names_both_counts_may_go_past_the_cores() -> None:
+def test_naming_both_counts_can_exceed_the_cores() -> None:
     space = Space.for_cores(2, encoder_instances=(4,), encoder_threads=(2,))
     assert {point.encoder_instances * point.encoder_threads for point in space.points()} == {8}
 

@@ -133,7 +133,7 @@ def test_without_traces_the_means_are_all_there_is() -> None:
     assert json.loads(found.to_json())["per_request"]["queue"]["p95_ms"] is None
 
 
-def test_a_server_that_tells_nothing_leaves_three_stages_empty() -> None:
+def test_a_server_without_statistics_leaves_three_stages_empty() -> None:
     quiet = [dataclasses.replace(one, photo_s=None) for one in (_FIRST, _SECOND)]
     found = report(answered=quiet, traces={}, statistics={})
     assert found.queue_from == ""
@@ -151,7 +151,7 @@ def test_a_request_without_a_trace_is_not_made_up() -> None:
     assert any("of the 1 of 2 requests that have a trace" in note for note in found.notes)
 
 
-def test_nothing_measured_is_a_report_too() -> None:
+def test_an_empty_measurement_has_a_report() -> None:
     found = report(answered=[], traces={}, ended="the server died", seconds=0.0)
     assert json.loads(found.to_json())["ended"] == "the server died"
     assert found.photos_per_s == 0
@@ -318,7 +318,7 @@ def test_no_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{tmp_path} holds no photos" in refused(capsys, "--photos", tmp_path)
 
 
-def test_a_server_that_is_not_ours(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_not_clip_triton(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stranger = grpc.server(ThreadPoolExecutor(1))
     url = f"127.0.0.1:{stranger.add_insecure_port('127.0.0.1:0')}"
     stranger.start()
@@ -336,7 +336,9 @@ def test_a_command_is_kept_without_secrets_and_without_control_characters() -> N
     assert kept == ("--photos", "a\ufffd\ufffd[2J", "--header", "Authorization: ...")
 
 
-def test_what_cannot_be_kept_or_changed(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outputs_and_servers_that_cannot_be_written_or_changed(
+    album: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["--photos", album, "--url", "127.0.0.1:1"]
     assert "exists already" in refused(capsys, *command, "--out", album / "a.jpg")
     assert "does not exist" in refused(capsys, *command, "--out", album / "deep" / "a.json")

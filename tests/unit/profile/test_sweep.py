@@ -38,7 +38,7 @@ def swept(
         yield Sweep(run, service, service.measure, wanted, console, clock=lambda: service.now)
 
 
-def test_it_finds_repeats_and_presses(tmp_path: Path) -> None:
+def test_it_searches_repeats_and_increases_the_load(tmp_path: Path) -> None:
     service = Service()
     with swept(tmp_path / "run", service) as sweep:
         assert sweep.run()
@@ -85,12 +85,12 @@ def test_the_budget_is_kept_and_leaves_time_for_the_finalists(
     assert {round.number for round, runs in repeats.items() if runs == 6} >= set(range(1, rounds + 1))
 
 
-def test_a_budget_for_nothing_measures_nothing_and_says_so(tmp_path: Path) -> None:
+def test_a_budget_that_is_too_short_measures_nothing_and_is_reported(tmp_path: Path) -> None:
     with swept(tmp_path / "run", Service(), budget_s=1) as sweep:
         assert not sweep.run()
 
 
-def test_a_sweep_that_was_cut_off_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_sweep_continues(tmp_path: Path) -> None:
     service = Service()
     runs = 0
 
@@ -119,7 +119,7 @@ def test_a_sweep_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     assert len(service.runs) == total, "a sweep that is done has nothing left to do"
 
 
-def test_a_server_that_dies_is_recorded_and_the_sweep_goes_on(tmp_path: Path) -> None:
+def test_a_server_that_dies_is_recorded_and_the_sweep_continues(tmp_path: Path) -> None:
     service = Service(fails=lambda setting: setting.encoder_instances == 2)
     with swept(tmp_path / "run", service) as sweep:
         assert sweep.run()
@@ -129,13 +129,13 @@ def test_a_server_that_dies_is_recorded_and_the_sweep_goes_on(tmp_path: Path) ->
     assert {one.setting.encoder_instances for one in run.measurements} == {1}
 
 
-def test_where_nothing_works_it_says_so(tmp_path: Path) -> None:
+def test_if_nothing_works_the_sweep_reports_it(tmp_path: Path) -> None:
     with swept(tmp_path / "run", Service(fails=lambda _: True)) as sweep:
         assert not sweep.run()
     assert len(RunFolder.load(tmp_path / "run").failures) == len(SPACE.points())
 
 
-def test_a_running_server_that_is_gone_ends_the_sweep(tmp_path: Path) -> None:
+def test_losing_the_running_server_ends_the_sweep(tmp_path: Path) -> None:
     service = Service(fails=lambda setting: setting.concurrency == 2)
     service.restarts = False
     said = io.StringIO()
@@ -147,14 +147,14 @@ def test_a_running_server_that_is_gone_ends_the_sweep(tmp_path: Path) -> None:
     assert not run.failures, "it says nothing about the setting"
 
 
-def test_a_running_server_that_is_gone_before_anything_was_measured_is_an_error(tmp_path: Path) -> None:
+def test_losing_the_running_server_before_any_measurement_is_an_error(tmp_path: Path) -> None:
     service = Service(fails=lambda _: True)
     service.restarts = False
     with swept(tmp_path / "run", service) as sweep, pytest.raises(ProfileError, match="died"):
         sweep.run()
 
 
-def test_what_failed_is_measured_again_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_failed_settings_are_measured_again_on_request(tmp_path: Path) -> None:
     service = Service(fails=lambda setting: setting.encoder_instances == 2)
     with swept(tmp_path / "run", service) as sweep:
         sweep.run()
@@ -171,7 +171,7 @@ def test_what_failed_is_measured_again_where_that_is_asked_for(tmp_path: Path) -
     assert set(failed) <= {one.setting for one in run.measurements}
 
 
-def test_what_failed_in_a_round_of_its_own_is_measured_again_too(tmp_path: Path) -> None:
+def test_settings_that_failed_in_a_round_are_measured_again_too(tmp_path: Path) -> None:
     service = Service()
     with swept(tmp_path / "run", service) as sweep:
         sweep.run()
@@ -184,7 +184,7 @@ def test_what_failed_in_a_round_of_its_own_is_measured_again_too(tmp_path: Path)
     assert not RunFolder.load(tmp_path / "run").failures
 
 
-def test_another_objective_searches_on_and_has_its_own_finalists(tmp_path: Path) -> None:
+def test_another_objective_continues_the_search_with_its_own_finalists(tmp_path: Path) -> None:
     service = Service()
     with swept(tmp_path / "run", service) as sweep:
         sweep.run()
@@ -219,7 +219,7 @@ def test_exhaustive_after_a_search_runs_the_rest(tmp_path: Path) -> None:
     assert len(service.runs) == total, "the best of all are the best without searching"
 
 
-def test_a_search_that_time_cut_short_goes_on_after_its_rounds(tmp_path: Path) -> None:
+def test_a_search_that_ran_out_of_time_continues_after_its_rounds(tmp_path: Path) -> None:
     service = Service()
     with swept(tmp_path / "run", service, budget_s=250) as sweep:
         sweep.run()
@@ -267,7 +267,7 @@ def test_more_finalists_have_rounds_of_their_own(tmp_path: Path) -> None:
     assert len(service.runs) == total
 
 
-def test_one_round_is_no_end_of_it(tmp_path: Path) -> None:
+def test_one_round_is_enough(tmp_path: Path) -> None:
     service = Service()
     with swept(tmp_path / "run", service, rounds=1) as sweep:
         assert sweep.run()

@@ -27,7 +27,7 @@ flags\t\t: fpu sse2 avx2 {flags}
         ("", False),
     ],
 )
-def test_bf16_is_one_of_two_flags(flags: str, has: bool) -> None:
+def test_either_of_two_flags_means_bf16(flags: str, has: bool) -> None:
     cpu = Cpu.from_cpuinfo(_CPUINFO.format(flags=flags))
     assert cpu.has_bf16 is has
     assert cpu.name == "A CPU: fast"

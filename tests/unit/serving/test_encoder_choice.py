@@ -65,7 +65,7 @@ def test_int8_that_was_not_verified_is_refused(tmp_path: Path, cosines: dict[str
         choose(version_of(tmp_path, **cosines), "int8", 1, BF16)
 
 
-def test_a_spec_of_before_knows_no_cosines() -> None:
+def test_a_spec_of_an_older_release_has_no_cosines() -> None:
     old = json.loads(ModelSpec.load(SPEC).to_json())
     del old["min_cosine"]
     assert ModelSpec.from_json(json.dumps(old)).min_cosine == {}

@@ -109,7 +109,7 @@ def test_both_are_staged_for_the_embedded_server(both: Path, tmp_path: Path) -> 
     assert (tmp_path / "staged" / WORDS.encoder / "3").resolve() == (both / WORDS.encoder / "3").resolve()
 
 
-def test_flags_of_two_families_do_not_meet() -> None:
+def test_flags_of_two_families_do_not_collide() -> None:
     parser = argparse.ArgumentParser()
     for family in (IMAGE, WORDS):
         add_flags(parser, family)

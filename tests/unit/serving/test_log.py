@@ -42,7 +42,7 @@ def test_another_error_is_given_without_its_prefix(tmp_path: Path) -> None:
     assert explain(log(tmp_path, text)).startswith("failed to start HTTP service")
 
 
-def test_silence_shows_the_end_of_the_log(tmp_path: Path) -> None:
+def test_without_an_error_the_end_of_the_log_is_shown(tmp_path: Path) -> None:
     assert "last words" in explain(log(tmp_path, "last words\n"))
     assert "logged no error" in explain(tmp_path / "absent.log")
 

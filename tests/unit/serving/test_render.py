@@ -157,7 +157,7 @@ def test_the_precision_is_the_cpu_encoders_and_bounds_the_reference(spec: ModelS
     assert rendered("int8") == ("int8", 0.99)
 
 
-def test_the_ensemble_tells_what_its_stages_do(spec: ModelSpec) -> None:
+def test_the_ensemble_reports_its_stages_settings(spec: ModelSpec) -> None:
     settings: dict[str, Any] = {"quality": "exact", "apply_exif_orientation": False, "max_bytes": 123}
     for path in ("clip_image/config.pbtxt", "clip_image/configs/torchscript.pbtxt"):
         told = parsed(render_image(spec, encoder_precision="bf16", **settings)[path]).parameters
@@ -246,7 +246,7 @@ def test_a_config_that_cannot_be_written_changes_none(spec: ModelSpec, tmp_path:
     assert contents(tmp_path) == before
 
 
-def test_random_weights_are_said_in_every_config(spec: ModelSpec) -> None:
+def test_random_weights_are_named_in_every_config(spec: ModelSpec) -> None:
     texts = render_image(dataclasses.replace(spec, random_weights=True))
     assert all("RANDOM WEIGHTS" in text for text in texts.values())
     ensemble = parsed(texts["clip_image/config.pbtxt"])

@@ -100,14 +100,14 @@ def test_changes_at_the_same_time_are_both_kept(repository: Path) -> None:
     assert (settings.max_batch_size, settings.max_pixels) == (12, 9)
 
 
-def test_a_config_that_is_no_text_is_rendered_again(repository: Path) -> None:
+def test_a_config_that_is_not_text_is_rendered_again(repository: Path) -> None:
     (repository / PREPROCESS).write_bytes(b"\xff\xfe")
     assert render(repository, "--check") == 1
     assert render(repository) == 0
     assert read_config(repository / PREPROCESS).instance_group[0].count == 4
 
 
-def test_a_spec_that_is_no_text_is_named(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_spec_that_is_not_text_is_named(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (repository / "clip_image_encoder" / "1" / "spec.json").write_bytes(b"\xff\xfe")
     assert render(repository) == 2
     assert "clip_image_encoder/1/spec.json: 'utf-8' codec can't decode" in capsys.readouterr().err

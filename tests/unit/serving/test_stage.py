@@ -112,7 +112,7 @@ def test_the_source_stays_as_it_was(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lacking", ["clip_image", "clip_image_preprocess", "clip_image_encoder"])
-def test_a_missing_model_is_named_with_the_way_out(source: Path, tmp_path: Path, lacking: str) -> None:
+def test_a_missing_model_is_named_with_a_remedy(source: Path, tmp_path: Path, lacking: str) -> None:
     (source / lacking / "config.pbtxt").unlink()
     with pytest.raises(ConfigurationError, match=rf"{lacking}/config.pbtxt is missing.*clip-render"):
         staged(source, tmp_path)
@@ -136,7 +136,7 @@ def test_the_pinned_version_is_the_served_one(source: Path) -> None:
         served_version(source)
 
 
-def test_what_is_no_repository_is_named_with_the_way_out(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_repository_is_named_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"not a clip-triton model repository.*clip-export"):
         staged(tmp_path / "nothing", tmp_path)
 
@@ -167,7 +167,7 @@ def test_a_layout_never_takes_more_encoder_threads_than_cores(cores: int) -> Non
     assert layout.preprocess_instances >= 1
 
 
-def test_a_layout_of_nothing_is_refused() -> None:
+def test_an_empty_layout_is_rejected() -> None:
     with pytest.raises(ConfigurationError):
         InstanceLayout(0, 1, 1, 1)
 

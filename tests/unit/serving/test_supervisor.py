@@ -90,7 +90,7 @@ def waits(server: Server) -> list[float]:
     return [start - kill for kill, start in zip(server.times("kill"), server.times("start"), strict=True)]
 
 
-def test_a_server_that_lives_is_left_alone() -> None:
+def test_a_running_server_is_left_alone() -> None:
     server, supervisor = supervised()
     assert server.events == []
     assert supervisor.restarts == 0

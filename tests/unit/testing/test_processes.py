@@ -30,7 +30,7 @@ def alive(pid: int) -> bool:
     return False
 
 
-def test_nothing_is_left_of_a_stubborn_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stubborn_program_is_killed_completely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("testing.processes._GRACE_S", 0.2)
     with running([sys.executable, "-c", _STUBBORN], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
