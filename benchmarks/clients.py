@@ -26,6 +26,7 @@ import requests
 from clip_client import ClipClient, ItemError
 from clip_client.memory import keep_freed_memory
 from clip_client.sources import open_source
+from clip_client.sources.base import SourceOptions
 from clip_profile.load.closed_loop import ClosedLoop, Request, Row
 from testing.photos import photo_names, read_photos
 
@@ -138,7 +139,7 @@ def triton_bytes(job: Job, loads: Loads) -> Iterator[Callable[[], Request]]:
 @contextmanager
 def triton_bucket(job: Job, loads: Loads) -> Iterator[Callable[[], Request]]:
     """Objects of the bucket, each loaded and sent by one thread of our client, as in `clip-embed`."""
-    source = open_source(f"gs://{job.bucket}", job.in_flight)
+    source = open_source(f"gs://{job.bucket}", SourceOptions(connections=job.in_flight))
     items = cycle(list(source.list()))
     with ClipClient(job.address, concurrency=job.in_flight) as client:
 

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from clip_client import AsyncClipClient, ClipClient, ItemError, ObjectInfo, Source, SourceError, defaults
+from clip_client import AsyncClipClient, ClipClient, ItemError, ObjectInfo, Source, SourceError, open_source
 from clip_client.requests.wire import Embedding
 from clip_client.sources.gcs import GcsSource
+from clip_client.stream import load
 from clip_client.timings import STAGES, Timings
 from clip_serving.server.embedded import TritonServer
 from testing.fake_gcs import FakeGcs
@@ -169,7 +171,7 @@ class Measured(GcsSource):
     """A bucket that says how much of it is being loaded."""
 
     def __init__(self, bucket: str, gauge: Gauge) -> None:
-        super().__init__(bucket, "2024/", 8)
+        super().__init__(bucket, "2024/")
         self._gauge = gauge
 
     def load(self, item: ObjectInfo) -> bytes:
@@ -213,7 +215,7 @@ class Spoilt(GcsSource):
 
 @both
 def test_downloads_are_compared_with_the_listing(server: TritonServer, bucket: str, collect: Collect) -> None:
-    source = Spoilt(bucket, "2024/", 4)
+    source = Spoilt(bucket, "2024/")
     (item,) = [item for item in source.list() if item.crc32c == "ZZZZZZ=="]
     with pytest.raises(ItemError, match=r"checksum_mismatch: 2024/05\.jpg"):
         source.load(item)
@@ -249,9 +251,8 @@ def test_an_object_that_is_damaged_on_the_servers_disk(
     assert not isinstance(last, ItemError), last
 
 
-def test_objects_stored_as_gzip(fake_gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_stored_as_gzip(fake_gcs: FakeGcs) -> None:
     """`gcloud storage cp --gzip-local-all` stores photos so: the listing tells of the packed bytes."""
-    monkeypatch.setattr(defaults, "UNPACKED_BYTES", 1 << 20)
     packed = gzip.compress(photo(0))
     stored = {
         "bomb.jpg": gzip.compress(bytes((1 << 20) + 1)),
@@ -266,12 +267,12 @@ def test_objects_stored_as_gzip(fake_gcs: FakeGcs, monkeypatch: pytest.MonkeyPat
         blob = bucket.blob(name)
         blob.content_encoding = "gzip"
         blob.upload_from_string(data, content_type="image/jpeg")
-    source = GcsSource(bucket.name, "", 1)
+    source = GcsSource(bucket.name, "")
     loaded: dict[str, bytes | str] = {}
     for item in source.list():
         assert (item.size, item.content_encoding) == (len(stored[item.name]), "gzip")
         try:
-            loaded[item.name] = source.load(item)
+            loaded[item.name] = load(source, item, 1 << 20)[1]
         except ItemError as error:
             loaded[item.name] = error.code
     assert loaded == {
@@ -282,6 +283,63 @@ def test_objects_stored_as_gzip(fake_gcs: FakeGcs, monkeypatch: pytest.MonkeyPat
         "rotten.jpg": "load_failed",
         "twice.jpg": photo(2),
     }
+
+
+def uploaded(fake_gcs: FakeGcs, objects: dict[str, tuple[bytes, str | None]]) -> GcsSource:
+    """A new bucket of objects, each with its Content-Encoding."""
+    bucket = fake_gcs.client.create_bucket(f"stored-{uuid.uuid4().hex[:8]}")
+    for name, (data, encoding) in objects.items():
+        blob = bucket.blob(name)
+        blob.content_encoding = encoding
+        blob.upload_from_string(data, content_type="image/jpeg")
+    return GcsSource(bucket.name)
+
+
+def test_objects_stored_under_other_encodings(fake_gcs: FakeGcs) -> None:
+    """What each object is, as its loaded bytes are those of a photo."""
+    source = uploaded(
+        fake_gcs,
+        {
+            "a": (gzip.compress(photo(0)), "GZIP"),
+            "b": (zlib.compress(photo(0)), "deflate"),
+            "c": (photo(0), "br"),
+            "d": (b"\x1b" + bytes(99), "br"),
+            "e": (gzip.compress(photo(0)) + b"trailing", "gzip"),
+        },
+    )
+    loaded = {}
+    for item in source.list():
+        try:
+            loaded[item.name] = load(source, item, 1 << 20)[1]
+        except ItemError as error:
+            loaded[item.name] = error.code.encode()
+    assert loaded == {**dict.fromkeys("abce", photo(0)), "d": b"unsupported_encoding"}
+
+
+def test_names_that_end_in_a_slash(fake_gcs: FakeGcs) -> None:
+    source = uploaded(fake_gcs, {"a/": (b"", None), "a/b/": (photo(0), None), "a/c": (b"", None)})
+    assert [item.name for item in source.list()] == ["a/b/", "a/c"]
+    assert source.placeholders == 1
+    assert source.load(next(source.list())) == photo(0)
+
+
+def test_the_whole_name_of_an_object_is_that_object(fake_gcs: FakeGcs) -> None:
+    source = uploaded(fake_gcs, dict.fromkeys(("a.jpg", "a.jpg.old", "b/c.jpg", "[b].jpg"), (photo(0), None)))
+    for prefix, names in (
+        ("a.jpg", ["a.jpg"]),
+        ("a.", ["a.jpg", "a.jpg.old"]),
+        ("b", ["b/c.jpg"]),
+        ("[b].jpg", ["[b].jpg"]),
+    ):
+        part = open_source(f"{source.uri}/{prefix}")
+        part.check()
+        assert [item.name for item in part.list()] == names
+        assert [name for name in ("a.jpg", "a.jpg.old") if part.covers(name)] == [
+            name for name in names if name[0] == "a"
+        ]
+    pattern = open_source(f"{source.uri}/*.jpg")
+    with pytest.raises(SourceError, match=r"Patterns are not expanded: give gs://\S+/ with --include"):
+        pattern.check()
 
 
 class Statistics:

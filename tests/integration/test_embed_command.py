@@ -215,7 +215,7 @@ def test_a_deleted_object_is_a_row(
             return super().load(item)
 
     with ClipClient(server.grpc_url) as client:
-        embed_all(client, Vanishing(bucket, "", 4), open_sink(str(tmp_path / "o.parquet")))
+        embed_all(client, Vanishing(bucket, ""), open_sink(str(tmp_path / "o.parquet")))
     row = rows_of(tmp_path / "o.parquet")["2024/03.jpg"]
     assert row["error_code"] == "not_found"
     assert "deleted after it was listed" in row["error_text"]

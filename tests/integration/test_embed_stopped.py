@@ -173,7 +173,7 @@ def test_a_lost_server_keeps_finished_rows(small_repository: Path, fake_gcs: Fak
         ClipClient(server.grpc_url, deadline_s=5) as client,
         ThreadPoolExecutor(1) as pool,
     ):
-        source, sink = Half(name, "", 4), open_sink(str(out))
+        source, sink = Half(name, ""), open_sink(str(out))
         run = pool.submit(embed_all, client, source, sink, on_item=lambda _: counted.set())
         try:
             assert counted.wait(PATIENCE_S)

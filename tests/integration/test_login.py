@@ -93,7 +93,7 @@ def bucket(fake_gcs: FakeGcs) -> str:
 
 @pytest.mark.usefixtures("login")
 def test_a_login_without_a_project_is_enough(bucket: str) -> None:
-    source = GcsSource(bucket, "", 1)
+    source = GcsSource(bucket)
     item = next(iter(source.list()))
     assert len(source.load(item)) == item.size
 
@@ -102,11 +102,11 @@ def test_no_login_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
     with pytest.raises(SourceError, match=r"no Google credentials for gs://b .*absent.*gcloud auth"):
-        GcsSource("b", "", 1)
+        GcsSource("b")
 
 
 def test_an_expired_login_ends_the_run(login: TokenService, bucket: str) -> None:
-    source = GcsSource(bucket, "", 1)
+    source = GcsSource(bucket)
     item = next(iter(source.list()))
     login.left = 0
     with pytest.raises(SourceError, match=r"expired or revoked.*gcloud auth") as caught:

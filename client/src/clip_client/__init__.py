@@ -25,7 +25,7 @@ from clip_client.results import Notice, PhotoResult
 from clip_client.sinks import open_sink
 from clip_client.sinks.base import EmbeddedObject, Existing, Sink, StoredRow
 from clip_client.sources import open_source
-from clip_client.sources.base import ObjectInfo, Source
+from clip_client.sources.base import ObjectInfo, Source, SourceOptions
 from clip_client.timings import Stage, TimedAnswer, Timings
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "SinkError",
     "Source",
     "SourceError",
+    "SourceOptions",
     "Stage",
     "StoredRow",
     "TimedAnswer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
@@ -92,7 +93,7 @@ class AsyncClipClient(BaseClient):
             return wire.filled(read, await self._request(photos) if photos else [])
 
     async def embed_objects(
-        self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
+        self, uri: str | os.PathLike[str] | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
     ) -> AsyncIterator[tuple[str, Embedding | ItemError]]:
         """Like ClipClient.embed_objects(): in listing order, at most `bytes_in_flight` bytes in memory."""
         await self.info()
@@ -101,7 +102,7 @@ class AsyncClipClient(BaseClient):
         pending: list[tuple[ObjectInfo, asyncio.Task[Embedding | ItemError]]] = []
         try:
             while True:
-                item = await asyncio.to_thread(next, listing, None)
+                item = await self._in_thread(next, listing, None)
                 held = sum(known.size for known, task in pending if not task.done())
                 while pending and (
                     item is None
@@ -119,10 +120,11 @@ class AsyncClipClient(BaseClient):
 
     async def _load_and_embed(self, source: Source, item: ObjectInfo) -> Embedding | ItemError:
         on_load = self._timings.add_load if self._timings is not None else None
-        if error := (await self.info()).too_large(item.size):
+        info = await self.info()
+        if error := info.too_large(item.size):
             return error
         try:
-            data = await self._in_thread(load, source, item, on_load)
+            _, data = await self._in_thread(load, source, item, info.unpacked_bytes, on_load)
         except ItemError as error:
             return error
         async with self._sending:

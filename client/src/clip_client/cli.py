@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -33,6 +33,7 @@ from clip_client.pipeline import RunOptions, Summary, embed_all
 from clip_client.sinks import open_sink
 from clip_client.sinks.base import EmbeddedObject, Sink, how_to_continue
 from clip_client.sources import open_source
+from clip_client.sources.base import SourceOptions
 from clip_client.timings import Stage, table
 
 _DESCRIPTION = """\
@@ -72,8 +73,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.check:
             return _check(options)
-        if options.source is None or options.out is None:
+        if not options.source or options.out is None:
             parser.error("give a source and --out FILE, or --check URL")
+        if len(options.source) > 1:
+            parser.error(
+                f"{len(options.source)} sources are given, such as {options.source[0]} and "
+                f"{options.source[1]}. Give one; if your shell has expanded a pattern, give the folder with "
+                "--include 'PATTERN'"
+            )
         keep_freed_memory()
         return _embed(options)
     except ClipClientError as error:
@@ -111,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", nargs="?", help="gs://bucket/prefix, or a folder")
+    add("source", nargs="*", help="gs://bucket/prefix, a folder, or one object or file")
     add("--out", type=sink, metavar="FILE", help="the Parquet file to write")
     add("--url", default=defaults.URL, help="the server's gRPC address (default: %(default)s)")
     add("--check", metavar="URL", help="embed the server's reference picture and compare the result")
@@ -128,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--add-source", action="store_true", help="add the rows of this source to those of others in OUT")
     add("--source-name", metavar="NAME", help="record NAME instead of the folder's path or the bucket, for a "
         "folder that is not always at the same path")  # fmt: skip
+    for name, text in (("include", "embed only"), ("exclude", "leave out")):
+        add(f"--{name}", action="append", default=[], metavar="PATTERN",
+            help=f"{text} objects that match, such as '*.jpg' or '2024/*'; can be repeated")  # fmt: skip
     add("--prune", action="store_true", help="remove rows of objects that the source no longer has")
     add("--retry-errors", type=codes, default=frozenset(), metavar="CODES",
         help="embed photos again that failed with these codes, separated by commas, or 'all'. Errors that "
@@ -136,8 +146,30 @@ def _parser() -> argparse.ArgumentParser:
         "preprocess, embed")  # fmt: skip
     add("--json", action="store_true", help="print the summary as one line of JSON on standard output")
     add("--quiet", action="store_true", help="no progress bar")
+    _add_source_options(parser)
     add_connection_options(parser)
     return parser
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    """The fields of SourceOptions."""
+    add = parser.add_argument_group("buckets").add_argument
+    add("--user-project", metavar="PROJECT", help="the project to bill for a requester-pays bucket")
+    add("--anonymous", action="store_true", help="read a public bucket without credentials")
+    add("--load-timeout", type=seconds, default=defaults.LOAD_TIMEOUT_S, metavar="SECONDS",
+        help="time limit for loading one object, retries included (default: %(default).0f)")  # fmt: skip
+    add("--stall-timeout", type=seconds, default=defaults.STALL_TIMEOUT_S, metavar="SECONDS",
+        help="longest wait for the next bytes of an object (default: %(default).0f)")  # fmt: skip
+
+
+def _source_options(options: argparse.Namespace) -> SourceOptions:
+    return SourceOptions(
+        connections=options.concurrency,
+        load_timeout_s=options.load_timeout,
+        stall_timeout_s=options.stall_timeout,
+        user_project=options.user_project,
+        anonymous=options.anonymous,
+    )
 
 
 def sink(text: str) -> Sink:
@@ -188,32 +220,31 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _embed(options: argparse.Namespace) -> int:
-    source = open_source(options.source, options.concurrency)
     run = RunOptions(
         resume=options.resume,
         overwrite=options.overwrite,
         add_source=options.add_source,
+        include=options.include,
+        exclude=options.exclude,
         prune=options.prune,
         retry_errors=options.retry_errors,
         source_name=options.source_name,
     )
-    with ClipClient(
+    source = open_source(options.source[0], _source_options(options))
+    client = ClipClient(
         options.url,
         model=options.model,
         connection=connection_of(options),
         deadline_s=options.deadline,
         concurrency=options.concurrency,
-    ) as client:
+    )
+    with closing(options.out), client:
+        source.check()
+        options.out.check(run.source_name or source.uri, run)
         client.wait(options.wait)
         timing = client.timed() if options.timings else nullcontext()
         with timing as timings, _Progress(quiet=options.quiet) as progress:
-            summary = embed_all(
-                client,
-                source,
-                options.out,
-                run,
-                on_item=progress.show,
-            )
+            summary = embed_all(client, source, options.out, run, on_item=progress.show)
     _report(summary, timings.stages() if timings else {}, as_json=options.json)
     if summary.kept_in:
         _say(how_to_continue(overwrite=options.overwrite))
@@ -290,6 +321,10 @@ def _remarks(summary: Summary) -> Iterator[str]:
     if summary.not_retried:
         photos = _count(summary.not_retried, "photo")
         yield f"{photos} failed for good in earlier runs. Embed them again with --retry-errors all"
+    if summary.excluded:
+        yield f"{_count(summary.excluded, 'object')} left out by --include and --exclude"
+    if summary.placeholders:
+        yield f"{_count(summary.placeholders, 'empty placeholder')} of folders left out"
     if summary.gone:
         rows = _count(summary.gone, "row of an object", "rows of objects")
         verb = "exists" if summary.gone == 1 else "exist"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, ClassVar, Literal, overload
@@ -22,8 +22,9 @@ from clip_client.requests.wire import Embedding, Image, ModelInfo
 from clip_client.results import PhotoResult
 from clip_client.sinks.base import EmbeddedObject
 from clip_client.sources import open_source
-from clip_client.sources.base import Source
+from clip_client.sources.base import Source, SourceOptions
 from clip_client.stream import stream
+from clip_client.threads import DaemonExecutor
 from clip_client.timings import TimedAnswer, Timings
 
 _READY_TIMEOUT_S = 2.0
@@ -66,7 +67,7 @@ class BaseClient:
         self._bytes_per_request = bytes_per_request
         self._transport = transport or (connection or ConnectionOptions()).open(url, self._grpc)
         self._engine = RetryEngine(url, self._transport, deadline_s, concurrency, self._event)
-        self._threads = ThreadPoolExecutor(concurrency, "clip-client")
+        self._threads = DaemonExecutor(concurrency, "clip-client")
         self._info: ModelInfo | None = None
         self._timings: Timings | None = None
 
@@ -83,8 +84,10 @@ class BaseClient:
         sizes = [wire.size_of(image) for image in images]
         return [[images[i] for i in group] for group in wire.chunks(sizes, limit, self._bytes_per_request)]
 
-    def _open(self, uri: str | Source) -> Source:
-        return open_source(uri, self._concurrency) if isinstance(uri, str) else uri
+    def _open(self, source: str | os.PathLike[str] | Source) -> Source:
+        if isinstance(source, str | os.PathLike):
+            return open_source(source, SourceOptions(connections=self._concurrency))
+        return source
 
 
 class ClipClient(BaseClient):
@@ -94,7 +97,7 @@ class ClipClient(BaseClient):
         """Ends requests in flight and waiting ones."""
         self._engine.slots.close()
         self._transport.close()
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> ClipClient:
         return self
@@ -161,7 +164,7 @@ class ClipClient(BaseClient):
         return wire.filled(read, self._request(photos) if photos else [])
 
     def embed_objects(
-        self, uri: str | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
+        self, uri: str | os.PathLike[str] | Source, *, bytes_in_flight: int = defaults.BYTES_IN_FLIGHT
     ) -> Iterator[tuple[str, Embedding | ItemError]]:
         """Yields (name, vector or ItemError) for every object under `gs://bucket/prefix` or a folder.
 
@@ -173,14 +176,15 @@ class ClipClient(BaseClient):
 
     def embed_records(
         self,
-        uri: str | Source,
+        uri: str | os.PathLike[str] | Source,
         *,
         bytes_in_flight: int = defaults.BYTES_IN_FLIGHT,
         on_abort: Callable[[], None] | None = None,
     ) -> Generator[EmbeddedObject, None, None]:
         """Like embed_objects(), with each object's generation, size and CRC32C, and its PhotoResult.
 
-        Closing the generator early waits for requests in flight; `on_abort=client.close` ends them.
+        Closing the generator early waits some seconds for requests in flight; `on_abort=client.close` ends
+        them. It does not wait for objects that are being loaded.
         """
         info = self.info  # rejects a wrong server before anything is downloaded
         return stream(
@@ -189,6 +193,7 @@ class ClipClient(BaseClient):
             self._concurrency,
             bytes_in_flight,
             too_large=info.too_large,
+            max_bytes=info.unpacked_bytes,
             on_load=self._timings.add_load if self._timings is not None else None,
             on_abort=on_abort,
         )

@@ -14,7 +14,13 @@ MAX_PHOTO_BYTES = 2**31 - 2**20
 """A gRPC message is at most 2 GiB; a server's own limit is far lower."""
 BYTES_IN_FLIGHT = 256 * 1024 * 1024
 UNPACKED_BYTES = 64 * 1024 * 1024
-"""The largest photo in an object stored as gzip: twice the server's default limit."""
+"""The largest photo in an object stored compressed, if the server does not say what it accepts."""
+LOAD_TIMEOUT_S = 120.0
+"""For one object with all retries: 32 MB at 2 Mbit/s."""
+STALL_TIMEOUT_S = 30.0
+"""Without any data."""
+REQUEST_END_S = 5.0
+"""How long an interrupted run waits for its requests to end, after it has cancelled them."""
 
 MALLOC_MMAP_BYTES = 32 * 1024 * 1024
 """Only larger blocks are fetched from the system each time. This is glibc's maximum."""

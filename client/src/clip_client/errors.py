@@ -17,13 +17,14 @@ SERVER_CODES = frozenset({
 })  # fmt: skip
 """Codes of an ItemError from the server: clip_preprocess.ErrorCode, which the client does not depend on."""
 CLIENT_CODES = frozenset({
-    "not_found", "forbidden", "load_failed", "checksum_mismatch", "too_many_bytes", "bad_embedding",
-    "request_failed", "request_timeout",
+    "not_found", "forbidden", "load_failed", "load_timeout", "unsupported_encoding", "checksum_mismatch",
+    "too_many_bytes", "bad_embedding", "request_failed", "request_timeout",
 })  # fmt: skip
 """Codes of an ItemError from the client itself."""
 
 PERMANENT_CODES = frozenset({
     "empty", "unsupported_format", "corrupt", "truncated", "too_many_bytes", "too_many_pixels", "too_complex",
+    "unsupported_encoding",
 })  # fmt: skip
 """Codes of errors that are in the photo itself: another try fails as well, as long as the photo and the
 server's settings are the same."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from clip_client import defaults
 from clip_client.client import ClipClient
@@ -19,11 +20,15 @@ from clip_client.sources.folder import FolderSource
 class RunOptions(Existing):
     """What one run does with the source's objects, beside what it does with rows of earlier runs.
 
+    Objects are embedded if they match one of the patterns `include`, if there are any, and none of `exclude`:
+    `*` and `?` as in a shell. A pattern without "/" is for the last part of a name, others for all of it.
     `prune` removes rows of objects that the source no longer has. Objects that failed with one of
     PERMANENT_CODES are embedded again only if the code is in `retry_errors`. `source_name` is recorded
     instead of the source's uri, for a folder that is not always at the same path.
     """
 
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
     prune: bool = False
     retry_errors: Collection[str] = ()
     source_name: str | None = None
@@ -37,7 +42,8 @@ class Summary:
     The rows are in `out`; after an interruption they are in `kept_in`, and the next run continues from there.
     `skipped` objects were done before. `not_retried` of them have an error that is permanent. `gone` rows are
     of objects that the source no longer has; `pruned` says whether they were removed. `assumed` rows did not
-    name their source.
+    name their source. `excluded` objects did not match the run's patterns, `placeholders` are zero-byte
+    objects that stand for folders.
     """
 
     out: str
@@ -53,6 +59,8 @@ class Summary:
     not_retried: int = 0
     gone: int = 0
     pruned: bool = False
+    excluded: int = 0
+    placeholders: int = 0
     assumed: int = 0
 
     @property
@@ -81,7 +89,7 @@ def embed_all(
         info = client.info
         name = options.source_name or source.uri
         known = sink.open(name, describe_model(info), info.dimension, options)
-        todo = _Remaining(source, known, options.retry_errors)
+        todo = _Remaining(source, known, options)
         records = client.embed_records(todo, bytes_in_flight=bytes_in_flight, on_abort=client.close)
         with closing(records):
             return _Run(todo, sink, on_item).finish(records, prune=options.prune)
@@ -101,7 +109,7 @@ class _Run:
         try:
             self._drain(records)
             if not summary.photos and not todo.known:
-                raise SourceError("there are no photos to embed: the folder or bucket prefix is empty")
+                raise SourceError(todo.why_empty())
             gone = todo.gone()
             if prune:
                 self._sink.remove(gone)
@@ -114,7 +122,8 @@ class _Run:
             self._sink.keep()
             raise
         summary.skipped += todo.skipped
-        summary.not_retried = todo.not_retried
+        summary.not_retried, summary.excluded = todo.not_retried, todo.excluded
+        summary.placeholders = todo.placeholders
         summary.assumed = sum(row.is_source_assumed for row in todo.known.values())
         summary.seconds = time.monotonic() - begin
         summary.embedded = counts.pop("", 0)
@@ -146,16 +155,28 @@ class _Unchanged(ItemError):  # noqa: N818 - no error for anyone else
 class _Remaining:
     """A source without the objects that earlier runs have finished."""
 
-    def __init__(self, source: Source, known: dict[str, StoredRow], retry_errors: Collection[str]) -> None:
-        self._source, self.known = source, known
-        self._final = PERMANENT_CODES.difference(retry_errors)
+    def __init__(self, source: Source, known: dict[str, StoredRow], options: RunOptions) -> None:
+        self._source, self.known, self._options = source, known, options
+        self._final = PERMANENT_CODES.difference(options.retry_errors)
         self._unlisted = set(known)
         self._undecided: set[str] = set()
-        self.skipped = self.not_retried = 0
+        self.skipped = self.not_retried = self.excluded = 0
 
     @property
     def uri(self) -> str:
         return self._source.uri
+
+    @property
+    def placeholders(self) -> int:
+        return getattr(self._source, "placeholders", 0)  # only sources of objects have any
+
+    def why_empty(self) -> str:
+        if self.excluded:
+            return f"there are no photos to embed: --include and --exclude leave out all {self.excluded}"
+        return "there are no photos to embed: the folder or bucket prefix is empty"
+
+    def check(self) -> None:
+        self._source.check()
 
     def covers(self, name: str) -> bool:
         return self._source.covers(name)
@@ -163,7 +184,9 @@ class _Remaining:
     def list(self) -> Iterator[ObjectInfo]:
         for item in self._source.list():
             self._unlisted.discard(item.name)
-            if self._is_done(item):
+            if not self._is_selected(item.name):
+                self.excluded += 1
+            elif self._is_done(item):
                 self.skipped += 1
             else:
                 yield item
@@ -171,6 +194,10 @@ class _Remaining:
     def gone(self) -> set[str]:
         """The known objects that the source no longer has. Complete once everything is listed."""
         return {name for name in self._unlisted if self.covers(name)}
+
+    def _is_selected(self, name: str) -> bool:
+        include, exclude = self._options.include, self._options.exclude
+        return (not include or _matches(name, include)) and not _matches(name, exclude)
 
     def _is_done(self, item: ObjectInfo) -> bool:
         row = self.known.get(item.name)
@@ -191,3 +218,8 @@ class _Remaining:
         if item.name in self._undecided and crc32c(data) == self.known[item.name].crc32c:
             raise _Unchanged
         return data
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    last = name.rstrip("/").rpartition("/")[2]
+    return any(fnmatchcase(name if "/" in pattern else last, pattern) for pattern in patterns)

@@ -37,6 +37,9 @@ class Words:
         self.uri = uri
         self._words = uri.removeprefix("words://").split("/")
 
+    def check(self) -> None:
+        """Can always be listed."""
+
     def covers(self, name: str) -> bool:
         return name in self._words
 
@@ -159,6 +162,8 @@ def test_finished_rows_are_kept_before_an_error_and_an_interruption(words: Sourc
         (".", ". is a folder"),
         ("rows/", "rows/ names a folder"),
         ("/dev/null", "/dev/null is not a regular file"),
+        ("gs:/album/rows.parquet", "no such folder, and gs:// is not supported"),
+        ("a\0b", "cannot write"),
         ("a" * 300, "File name too long"),
     ],
 )
@@ -171,7 +176,19 @@ def test_outputs_that_are_refused(uri: str, said: str) -> None:
     ("uri", "said"),
     [
         ("", "the source is empty"),
-        ("s3://album", "s3:// is not supported. Give gs://bucket/prefix or a folder"),
+        ("s3://album", "s3:// is not supported. Give gs://bucket/prefix, a folder or a file"),
+        ("GS://album/x", "write gs://album/x"),
+        ("gs:/album/x.jpg", "gs:/album/x.jpg does not exist. Do you mean gs://album/x.jpg?"),
+        ("gs//album", "Do you mean gs://album?"),
+        ("s3:/album", "s3:/album does not exist. s3:// is not supported"),
+        ("https://storage.googleapis.com/album/a.jpg", "give the bucket as gs://album/a.jpg"),
+        ("file:///photos", "give the path without file://"),
+        ("no/such/*.jpg", "Patterns are not expanded: give the folder with --include"),
+        ("no/such/folder", "no/such/folder does not exist. Give gs://bucket/prefix"),
+        ("gs://*/x", "'*' in gs://*/x is not the name of a bucket"),
+        ("gs:///x", "gs:///x has no bucket name"),
+        ("a\0b", "does not exist. Give gs://"),
+        ("/dev/null", "/dev/null is neither a folder nor a regular file"),
         ("gs://", "gs:// has no bucket name"),
     ],
 )
@@ -180,9 +197,16 @@ def test_sources_that_are_refused(uri: str, said: str) -> None:
         open_source(uri)
 
 
-def test_a_path_is_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"photo")
-    assert [item.name for item in open_source(str(tmp_path)).list()] == ["a.jpg"]
+def test_a_path_is_a_folder_or_a_file(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", ".hidden.jpg", "[1].jpg"):
+        (tmp_path / name).write_bytes(b"photo")
+    folder = open_source(str(tmp_path))
+    assert [item.name for item in folder.list()] == ["[1].jpg", "a.jpg", "b.jpg"]
+    for name in ("b.jpg", ".hidden.jpg", "[1].jpg"):
+        file = open_source(tmp_path / name)
+        assert [item.name for item in file.list()] == [name]
+        assert file.uri == folder.uri
+        assert [file.covers(name), file.covers("a.jpg")] == [True, False]
 
 
 def test_libraries_of_sources_and_sinks_are_not_imported_before_they_are_needed() -> None:

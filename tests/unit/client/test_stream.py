@@ -26,6 +26,9 @@ class Memory:
 
     uri = "memory://"
 
+    def check(self) -> None:
+        """Can always be listed."""
+
     def covers(self, name: str) -> bool:
         return int(name) < len(self.sizes)
 

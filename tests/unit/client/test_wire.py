@@ -42,8 +42,8 @@ def test_the_public_names() -> None:
         "AsyncClipClient", "CheckResult", "ClipClient", "ClipClientError", "ConnectionOptions",
         "EmbeddedObject", "Existing", "ItemError", "ModelInfo", "Notice", "ObjectInfo", "PhotoResult",
         "RunOptions", "ServerBusy", "ServerMismatch", "ServerUnavailable", "Sink", "SinkError", "Source",
-        "SourceError", "Stage", "StoredRow", "TimedAnswer", "Timings", "Transport", "check", "embed_all",
-        "open_sink", "open_source",
+        "SourceError", "SourceOptions", "Stage", "StoredRow", "TimedAnswer", "Timings", "Transport", "check",
+        "embed_all", "open_sink", "open_source",
     ]  # fmt: skip
 
 

@@ -75,6 +75,11 @@ class ModelInfo:
             steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
         )
 
+    @property
+    def unpacked_bytes(self) -> int:
+        """The largest photo to unpack from an object that is stored compressed."""
+        return int(self.parameters.get("max_bytes", defaults.UNPACKED_BYTES))
+
     def too_large(self, size: int) -> ItemError | None:
         """The error for a photo of `size` bytes that the server would reject; None for others.
 

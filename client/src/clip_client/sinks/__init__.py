@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,10 @@ def open_sink(uri: str) -> Sink:
     scheme, separator, _ = uri.partition("://")
     opener = SINKS.get(scheme if separator else "")
     if opener is None:
+        advice = ", and copy it when it is complete" if scheme.lower() in ("gs", "s3") else ""
         raise SinkError(
             f"cannot write to {uri}: {scheme}:// is not supported. Give the path of a local Parquet file"
+            + advice
         )
     return opener(uri)
 
@@ -27,10 +30,14 @@ def open_sink(uri: str) -> Sink:
 def _parquet(uri: str) -> Sink:
     from clip_client.sinks.parquet import ParquetSink
 
+    if (lost := _SLASH_LOST.match(uri)) and not Path(uri).parent.exists():
+        raise SinkError(f"cannot write to {uri}: no such folder, and {lost[1]}:// is not supported")
     if uri.endswith("/"):  # Path() drops it
         raise SinkError(f"{uri} names a folder. Give the path of the file to write")
     return ParquetSink(Path(uri))
 
+
+_SLASH_LOST = re.compile(r"([a-z][a-z0-9+.-]+):/", re.I)
 
 SINKS: dict[str, Callable[[str], Sink]] = {"": _parquet}
 """Sink by URI scheme; "" is a path. To add one, add its function here."""

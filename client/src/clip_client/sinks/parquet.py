@@ -59,7 +59,7 @@ class ParquetSink:
         _refuse_other_than_files(out)
         self.uri = str(out)
         self._named = out
-        self._out = out.resolve() if out.is_symlink() else out  # a link stays, its file is replaced
+        self._out = out.resolve() if out.is_symlink() else out  # a link stays, and its file is replaced
         self._errors = errors_path(self._out)
         self._shards = Shards(self._out.with_name(self._out.name + ".parts"))
         self._lock = FileLock(self._out.with_name(f".{self._out.name}.lock"))
@@ -227,9 +227,11 @@ def _copy(path: Path, target: Path) -> None:
 def _refuse_other_than_files(out: Path) -> None:
     """A rename over /dev/null or a pipe would replace it by a file."""
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            out.stat()
         if out.is_dir():
             raise SinkError(f"{out} is a folder. Give the path of the file to write")
         if out.exists() and not out.is_file():
             raise SinkError(f"{out} is not a regular file. Give the path of the file to write")
-    except OSError as error:
-        raise SinkError(f"cannot write {out}: {error.strerror}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # also a NUL in the path
+        raise SinkError(f"cannot write {str(out)!r}: {getattr(error, 'strerror', None) or error}") from error

@@ -2,47 +2,89 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-from clip_client import defaults
 from clip_client.errors import SourceError
-from clip_client.sources.base import Source
+from clip_client.sources.base import Source, SourceOptions, has_pattern
+
+_USE = "Give gs://bucket/prefix, a folder or a file"
+_BUCKET_URL = re.compile(r"https?://(?:storage\.(?:googleapis|cloud\.google)\.com)/([^?#]+)", re.I)
+_SLASH_LOST = re.compile(r"([a-z][a-z0-9+.-]+):/+|(gs|s3)/+", re.I)
 
 
-def open_source(uri: str, connections: int = defaults.CONCURRENCY) -> Source:
-    """Opens the source that `uri` names: `gs://bucket/prefix`, or the path of a folder.
+def open_source(uri: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:
+    """Opens the source that `uri` names: `gs://bucket/prefix`, or the path of a folder or file.
 
-    `connections` is the number of concurrent loads that a remote source keeps connections for. Raises
-    SourceError for an unknown scheme, an incomplete URI, or missing credentials.
+    Raises SourceError for an unknown scheme, an incomplete URI, a path that does not exist, or missing
+    credentials. Nothing is listed yet.
     """
-    scheme, separator, _ = uri.partition("://")
+    text = os.fspath(uri)
+    scheme, separator, rest = text.partition("://")
     opener = SOURCES.get(scheme if separator else "")
     if opener is None:
-        raise SourceError(
-            f"cannot read {uri}: {scheme}:// is not supported. Give gs://bucket/prefix or a folder"
-        )
-    return opener(uri, connections)
+        raise SourceError(f"cannot read {text}: {_advice(text, scheme, rest)}")
+    return opener(text, options or SourceOptions())
+
+
+def _advice(uri: str, scheme: str, rest: str) -> str:
+    """What to write instead of a URI of an unknown scheme."""
+    if bucket := _BUCKET_URL.match(uri):
+        return f"give the bucket as gs://{bucket[1]}"
+    if scheme.lower() in SOURCES:
+        return f"write {scheme.lower()}://{rest}"
+    if scheme.lower() == "file":
+        return "give the path without file://"
+    return f"{scheme}:// is not supported. {_USE}"
 
 
 # Each function imports its source when called: the Google Cloud libraries take half a second to load.
-def _folder(uri: str, connections: int) -> Source:
+def _path(uri: str, options: SourceOptions) -> Source:
     from clip_client.sources.folder import FolderSource
 
-    del connections
+    del options
     if not uri:  # Path("") is the current folder: an unset variable in a script would embed that
         raise SourceError("the source is empty. Give gs://bucket/prefix or a folder (. is the current one)")
-    return FolderSource(Path(uri))
+    path = Path(uri)
+    try:
+        if path.is_dir():
+            return FolderSource(path)
+        if path.is_file():
+            return FolderSource(path.parent, only=path.name)
+        if path.exists():
+            raise SourceError(f"{uri} is neither a folder nor a regular file")
+    except (OSError, ValueError) as error:
+        raise SourceError(f"cannot read {uri!r}: {getattr(error, 'strerror', None) or error}") from error
+    raise SourceError(_missing(uri))
 
 
-def _gcs(uri: str, connections: int) -> Source:
+def _missing(path: str) -> str:
+    """Why nothing is at `path`: a typing error, or a pattern that no shell has expanded."""
+    if lost := _SLASH_LOST.match(path):
+        scheme = (lost[1] or lost[2]).lower()
+        uri = f"{scheme}://{path[lost.end() :]}"
+        advice = f"Do you mean {uri}?" if scheme in SOURCES else f"{scheme}:// is not supported. {_USE}"
+        return f"{path} does not exist. {advice}"
+    if has_pattern(path):
+        return f"{path} does not exist. Patterns are not expanded: give the folder with --include 'PATTERN'"
+    return f"{path} does not exist. {_USE}"
+
+
+def _gcs(uri: str, options: SourceOptions) -> Source:
     from clip_client.sources.gcs import GcsSource
 
     bucket, _, prefix = uri.removeprefix("gs://").partition("/")
     if not bucket:
         raise SourceError(f"{uri} has no bucket name. Use gs://bucket/prefix")
-    return GcsSource(bucket, prefix, connections)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", bucket):
+        raise SourceError(
+            f"{bucket!r} in {uri} is not the name of a bucket: names have lowercase letters, digits, '-', "
+            "'_' and '.'"
+        )
+    return GcsSource(bucket, prefix, options)
 
 
-SOURCES: dict[str, Callable[[str, int], Source]] = {"": _folder, "gs": _gcs}
-"""Source by URI scheme; "" is a path. To add one, add its function (URI, connections) here."""
+SOURCES: dict[str, Callable[[str, SourceOptions], Source]] = {"": _path, "gs": _gcs}
+"""Source by URI scheme; "" is a path. To add one, add its function (URI, options) here."""

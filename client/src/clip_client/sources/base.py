@@ -13,6 +13,8 @@ from typing import Protocol
 
 import google_crc32c
 
+from clip_client import defaults
+
 
 @dataclass(frozen=True)
 class ObjectInfo:
@@ -32,12 +34,31 @@ class ObjectInfo:
     mtime_ns: int | None = None
 
 
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a remote source is read.
+
+    `connections` is the number of concurrent loads to keep connections for. One object must be loaded within
+    `load_timeout_s` seconds, retries included, and never pause for `stall_timeout_s`. `user_project` is
+    billed for a requester-pays bucket; `anonymous` reads a public bucket without credentials.
+    """
+
+    connections: int = defaults.CONCURRENCY
+    load_timeout_s: float = defaults.LOAD_TIMEOUT_S
+    stall_timeout_s: float = defaults.STALL_TIMEOUT_S
+    user_project: str | None = None
+    anonymous: bool = False
+
+
 class Source(Protocol):
     """Lists photos and loads them. Several threads call `load` at the same time."""
 
     @property
     def uri(self) -> str:
         """Identifies the bucket or folder in which names are unique. Recorded with each row."""
+
+    def check(self) -> None:
+        """Raises SourceError if the photos cannot be listed. Fast: it comes before everything else."""
 
     def covers(self, name: str) -> bool:
         """Whether list() yields an object of this name if it exists: False for names outside a prefix."""
@@ -46,10 +67,15 @@ class Source(Protocol):
         """Yields every photo, in a stable order. Raises SourceError."""
 
     def load(self, item: ObjectInfo) -> bytes:
-        """Returns the whole encoded photo.
+        """Returns the whole object as it is stored.
 
         Raises ItemError if this photo cannot be loaded, and SourceError if no other one can be either.
         """
+
+
+def has_pattern(text: str) -> bool:
+    """Whether `text` looks like a pattern that a shell would expand."""
+    return any(character in text for character in "*?[")
 
 
 def crc32c(data: bytes) -> str:

@@ -14,27 +14,37 @@ from clip_client.sources.file_names import path_of, printable
 
 
 class FolderSource:
-    """Every file below a folder that is not hidden, ordered by path.
+    """Every file below a folder that is not hidden, ordered by path; or the file `only` in it.
 
     Names are relative to the folder; see file_names.py for names that are not UTF-8.
     """
 
-    def __init__(self, root: Path, excluded: tuple[Path, ...] = ()) -> None:
-        self._root = root
+    def __init__(self, root: Path, excluded: tuple[Path, ...] = (), only: str | None = None) -> None:
+        self._root, self._only = root, only
         self.uri = printable(str(root.resolve()))
         self._excluded = frozenset(map(_location, excluded))
 
     def excluding(self, *paths: Path) -> FolderSource:
         """This folder without the given files, and without everything in the given folders."""
-        return FolderSource(self._root, (*self._excluded, *paths))
+        return FolderSource(self._root, (*self._excluded, *paths), self._only)
 
     def covers(self, name: str) -> bool:
-        del name
-        return True
+        return self._only is None or name == printable(self._only)
 
-    def list(self) -> Iterator[ObjectInfo]:
+    def check(self) -> None:
+        self._require_folder()
+        try:
+            with os.scandir(self._root):
+                pass
+        except OSError as error:
+            raise SourceError(f"cannot list {self._root}: {error.strerror}") from error
+
+    def _require_folder(self) -> None:
         if not self._root.is_dir():
             raise SourceError(f"{self._root} is not a folder (for a bucket, use gs://bucket/prefix)")
+
+    def list(self) -> Iterator[ObjectInfo]:
+        self._require_folder()
         location = self._root.resolve()
         for path, size, mtime_ns in sorted(self._files()):
             relative = path.relative_to(self._root)
@@ -48,6 +58,11 @@ class FolderSource:
         Raises SourceError for a folder that cannot be read, because it could hold photos.
         """
         try:
+            if self._only is not None:
+                path = self._root / self._only
+                found = path.stat()
+                yield path, found.st_size, found.st_mtime_ns
+                return
             for folder, below, names in os.walk(self._root, onerror=_raise):
                 below[:] = [name for name in below if not name.startswith(".")]
                 for path in (Path(folder, name) for name in names if not name.startswith(".")):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import requests
 import urllib3
 
-from clip_client import defaults
 from clip_client.errors import ItemError, SourceError
 from clip_client.sources._google import (
     DEFAULT_RETRY,
@@ -24,102 +21,152 @@ from clip_client.sources._google import (
 from clip_client.sources._google import (
     api_exceptions as api,
 )
-from clip_client.sources.base import ObjectInfo, crc32c
+from clip_client.sources.base import ObjectInfo, SourceOptions, crc32c, has_pattern
+from clip_client.sources.deadline import DeadlineAdapter, DeadlineExceeded, deadline
 
-_GZIP = b"\x1f\x8b"
 _LOG_IN = "Run `gcloud auth application-default login`"
+_TIMEOUTS = (DeadlineExceeded, requests.Timeout, urllib3.exceptions.TimeoutError)
 
 
 class GcsSource:
     """Objects under a prefix, each checked against its CRC32C when it is loaded.
 
-    Uses the application default credentials, or none if STORAGE_EMULATOR_HOST is set.
+    A prefix that is the whole name of an object stands for that object alone. Uses the application default
+    credentials; none if STORAGE_EMULATOR_HOST is set, or with `SourceOptions(anonymous=True)`.
     """
 
-    def __init__(self, bucket: str, prefix: str, connections: int) -> None:
+    def __init__(self, bucket: str, prefix: str = "", options: SourceOptions | None = None) -> None:
         self._name, self._prefix = bucket, prefix
+        self._options = options or SourceOptions()
         self.uri = f"gs://{bucket}"
+        self._is_object = False
+        self.placeholders = 0
+        """Zero-byte objects whose name ends in "/", which consoles create for empty folders; not listed."""
         try:
-            self._client = _client(connections)
+            self._client = _client(self._options)
         except GoogleAuthError as error:
-            raise SourceError(f"no Google credentials for gs://{bucket} ({error}). {_LOG_IN}") from error
-        self._bucket = self._client.bucket(bucket)
+            raise SourceError(
+                f"no Google credentials for gs://{bucket} ({error}). {_LOG_IN}, or give --anonymous for a "
+                "public bucket"
+            ) from error
+        self._bucket = self._client.bucket(bucket, user_project=self._options.user_project)
+        self._requests = {
+            "timeout": (self._options.stall_timeout_s, self._options.stall_timeout_s),
+            "retry": DEFAULT_RETRY.with_timeout(self._options.load_timeout_s),
+        }
 
     def covers(self, name: str) -> bool:
-        return name.startswith(self._prefix)
+        return name == self._prefix if self._is_object else name.startswith(self._prefix)
+
+    def check(self) -> None:
+        if not any(True for page in self._pages(max_results=1) for _ in page) and has_pattern(self._prefix):
+            raise SourceError(
+                f"gs://{self._name} has no object whose name begins with {self._prefix}. Patterns are not "
+                f"expanded: give gs://{self._name}/ with --include 'PATTERN'"
+            )
 
     def list(self) -> Iterator[ObjectInfo]:
+        self.placeholders = 0
+        for page in self._pages():
+            for blob in page:
+                info = ObjectInfo(
+                    blob.name, int(blob.size or 0), blob.generation, blob.crc32c, blob.content_encoding
+                )
+                self._is_object = info.name == self._prefix and info.size > 0 and not info.name.endswith("/")
+                if info.name.endswith("/") and not info.size:
+                    self.placeholders += 1
+                    continue
+                yield info
+                if self._is_object:  # the shortest name with this prefix is listed first
+                    return
+
+    def _pages(self, **options: Any) -> Iterator[Any]:
+        with self._listing():
+            pages = self._client.list_blobs(
+                self._bucket, prefix=self._prefix or None, **self._requests, **options
+            ).pages
+        while True:
+            with self._listing():
+                page = next(pages, None)
+            if page is None:
+                return
+            yield page
+
+    @contextmanager
+    def _listing(self) -> Iterator[None]:
+        """Raises SourceError for everything that can go wrong in the block."""
+        where = f"gs://{self._name}"
         try:
-            for blob in self._client.list_blobs(self._name, prefix=self._prefix or None):
-                if not blob.name.endswith("/"):  # the console's marker of an empty folder
-                    yield ObjectInfo(
-                        blob.name, int(blob.size or 0), blob.generation, blob.crc32c, blob.content_encoding
-                    )
+            with deadline(self._options.load_timeout_s):
+                yield
+        except _TIMEOUTS as error:
+            text = f"cannot list {where}: no answer within {self._options.load_timeout_s:.0f} s"
+            raise SourceError(text) from error
         except api.NotFound as error:
-            raise SourceError(f"the bucket gs://{self._name} does not exist") from error
+            raise SourceError(f"the bucket {where} does not exist") from error
         except api.Forbidden as error:
-            raise SourceError(f"no permission to list gs://{self._name}: {error.message}") from error
+            raise SourceError(f"no permission to list {where}: {error.message}") from error
         except (api.Unauthorized, GoogleAuthError) as error:
             raise self._login_error(error) from error
+        except api.BadRequest as error:
+            if "requester pays" in str(error).lower() or "UserProjectMissing" in str(error):
+                text = f"{where} is a requester-pays bucket. Name the project to bill with --user-project"
+                raise SourceError(text) from error
+            raise SourceError(f"cannot list {where}: {error.message}") from error
         except (api.GoogleAPIError, requests.RequestException) as error:
-            raise SourceError(f"cannot list gs://{self._name}: {error}") from error
+            raise SourceError(f"cannot list {where}: {error}") from error
 
     def load(self, item: ObjectInfo) -> bytes:
-        blob = self._bucket.blob(item.name, generation=item.generation)
+        name = f"gs://{self._name}/{item.name}"
         try:
-            data: bytes = blob.download_as_bytes(
-                # If the listing had a checksum, the comparison below is the stronger check.
-                checksum=None if item.crc32c else "crc32c",
-                raw_download=item.content_encoding is not None,
-                single_shot_download=True,
-                retry=DEFAULT_RETRY,
-            )
+            with deadline(self._options.load_timeout_s):
+                data = self._download(item)
+        except _TIMEOUTS as error:
+            raise ItemError("load_timeout", f"{name} {self._why_late(error)}") from error
         except api.NotFound as error:
-            text = f"gs://{self._name}/{item.name} was deleted after it was listed"
-            raise ItemError("not_found", text) from error
+            raise ItemError("not_found", f"{name} was deleted after it was listed") from error
         except api.Forbidden as error:
-            raise ItemError("forbidden", f"no permission to read gs://{self._name}/{item.name}") from error
+            raise ItemError("forbidden", f"no permission to read {name}") from error
         except (api.Unauthorized, GoogleAuthError) as error:
             raise self._login_error(error) from error
         except DataCorruption as error:
             text = f"{item.name}: the downloaded bytes do not match their CRC32C"
             raise ItemError("checksum_mismatch", text) from error
         except (api.GoogleAPIError, requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise ItemError("load_failed", f"gs://{self._name}/{item.name}: {error}") from error
+            raise ItemError("load_failed", f"{name}: {error}") from error
         if item.crc32c is not None and crc32c(data) != item.crc32c:
             text = f"{item.name}: the downloaded bytes do not match the listed CRC32C"
             raise ItemError("checksum_mismatch", text)
-        return decompressed(item, data) if item.content_encoding == "gzip" else data
+        return data
+
+    def _download(self, item: ObjectInfo) -> bytes:
+        data: bytes = self._bucket.blob(item.name, generation=item.generation).download_as_bytes(
+            # If the listing had a checksum, load() compares with that, which is the stronger check.
+            checksum=None if item.crc32c else "crc32c",
+            raw_download=item.content_encoding is not None,
+            single_shot_download=True,
+            **self._requests,
+        )
+        return data
+
+    def _why_late(self, error: Exception) -> str:
+        if isinstance(error, DeadlineExceeded):
+            return f"was not loaded within {self._options.load_timeout_s:g} s (--load-timeout)"
+        return f"sent no data for {self._options.stall_timeout_s:g} s (--stall-timeout)"
 
     def _login_error(self, error: Exception) -> SourceError:
         """Not an ItemError, because every later load would fail in the same way."""
+        if self._options.anonymous:
+            return SourceError(f"gs://{self._name} is not public: run again without --anonymous")
         cause = error.args[0] if error.args else error
         return SourceError(f"Google rejects the credentials for gs://{self._name} ({cause}). {_LOG_IN}")
 
 
-def _client(connections: int) -> Any:
+def _client(options: SourceOptions) -> Any:
     # Reading objects needs no project, and a user's own login has none.
-    credentials = AnonymousCredentials() if os.environ.get("STORAGE_EMULATOR_HOST") else None
-    client = storage.Client(project=None, credentials=credentials)
-    adapter = requests.adapters.HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
+    is_anonymous = options.anonymous or os.environ.get("STORAGE_EMULATOR_HOST")
+    client = storage.Client(project=None, credentials=AnonymousCredentials() if is_anonymous else None)
+    adapter = DeadlineAdapter(pool_connections=options.connections, pool_maxsize=options.connections)
     for scheme in ("https://", "http://"):
         client._http.mount(scheme, adapter)
     return client
-
-
-def decompressed(item: ObjectInfo, data: bytes) -> bytes:
-    """The photo in an object that is stored as gzip. Returns bytes that are not gzip as they are.
-
-    Raises ItemError if the gzip data is damaged or unpacks to more than defaults.UNPACKED_BYTES.
-    """
-    if not data.startswith(_GZIP):
-        return data
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            photo = file.read(defaults.UNPACKED_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ItemError("load_failed", f"{item.name} is stored as damaged gzip: {error}") from error
-    if len(photo) > defaults.UNPACKED_BYTES:
-        text = f"{item.name} is stored as gzip that unpacks to more than {defaults.UNPACKED_BYTES:,} bytes"
-        raise ItemError("too_many_bytes", text)
-    return photo

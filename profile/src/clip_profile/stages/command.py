@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 
-from clip_client import ConnectionOptions, ObjectInfo, Source, open_source
+from clip_client import ConnectionOptions, ObjectInfo, Source, SourceOptions, open_source
 from clip_client import defaults as client_defaults
 from clip_client.arguments import add_connection_options, connection_of
 from clip_profile import defaults
@@ -79,7 +79,7 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
 def _stages(options: argparse.Namespace) -> int:
     console = Console()
     _can_write(options.out)
-    source = open_source(options.photos, options.concurrency)
+    source = open_source(options.photos, SourceOptions(connections=options.concurrency))
     items = _listed(source, options.photos)
     plan = Plan(
         concurrency=options.concurrency,

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 from clip_client import ClipClient, ItemError, ObjectInfo, Source
+from clip_client.stream import load
 from clip_client.timings import TimedAnswer
 from clip_profile.errors import NoPhotoLeft
 from clip_profile.load.closed_loop import ClosedLoop
@@ -118,7 +119,7 @@ class Requests:
         for item in items:
             begin = time.monotonic()
             try:
-                loaded.append((item, self._source.load(item)))
+                loaded.append(load(self._source, item, self._client.info.unpacked_bytes))
                 seconds.append(time.monotonic() - begin)
             except ItemError as error:
                 self.rotation.leave_out(item, error)
