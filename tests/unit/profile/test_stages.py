@@ -313,7 +313,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_no_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "is not a folder (for a bucket, use gs://" in refused(capsys, "--photos", tmp_path / "nowhere")
+    assert "does not exist. Give gs://" in refused(capsys, "--photos", tmp_path / "nowhere")
     assert "has no bucket name" in refused(capsys, "--photos", "gs://")
     assert f"{tmp_path} holds no photos" in refused(capsys, "--photos", tmp_path)
 
