@@ -1,9 +1,10 @@
-"""The container's health check: embeds the reference picture, and ends a server that fails repeatedly.
+"""The container's health check: embeds the reference picture, and ends a server that is broken.
 
-Triton does not restart a Python process that died, and Docker does not restart an unhealthy container. So if
-a server that passed before fails several times in a row, this script ends it, and `restart: unless-stopped`
-starts a new one. Before the first success it ends nothing: a server may take long to load, and one that
-cannot load exits by itself.
+Triton does not restart a Python process that died, and Docker does not restart an unhealthy container. So
+this script ends the server, and `restart: unless-stopped` starts a new one: at once if one of its Python
+processes has died, because the requests to that process fail while the others go on; and after several
+failures in a row of a server that passed before. Before the first success it ends nothing: a server may take
+long to load, and one that cannot load exits by itself.
 
 Standard library only. Exit status: 0 healthy, 1 not.
 """
@@ -14,32 +15,40 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _BUSY = 3
 """The check's exit status for a server that sheds load: it is alive, and a restart would not help."""
+_LEAST_SHARED_MEMORY = 32 << 20
+"""Bytes; less than that is full. A region grows by the size of a batch."""
 _CHECK = "python3 -m clip_client.cli --check 127.0.0.1:8001 --wait 10"
 
 
 @dataclass
 class State:
-    """What earlier checks of this container found. The file is in a tmpfs: a restart clears it."""
+    """What earlier checks of this run of the server found: the init `started` at this time after boot."""
 
+    started: int = 0
     was_right: bool = False
     failures: int = 0
+    processes: int = 0
+    """Python processes of the server when it was right."""
 
     @classmethod
-    def read(cls, path: Path) -> State:
+    def read(cls, path: Path, started: int) -> State:
+        """Of an earlier run, nothing is kept."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(was_right=bool(values["was_right"]), failures=int(values["failures"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return cls()
+            state = cls(**json.loads(path.read_text(encoding="utf-8")))
+            return state if state.started == started else cls(started)
+        except (OSError, ValueError, TypeError):
+            return cls(started)
 
     def write(self, path: Path) -> None:
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
@@ -49,15 +58,23 @@ class State:
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    state = State.read(options.state)
-    message = check(shlex.split(options.check), options.timeout)
+    state = State.read(options.state, started(options.pid))
+    alive = python_processes(options.pid)
+    has_dead_process = alive < state.processes
+    if has_dead_process:
+        message: str | None = f"{state.processes - alive} of {state.processes} Python processes have died"
+    else:
+        message = check(shlex.split(options.check), options.timeout)
     if message is None:
-        State(was_right=True).write(options.state)
+        State(state.started, was_right=True, processes=alive).write(options.state)
         return 0
     state.failures += 1
     state.write(options.state)
-    print(f"unhealthy ({state.failures} in a row): {message}", file=sys.stderr, flush=True)
-    if state.was_right and state.failures >= options.failures:
+    text = f"unhealthy ({state.failures} in a row): {message}{about_shared_memory()}"
+    print(text, file=sys.stderr, flush=True)
+    if options.report_only:
+        return 1
+    if state.was_right and (has_dead_process or state.failures >= options.failures):
         print("ending the server so that the container restarts", file=sys.stderr, flush=True)
         end(options.pid, options.grace)
     return 1
@@ -84,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--state", type=Path, default=Path("/tmp/clip-healthcheck.json"), metavar="FILE")
     add("--pid", type=int, default=1, help="the process to end: the container's init")
+    add("--report-only", action="store_true", help="end nothing: Kubernetes restarts the container itself")
     return parser
 
 
@@ -126,20 +144,54 @@ def end(pid: int, grace_s: float) -> None:
         return
 
 
+def about_shared_memory(folder: str = "/dev/shm") -> str:
+    """A hint if photos may fail because no shared memory is left."""
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError:
+        return ""
+    least = min(_LEAST_SHARED_MEMORY, disk.total // 20)
+    return "" if disk.free >= least else f". {folder} is full ({disk.total >> 20} MiB): raise shm_size"
+
+
 def children(pid: int) -> list[int]:
     """The processes whose parent is `pid`."""
-    found = []
+    return [int(folder.name) for folder, stat in processes() if int(stat[1]) == pid]
+
+
+def python_processes(pid: int) -> int:
+    """How many processes of Triton's Python backend run below `pid`."""
+    found = {int(folder.name): (folder, stat) for folder, stat in processes()}
+    count = 0
+    for folder, stat in found.values():
+        parent = int(stat[1])
+        while parent in found and parent != pid:
+            parent = int(found[parent][1][1])
+        count += parent == pid and stat[0] not in "ZX" and is_stub(folder)
+    return count
+
+
+def is_stub(folder: Path) -> bool:
+    try:
+        return b"triton_python_backend_stub" in (folder / "cmdline").read_bytes()
+    except OSError:  # it ended meanwhile
+        return False
+
+
+def started(pid: int) -> int:
+    """When it started, in clock ticks after the boot; 0 if it does not run."""
+    return next((int(stat[19]) for folder, stat in processes() if int(folder.name) == pid), 0)
+
+
+def processes() -> Iterator[tuple[Path, list[str]]]:
+    """The folder in /proc of each process and the fields of its stat after the name: state, parent, ..."""
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            # After the name, which may contain anything: ") S PPID ..."
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it ended meanwhile
-            continue
-        if parent == pid:
-            found.append(int(folder.name))
-    return found
+        if folder.name.isdigit():
+            try:
+                # The name may contain anything.
+                yield folder, (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it ended meanwhile
+                continue
 
 
 if __name__ == "__main__":

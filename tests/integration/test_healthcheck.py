@@ -1,4 +1,4 @@
-"""The container's health check on a real server: right, then with its Python process dead."""
+"""The container's health check on a real server: right, hanging, and with dead Python processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from testing.waiting import PATIENCE_S, wait_until
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "deploy" / "healthcheck.py"
 
 
-def test_server_whose_stub_died_is_ended(small_repository: Path, tmp_path: Path) -> None:
+def test_server_that_hangs_is_ended_after_several_failures(small_repository: Path, tmp_path: Path) -> None:
     with TritonServer(small_repository, ServerOptions(supervise=False)) as server:
 
         def check(wait_s: float) -> tuple[int, str]:
@@ -34,7 +34,7 @@ def test_server_whose_stub_died_is_ended(small_repository: Path, tmp_path: Path)
 
         assert check(PATIENCE_S) == (0, "")
         for stub in server.stub_pids:
-            os.kill(stub, signal.SIGKILL)
+            os.kill(stub, signal.SIGSTOP)
         status, said = check(2)
         assert status == 1
         assert "unhealthy (1 in a row): clip-embed: error: no answer" in said
@@ -59,6 +59,42 @@ def test_server_with_one_dead_process_among_several_is_unhealthy(small_repositor
     assert maimed
     assert all("one of its Python processes has died" in result.message for result in maimed)
     assert all(result.cosine is not None and result.cosine > 0.999 for result in found)
+
+
+def test_one_dead_process_of_several_is_found_and_ended_at_once(
+    small_repository: Path, tmp_path: Path
+) -> None:
+    """One of four, three of four, then the encoder's too."""
+    layout = InstanceLayout(
+        preprocess_instances=4, preprocess_threads=1, encoder_instances=1, encoder_threads=1
+    )
+    with TritonServer(small_repository, ServerOptions(layout=layout, supervise=False)) as server:
+
+        def healthcheck(*options: str) -> tuple[int, str]:
+            command = [sys.executable, str(SCRIPT), f"--pid={server.pid}", f"--state={tmp_path / 'state'}"]
+            check = f"{sys.executable} -m clip_client.cli --check {server.grpc_url} --wait {PATIENCE_S}"
+            done = subprocess.run(
+                [*command, f"--check={check}", f"--timeout={PATIENCE_S}", "--grace=20", *options],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            return done.returncode, done.stderr
+
+        assert healthcheck() == (0, "")
+        preprocess = [pid for pid in server.stub_pids if "preprocess" in command_of(pid)]
+        (encoder,) = set(server.stub_pids) - set(preprocess)
+        for dead, victims in ((1, preprocess[:1]), (3, preprocess[1:3]), (4, [encoder])):
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: server.death(), "a death")
+            status, said = healthcheck("--report-only")
+            assert (status, f"{dead} of 5 Python processes have died" in said) == (1, True), said
+            assert "ending" not in said
+        status, said = healthcheck()
+        assert status == 1
+        assert "ending the server" in said, "the first check that may end it does so"
+        wait_until(lambda: "tritonserver ended" in (server.death() or ""), "the end of the server")
 
 
 def command_of(pid: int) -> str:

@@ -272,6 +272,13 @@ def test_a_photo_that_is_never_answered_is_an_error_of_its_own(group: list[bytes
     assert not isinstance(results[0][-1], ItemError) or len(group) == 1
 
 
+@pytest.mark.parametrize("probed", [SILENT, CONNECTING, stub(0)])
+def test_a_server_that_does_not_answer_the_probe_either_ends_the_run(probed: Failure) -> None:
+    simulation = Simulation(lambda photos: SILENT if photos == [b"photo"] else probed)
+    (error,) = simulation.requests([b"photo"])
+    assert isinstance(error, ServerUnavailable)
+
+
 def test_a_photo_that_is_late_once_is_embedded_alone() -> None:
     sent = []
 

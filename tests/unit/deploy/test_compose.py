@@ -23,6 +23,7 @@ COMPOSE_FILE = ROOT / "docker-compose.yml"
 TENSORRT_FILE = ROOT / "deploy" / "compose.tensorrt.yml"
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 SHM_PER_INSTANCE = 256 * 1024**2
+START_SERVER = ["python3", "/opt/clip-triton/start_server.py"]
 OURS = ("server", "server-cpu", "export")
 
 needs_compose = pytest.mark.skipif(
@@ -95,7 +96,7 @@ def test_command_lines_are_the_embedded_servers(services: dict[str, Any]) -> Non
         (tensorrt["server"], "tensorrt"),
     ):
         wanted = server_arguments(repository="/model_repository", host="0.0.0.0", model_config_name=name)
-        assert service["command"] == ["tritonserver", *wanted]
+        assert service["command"] == [*START_SERVER, "tritonserver", *wanted]
     assert not any(services[name].get("entrypoint") for name in ("server", "server-cpu"))
 
 

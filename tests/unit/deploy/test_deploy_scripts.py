@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from clip_client import cli
+from clip_serving.server import arguments
 from testing.waiting import PATIENCE_S, wait_until
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
@@ -120,6 +122,49 @@ def test_check_that_hangs_counts_as_a_failure(obedient: Container) -> None:
 def test_last_line_of_the_check_is_logged(obedient: Container) -> None:
     _, said = obedient.check("sh -c 'echo noise >&2; echo WRONG: cosine 0.2 >&2; exit 1'")
     assert said == "unhealthy (1 in a row): WRONG: cosine 0.2\n"
+
+
+def test_an_earlier_runs_failures_are_not_counted(obedient: Container, deaf: Container) -> None:
+    """A pod's /tmp outlives its containers."""
+    obedient.check("true")
+    for _ in range(2):
+        obedient.check("false")
+    deaf._state = obedient._state
+    assert deaf.check("false")[1].startswith("unhealthy (1 in a row)")
+    assert deaf.init.poll() is None
+
+
+# --- start_server.py -----------------------------------------------------------------------------
+
+
+def test_a_started_server_has_clean_shared_memory_and_a_key() -> None:
+    """The prefix has this host's name, as in a container; another host's regions stay."""
+    own = Path(f"/dev/shm/clip-triton-{socket.gethostname()}-test-{os.getpid()}")
+    other = Path(f"/dev/shm/clip-triton-other-{socket.gethostname()}-{os.getpid()}")
+    own.touch()
+    other.touch()
+    try:
+        runs = []
+        for key in ("", "", "secret"):
+            done = subprocess.run(
+                [sys.executable, str(DEPLOY / "start_server.py"), "echo", "--grpc-port=1"],
+                capture_output=True, text=True, check=True, env={**os.environ, "CLIP_ADMIN_KEY": key},
+            )  # fmt: skip
+            runs.append(done.stdout.split())
+        assert not own.exists()
+        assert other.exists()
+    finally:
+        own.unlink(missing_ok=True)
+        other.unlink()
+    assert len({tuple(run) for run in runs}) == 3, "keys are random"
+    ours = arguments.server_arguments(
+        repository="",
+        host="",
+        admin_key="secret",
+        shm_prefix=f"clip-triton-{socket.gethostname()}-",
+    )
+    assert runs[2][0] == "--grpc-port=1"
+    assert set(runs[2][1:]) <= set(ours)
 
 
 # --- export_once.py ------------------------------------------------------------------------------

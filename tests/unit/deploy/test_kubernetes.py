@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def pod(documents: dict[str, Any]) -> dict[str, Any]:
 def test_command_line_is_the_embedded_servers(pod: dict[str, Any]) -> None:
     (server,) = pod["containers"]
     wanted = server_arguments(repository="/model_repository", host="0.0.0.0")
-    assert server["args"] == ["tritonserver", *wanted]
+    assert server["args"] == ["python3", "/opt/clip-triton/start_server.py", "tritonserver", *wanted]
     assert pod["terminationGracePeriodSeconds"] > defaults.EXIT_TIMEOUT_S
 
 
@@ -41,17 +40,24 @@ def test_no_request_is_cut_off_with_its_connection() -> None:
 
 def test_probes_embed_and_their_options_exist(pod: dict[str, Any]) -> None:
     (server,) = pod["containers"]
-    for probe in ("startupProbe", "livenessProbe"):
-        command = server[probe]["exec"]["command"]
-        if probe == "livenessProbe":
-            script, _, busy = command[2].partition(" || ")
-            assert busy == f"test $? = {cli.BUSY}"
-            command = shlex.split(script)
-        assert command[:3] == ["python3", "-m", "clip_client.cli"]
-        options = cli._parser().parse_args(command[3:])
-        assert options.check == f"127.0.0.1:{defaults.GRPC_PORT}"
-        assert options.wait < server[probe]["timeoutSeconds"]
+    startup = server["startupProbe"]["exec"]["command"]
+    assert startup[:3] == ["python3", "-m", "clip_client.cli"]
+    options = cli._parser().parse_args(startup[3:])
+    assert options.check == f"127.0.0.1:{defaults.GRPC_PORT}"
+    assert options.wait < server["startupProbe"]["timeoutSeconds"]
+    program, script, *options = server["livenessProbe"]["exec"]["command"]
+    assert (program, options) == ("python3", ["--report-only"])
+    assert (FILE.parents[1] / Path(script).name).is_file()
     assert server["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
+
+
+def test_only_labelled_pods_reach_grpc_and_nobody_http(documents: dict[str, Any]) -> None:
+    spec = documents["NetworkPolicy"]["spec"]
+    labels = documents["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert spec["podSelector"]["matchLabels"].items() <= labels.items()
+    ports = {port["port"]: rule for rule in spec["ingress"] for port in rule["ports"]}
+    assert set(ports) == {"grpc", "metrics"}
+    assert ports["grpc"]["from"] == [{"podSelector": {"matchLabels": {"clip-triton-client": "true"}}}]
 
 
 def test_volumes_mounts_and_selectors_fit(documents: dict[str, Any], pod: dict[str, Any]) -> None:

@@ -276,7 +276,7 @@ class RetryEngine:
         if self._answered_at > since:
             return None
         answer = yield Call(self._transport.infer, wire.request_bytes(info, [b""]), self._probe_s)
-        if isinstance(answer, Failure) and answer.is_unreachable:
+        if isinstance(answer, Failure) and (answer.is_unreachable or answer.is_retryable):
             return answer
         self._answered_at = self._clock()
         return None
