@@ -1,7 +1,7 @@
 """The load clients of the benchmark, each run in a process of its own: `python -m benchmarks.clients JOB`.
 
 JOB is a Job as JSON; STORAGE_EMULATOR_HOST says where the bucket is. Every client is a closed loop that
-starts before the time that is measured and goes on until after it, so that requests that cross its borders
+starts before the measured time and continues until after it, so that requests that cross its borders
 meet the same load. Standard output says `measuring` when the warm-up is over, `measured` when the time is
 up, and ends with one line of JSON, a Log.
 """

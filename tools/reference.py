@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 from clip_serving.repository.families import FAMILIES
-from clip_serving.repository.settings import Setting, Switch, table
+from clip_serving.repository.settings import INT32_MAX, INT64_MAX, Setting, Switch, table
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {
@@ -64,7 +64,8 @@ def _setting(prefix: str, row: Setting) -> str:
     if isinstance(row.values, Switch):
         flags.append(f"`--{prefix}{row.values.off}`")
     cells = ["<br>".join([f"`{row.key}`", *flags]), f"`{json.dumps(row.default)}`"]
-    meaning = row.help if isinstance(row.values, Switch) else f"{row.help}. Allowed: {row.values.allowed}"
+    allowed = re.sub(rf" and at most ({INT32_MAX}|{INT64_MAX})\b", "", row.values.allowed)
+    meaning = row.help if isinstance(row.values, Switch) else f"{row.help}. Allowed: {allowed}"
     return f"| {' | '.join([*cells, _cell(meaning)])} |"
 
 

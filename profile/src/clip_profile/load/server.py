@@ -93,7 +93,7 @@ class _HealthCheck:
 
 
 def _processes(owner: psutil.Process | None) -> dict[str, list[int]]:
-    """By role; empty if they are in a container, or another user's."""
+    """Process IDs by role; empty if the server is in a container or belongs to another user."""
     try:
         if owner is not None and owner.name() == _TRITON:
             return pids_by_role(owner.pid, [child.pid for child in owner.children(recursive=True)])

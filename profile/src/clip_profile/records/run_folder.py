@@ -103,7 +103,7 @@ class RunFolder:
 
     @classmethod
     def about_of(cls, path: Path) -> About | None:
-        """The sweep of a folder; None if there is none yet. Raises RunFolderError as `load`."""
+        """The sweep of a folder; None if there is none yet. Raises RunFolderError, like `load`."""
         return _read_about(path) if (path / _ABOUT).exists() else None
 
     @property

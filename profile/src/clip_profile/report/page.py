@@ -1,7 +1,7 @@
 """`clip-profile report`: a run as one HTML file that opens without a network.
 
 `sections` computes what it shows; the templates lay it out. Colors are CSS variables with a light and a dark
-set; charts are there in two widths, of which the page shows the one that fits.
+set; each chart has two widths, and the page shows the one that fits.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _stages(options: argparse.Namespace) -> int:
 
 
 def _can_write(out: Path | None) -> None:
-    """Raises ProfileError before anything is measured."""
+    """Raises ProfileError for an `out` that cannot be written, before anything is measured."""
     if out is None:
         return
     if out.exists():

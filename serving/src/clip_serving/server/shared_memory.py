@@ -34,5 +34,5 @@ def remove_abandoned() -> None:
 
 
 def _own_prefix() -> str:
-    """Containers can share /dev/shm and have processes of the same number."""
+    """Containers can share /dev/shm and have processes with the same ID."""
     return f"clip-serve-{os.stat('/proc/self/ns/pid').st_ino}-"
