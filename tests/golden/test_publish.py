@@ -90,7 +90,6 @@ def test_settings_that_are_given_replace_those_of_the_repository(tmp_path: Path)
         quality="fast",
         apply_exif_orientation=True,
         allow_truncated=False,
-        background="none",
         max_bytes=99,
         encoder_version=1,
     )
