@@ -82,8 +82,12 @@ def _broken_rule(
     same = np.array_equal(rows[0], expected) and np.array_equal(rows[2], expected)
     if first.error or last.error or not same:
         return "changed a neighbor"
+    if len({notice.code for notice in outcome.notices}) != len(outcome.notices):
+        return "has two notices of one code"
     if error is None:
         return ""
+    if outcome.notices:
+        return "has notices beside an error"
     if error.code is ErrorCode.INTERNAL:
         return f"failed inside: {error.text}"
     return "left pixels behind" if rows[1].any() and not outcome.valid else ""
