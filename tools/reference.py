@@ -27,6 +27,7 @@ COMMANDS = {
     "clip-serve": "clip_serving.cli:main",
     "clip-embed": "clip_client.cli:main",
     "clip-profile": "clip_profile.cli:main",
+    "clip-search": "clip_search.cli:main",
     "clip-perf-input": "clip_serving.server.perf_analyzer:main_input",
 }
 """The entry point of each command, in the order of the page. clip-perf-analyzer is NVIDIA's own binary."""

@@ -94,6 +94,14 @@ def test_profile(environment: Environment) -> None:
     environment.test("profile")
 
 
+def test_search(environment: Environment) -> None:
+    environment.install("./client[parquet]", "./search")
+    assert environment.has("clip_search", ("torch", "cv2", "PIL", "clip_serving")) == []
+    assert "DATASET" in environment.run("clip-search", "query", "--help")
+    environment.install("./search[images]", *_TESTS)
+    environment.test("search")
+
+
 def test_the_export_shows_its_help_before_torch_is_loaded(environment: Environment) -> None:
     """Its own environment has torch, and runs the golden tests."""
     environment.install("./preprocess[fast]", "./serving[render]")

@@ -1,0 +1,14 @@
+"""Search over CLIP embeddings: queries by photo, text or row.
+
+from clip_search import read_dataset, top_k
+
+dataset = read_dataset("embeddings.parquet")
+rows, scores = top_k(dataset.vectors, dataset.vectors[:1], 10)
+"""
+
+from clip_search.dataset import Dataset, Row, read_dataset
+from clip_search.errors import DatasetError, SearchError
+from clip_search.exact import top_k
+from clip_search.query import Match, find
+
+__all__ = ["Dataset", "DatasetError", "Match", "Row", "SearchError", "find", "read_dataset", "top_k"]

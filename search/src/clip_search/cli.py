@@ -1,0 +1,157 @@
+"""`clip-search`: find photos in the output of clip-embed by example, by text, or by a row."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from clip_client import ClipClient
+from clip_client import defaults as client_defaults
+from clip_client.arguments import add_connection_options, connection_of
+from clip_client.errors import ClipClientError
+from clip_search import defaults
+from clip_search.dataset import Dataset, Vectors, read_dataset
+from clip_search.errors import SearchError
+from clip_search.photos import Photos
+from clip_search.query import Match, find, photo_vector, row_number, text_vector
+from clip_search.terminal import printable, table
+
+_EPILOG = """\
+examples:
+  clip-search query embeddings.parquet --like photo.jpg --html sheet.html
+  clip-search query embeddings.parquet --like-row 2024/a.jpg -k 20
+  clip-search query embeddings.parquet "two people at sunset"
+
+exit status:
+  0    done
+  2    fatal error: the dataset, the server or a package is missing, or an option is wrong
+  130  stopped by Ctrl-C
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    # Python ignores SIGINT if a shell started it in the background.
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return int(options.command(options))
+    except (SearchError, ClipClientError) as error:
+        _say(f"error: {error}")
+        return 2
+    except OSError as error:
+        _say(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _say("stopped")
+        return 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    print(f"clip-search: {printable(text)}", file=sys.stderr)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "clip-search",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_query(commands.add_parser("query", help="the photos nearest to a photo, a text or a row"))
+    return parser
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", type=Path, metavar="DATASET",
+        help="the Parquet file that clip-embed wrote, or a folder of such files")  # fmt: skip
+
+
+def _add_output(parser: argparse.ArgumentParser, html: str) -> None:
+    add = parser.add_argument
+    add("--json", action="store_true", help="print JSON")
+    add("--html", type=Path, metavar="FILE", help=f"write {html} (needs the extra images)")
+    add("--photos", metavar="SOURCE", help="gs://bucket or the folder of the photos, if it is not the source "
+        "in the dataset")  # fmt: skip
+
+
+def _add_query(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_query)
+    add = parser.add_argument
+    _add_dataset(parser)
+    add("text", nargs="?", help="words that describe the photos")
+    add("--like", type=Path, metavar="FILE", help="a photo")
+    add("--like-row", metavar="NAME", help="a photo of the dataset, by its name; needs no server")
+    add("--source", metavar="SOURCE", help="the source of --like-row, if several have this name")
+    add("-k", type=_count, default=defaults.COUNT, metavar="N", help="matches (default: %(default)s)")
+    _add_output(parser, "a contact sheet with thumbnails")
+    add("--url", default=client_defaults.URL, help="the server's gRPC address (default: %(default)s)")
+    add(
+        "--model", default=client_defaults.MODEL, help="the model's name on the server (default: %(default)s)"
+    )
+    add_connection_options(parser)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _query(options: argparse.Namespace) -> int:
+    given = [each for each in (options.text, options.like, options.like_row) if each is not None]
+    if len(given) != 1:
+        raise SearchError("give one of: a text, --like FILE, --like-row NAME")
+    dataset = read_dataset(options.dataset)
+    photos = Photos(options.photos)
+    example: bytes | None = None
+    if options.like_row is not None:
+        number = row_number(dataset, options.like_row, options.source)
+        matches = find(dataset, dataset.vectors[number], options.k, without=[number])
+    else:
+        example = options.like.read_bytes() if options.like else None
+        matches = find(dataset, _embedded(options, dataset), options.k)
+    if options.html:
+        from clip_search.sheet.contact import write_sheet
+
+        title = options.text or f"Photos like {options.like or options.like_row}"
+        write_sheet(options.html, title, example, matches, photos)
+        _say(f"wrote {options.html}")
+    _print(matches, as_json=options.json)
+    return 0
+
+
+def _embedded(options: argparse.Namespace, dataset: Dataset) -> Vectors:
+    with ClipClient(options.url, model=options.model, connection=connection_of(options)) as client:
+        if options.like:
+            return photo_vector(client, dataset, options.like)
+        return text_vector(client, dataset, options.text)
+
+
+def _print(matches: list[Match], *, as_json: bool) -> None:
+    if as_json:
+        values = [
+            {"source": match.row.source, "name": match.row.name, "score": round(match.score, 6)}
+            for match in matches
+        ]
+        print(json.dumps(values, indent=2))
+        return
+    rows = [[f"{match.score:.4f}", match.row.name, match.row.source or ""] for match in matches]
+    print(table(["score", "name", "source"], rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""The errors of clip-search.
+
+SearchError            a query, option or missing package
+└── DatasetError       a Parquet file or folder that cannot be read, or that mixes models
+
+clip_client.errors has the errors of the server and of the photos' buckets.
+"""
+
+from __future__ import annotations
+
+
+class SearchError(Exception):
+    """Base of all errors that clip-search raises on purpose; the text says what to do."""
+
+
+class DatasetError(SearchError):
+    """A Parquet file or folder that cannot be read, or whose files hold embeddings of several models."""

@@ -1,0 +1,86 @@
+"""Queries: the vector of a photo, a text or a row, and its nearest rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow.compute as pc
+
+from clip_client import ClipClient
+from clip_client.sinks.base import describe_model
+from clip_search import exact
+from clip_search.dataset import Dataset, Row, Vectors, difference_of
+from clip_search.errors import SearchError
+
+
+@dataclass(frozen=True)
+class Match:
+    """A row, its number in the dataset, and its cosine with the query."""
+
+    index: int
+    row: Row
+    score: float
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What a text query needs. clip_client.ClipClient has it."""
+
+    def embed_text(self, texts: Sequence[str]) -> Vectors:
+        """float32 [N, D], L2-normalized, in the space of the photos' vectors."""
+
+
+def find(dataset: Dataset, vector: Vectors, k: int, *, without: Sequence[int] = ()) -> list[Match]:
+    """The k rows nearest to `vector`, float32 [D], best first; not the rows with the numbers `without`."""
+    if vector.shape != (dataset.dimension,):
+        raise SearchError(f"the query has {vector.size} numbers, {dataset.path} has {dataset.dimension}")
+    rows, scores = exact.top_k(dataset.vectors, np.asarray(vector, np.float32)[None], k + len(without))
+    found = [
+        Match(int(index), dataset.row(int(index)), float(score))
+        for index, score in zip(rows[0], scores[0], strict=True)
+        if index not in without
+    ]
+    return found[:k]
+
+
+def photo_vector(client: ClipClient, dataset: Dataset, photo: Path) -> Vectors:
+    """float32 [D]. Raises SearchError if the server's model is not the dataset's, ItemError for the photo."""
+    check_same_model(dataset, describe_model(client.info))
+    return np.asarray(client.embed([photo])[0], np.float32)
+
+
+def text_vector(client: ClipClient, dataset: Dataset, text: str) -> Vectors:
+    """float32 [D]. Raises SearchError if the server's model is not the dataset's."""
+    check_same_model(dataset, describe_model(client.info))
+    encoder: object = client
+    if not isinstance(encoder, TextEncoder):
+        raise SearchError("this version of clip-triton-client cannot embed texts. Search with --like FILE")
+    return np.asarray(encoder.embed_text([text])[0], np.float32)
+
+
+def check_same_model(dataset: Dataset, model: Mapping[str, str]) -> None:
+    """Raises SearchError if queries embedded by `model` cannot be compared with the dataset's rows."""
+    if difference := difference_of(dataset.model, model):
+        raise SearchError(
+            f"the server has another model than {dataset.path}: {difference}. Start a server with the "
+            "dataset's model, or embed the photos again"
+        )
+
+
+def row_number(dataset: Dataset, name: str, source: str | None = None) -> int:
+    """The number of the row called `name`. Raises SearchError if there is none, or several."""
+    found = pc.equal(dataset.table["name"], name)
+    if source is not None:
+        found = pc.and_(found, pc.fill_null(pc.equal(dataset.table["source"], source), False))
+    numbers = np.flatnonzero(found.to_numpy(zero_copy_only=False))
+    if not len(numbers):
+        place = f"{dataset.path}" if source is None else f"the rows of {source} in {dataset.path}"
+        raise SearchError(f"no embedded row is called {name!r} in {place}")
+    if len(numbers) > 1:
+        sources = ", ".join(str(dataset.row(int(number)).source) for number in numbers)
+        raise SearchError(f"{len(numbers)} rows are called {name!r}. Choose one with --source: {sources}")
+    return int(numbers[0])

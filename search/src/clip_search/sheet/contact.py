@@ -1,0 +1,33 @@
+"""The contact sheet: a query's matches as thumbnails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip_search import images
+from clip_search.photos import Photos
+from clip_search.query import Match
+from clip_search.sheet.html import write_page
+
+
+def write_sheet(
+    path: Path, title: str, example: bytes | None, matches: Sequence[Match], photos: Photos
+) -> None:
+    """Writes the page. `example` is the query's photo. Raises SearchError without OpenCV."""
+    images.require()
+    loaded = photos.each((match.row for match in matches), images.thumbnail)
+    write_page(
+        path,
+        "contact.html",
+        title=title,
+        example=images.thumbnail(example) if example else "",
+        cards=[(match, *picture_or_reason(found)) for match, found in zip(matches, loaded, strict=True)],
+    )
+
+
+def picture_or_reason(found: str) -> tuple[str, str]:
+    """A thumbnail's data URI and "", or "" and why there is none."""
+    if found.startswith("data:"):
+        return found, ""
+    return "", found or "no preview: OpenCV cannot read this format"

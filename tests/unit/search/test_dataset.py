@@ -1,0 +1,89 @@
+"""Reading datasets: layouts, failed rows, folders of parts, and mixed models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clip_search import DatasetError, Row, read_dataset
+from tests.unit.search.datasets import MODEL, clusters, units, write, write_0_1
+
+
+def test_rows_and_vectors(tmp_path: Path) -> None:
+    vectors = clusters(30_001, 8)
+    names = [f"{number}.jpg" for number in range(len(vectors))]
+    data = read_dataset(write(tmp_path / "e.parquet", names, vectors, width=[640] * len(names)))
+    assert len(data) == 30_001
+    assert data.dimension == 8
+    assert data.model == MODEL
+    np.testing.assert_array_equal(data.vectors, vectors)
+    assert data.row(20_000) == Row("20000.jpg", "gs://album", width=640)
+    assert [row.name for row in data.rows()] == names
+
+
+def test_a_file_of_0_1(tmp_path: Path) -> None:
+    vectors = clusters(4, 8)
+    vectors[1] = np.nan
+    data = read_dataset(write_0_1(tmp_path / "e.parquet", ["a", "bad", "c", "d"], vectors))
+    assert [row.name for row in data.rows()] == ["a", "c", "d"]
+    np.testing.assert_array_equal(data.vectors, vectors[[0, 2, 3]])
+    assert data.row(0) == Row("a", None, 1, 10, "AAAAAA==")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_vectors_that_are_not_finite_do_not_count(bad: float, tmp_path: Path) -> None:
+    vectors = clusters(3, 8)
+    vectors[2, 5] = bad
+    data = read_dataset(write(tmp_path / "e.parquet", ["a", "b", "c"], vectors))
+    assert [row.name for row in data.rows()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float64())])
+def test_null_vectors_and_what_other_programs_write(kind: pa.DataType, tmp_path: Path) -> None:
+    vectors = units([[1, 0, 0, 0], [0, 1, 0, 0]])
+    values = [None, list(vectors[0]), None, list(vectors[1]), None]
+    path = tmp_path / "e.parquet"
+    pq.write_table(pa.table({"name": list("abcde"), "embedding": pa.array(values, kind)}), path)
+    data = read_dataset(path)
+    assert [row.name for row in data.rows()] == ["b", "d"]
+    assert data.vectors.dtype == np.float32
+    np.testing.assert_array_equal(data.vectors, vectors)
+
+
+def test_a_folder_where_later_parts_replace_rows(tmp_path: Path) -> None:
+    old, new = clusters(3, 8), clusters(2, 8, seed=1)
+    (tmp_path / "day=1").mkdir()
+    write(tmp_path / "day=1" / "part-0.parquet", ["a", "b", "c"], old)
+    write(tmp_path / "part-1.parquet", ["b", "d"], new)
+    write(tmp_path / ".hidden.parquet", ["x"], new[:1])
+    pq.write_table(pa.table({"name": ["bad"], "error_code": ["corrupt"]}), tmp_path / "part.errors.parquet")
+    data = read_dataset(tmp_path)
+    assert [row.name for row in data.rows()] == ["a", "c", "b", "d"]
+    np.testing.assert_array_equal(data.vectors, np.concatenate([old[[0, 2]], new]))
+
+
+def test_models_are_not_mixed(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", ["a"], clusters(1, 8))
+    write(tmp_path / "b.parquet", ["b"], clusters(1, 8), model={**MODEL, "weights_sha256": "b" * 64})
+    with pytest.raises(DatasetError, match="mixes embeddings of different models"):
+        read_dataset(tmp_path)
+
+
+def test_what_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="does not exist"):
+        read_dataset(tmp_path / "missing.parquet")
+    with pytest.raises(DatasetError, match="no Parquet files"):
+        read_dataset(tmp_path)
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    with pytest.raises(DatasetError, match="cannot read"):
+        read_dataset(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"name": ["a"]}), tmp_path / "names.parquet")
+    with pytest.raises(DatasetError, match="no columns name and embedding"):
+        read_dataset(tmp_path / "names.parquet")
+    vectors = np.full((2, 8), np.nan, np.float32)
+    with pytest.raises(DatasetError, match="no row with an embedding"):
+        read_dataset(write(tmp_path / "failed.parquet", ["a", "b"], vectors))
