@@ -12,6 +12,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from testing.pictures import encoded, png_chunk, source_picture
 
@@ -241,4 +242,30 @@ def named_files() -> dict[str, tuple[bytes, str]]:
         "jpeg_in.bmp": (bmp[:30] + struct.pack("<I", 4) + bmp[34:], "JPEG"),
         "os2_short.bmp": (bmp[:14] + struct.pack("<I", 16) + bmp[18:], "OS/2"),
         "two_bits.bmp": (bmp[:28] + struct.pack("<H", 2) + bmp[30:], "2 bits"),
+    }
+
+
+def animations() -> dict[str, tuple[bytes, bytes, bytes]]:
+    """Name -> (an animation whose first frame is blank, its first frame with content, its first frame)."""
+    cat = source_picture("chelsea.png").resize((180, 120))
+    white, black = Image.new("RGB", cat.size, "white"), Image.new("RGB", cat.size)
+    clear, opaque = Image.new("RGBA", cat.size), cat.convert("RGBA")
+    content, turned = encoded(cat, "PNG"), cat.rotate(180)
+    whites = [white, Image.new("RGB", cat.size, "red")]
+    palette = cat.quantize(255)
+
+    def animated(name: str, first: Image.Image, *others: Image.Image, **options: object) -> bytes:
+        return encoded(first, name, save_all=True, append_images=list(others), duration=50, **options)
+
+    gif_content = encoded(palette, "GIF")
+    gray = encoded(Image.new("L", cat.size), "PNG")
+    return {
+        "white_first.gif": (animated("GIF", white, palette), gif_content, encoded(white, "PNG")),
+        "two_blank.gif": (animated("GIF", *whites, palette), gif_content, encoded(white, "PNG")),
+        "transparent_first.gif": (animated("GIF", clear, palette, disposal=2), gif_content, gray),
+        "white_first.webp": (animated("WEBP", white, cat, turned), content, encoded(white, "PNG")),
+        "transparent_first.webp": (animated("WEBP", clear, opaque, lossless=True), content, gray),
+        "black_first.png": (animated("PNG", black, cat, turned), content, gray),
+        "transparent_first.png": (animated("PNG", clear, opaque), content, gray),
+        "black_first.avif": (animated("AVIF", black, cat, speed=10), content, gray),
     }

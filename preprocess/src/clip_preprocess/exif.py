@@ -24,6 +24,8 @@ _XMP_ORIENTATION = re.compile(rb"\btiff:Orientation\s*(?:=\s*[\"']|>)\s*([0-9])\
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 """TIFF's integer types, in struct's letters."""
 
+_PREFIX = b"Exif\0\0"
+
 Box = tuple[float, float, float, float]
 Side = TypeVar("Side", int, float)
 
@@ -73,10 +75,15 @@ def _directory(exif: bytes) -> tuple[str, bytes] | None:
 
 
 def of_picture(picture: Image.Image) -> int:
-    """The orientation 1-8 of a decoded picture of any format."""
+    """The orientation 1-8 of a decoded picture of any format, where Pillow's exif_transpose finds it."""
+    exif = picture.info.get("exif")
+    if isinstance(exif, bytes) and exif:
+        xmp = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp") or b""
+        prefixed = exif if exif.startswith(_PREFIX) else _PREFIX + exif
+        return of_metadata(prefixed, xmp.encode() if isinstance(xmp, str) else xmp)
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as above
+    except Exception:  # the parser raises many types, and the pixels do not depend on it
         return 1
     return orientation if orientation in _TRANSPOSITIONS else 1
 

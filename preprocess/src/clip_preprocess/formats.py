@@ -31,7 +31,7 @@ from PIL import (
 )
 
 from clip_preprocess import unsupported
-from clip_preprocess.headers import bmp, gif, jpeg, jpeg_segments, png, webp
+from clip_preprocess.headers import bmp, gif, jpeg, jpeg_segments, png, tiff, webp
 from clip_preprocess.headers.base import Data, Header
 from clip_preprocess.notices import Notice, NoticeCode
 
@@ -116,7 +116,7 @@ FORMATS = (
         BmpImagePlugin.BmpImageFile,
         bmp.read_header,
     ),
-    Format("TIFF", lambda start: start[:4] in _TIFF_MAGICS, TiffImagePlugin.TiffImageFile),
+    Format("TIFF", lambda start: start[:4] in _TIFF_MAGICS, TiffImagePlugin.TiffImageFile, tiff.read_header),
     # AVIF comes before HEIC: both may list the neutral brand `mif1`.
     Format("AVIF", lambda start: bool(_brands(start) & _AVIF_BRANDS), AvifImagePlugin.AvifImageFile),
     Format("HEIC", lambda start: bool(_brands(start) & _HEIC_BRANDS), _heic_plugin()),

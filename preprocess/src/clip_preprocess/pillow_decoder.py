@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
-from clip_preprocess import background, exif
+from clip_preprocess import animation, background, exif, samples
 from clip_preprocess.decoded import Decoded
 from clip_preprocess.errors import ErrorCode, ItemError, forget
 from clip_preprocess.formats import Format
@@ -27,6 +27,8 @@ from clip_preprocess.settings import PreprocessSettings
 # Warnings about odd metadata do not concern the pixels, and would be a log line per photo.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+# Parts of Pillow's texts about files that may be sound.
+_UNSUPPORTED = ("unknown pixel mode", "unknown data organization", "Unsupported BMP", "not yet supported")
 _DAMAGE = (ErrorCode.CORRUPT, ErrorCode.TRUNCATED)
 
 
@@ -49,7 +51,8 @@ _silence_libtiff()
 
 
 def decode(data: Data, kind: Format, header: Header | None, settings: PreprocessSettings) -> Decoded:
-    """The first (or only) picture in `data`, in its own mode: palette, alpha and CMYK are kept.
+    """The photo in `data`, in its own mode: palette, alpha and CMYK are kept. That is the first picture, or
+    the first frame with content. Gray pictures of more than 8 bits become mode L, except under `exact`.
 
     With a `background`, a picture with transparency is shown on it and becomes RGB.
 
@@ -99,14 +102,15 @@ def _decode(data: Data, kind: Format, header: Header | None, settings: Preproces
             raise failure
         notices = (Notice(NoticeCode.TRUNCATED, failure.text),)
     orientation = exif.of_picture(picture) if settings.apply_exif_orientation else 1
-    return Decoded(_on_background(picture, settings), picture.size, orientation, notices=notices)
-
-
-def _on_background(picture: Image.Image, settings: PreprocessSettings) -> Image.Image:
-    if picture.mode == "La":  # a gray TIFF multiplied by its alpha: Pillow converts it to nothing else
-        picture = picture.convert("LA")
-    alpha = None if settings.background == background.NONE else background.opacity(picture)
-    return picture if alpha is None else background.flattened(picture, alpha, settings.background)
+    frame: Image.Image
+    frame, other = animation.with_content(picture, lambda: _open(data, kind, header), settings.quality)
+    if frame.mode == "La":  # a gray TIFF multiplied by its alpha: Pillow converts it to nothing else
+        frame = frame.convert("LA")
+    alpha = None if settings.background == background.NONE else background.opacity(frame)
+    shown, clipped = samples.to_8_bits(frame, settings.quality)
+    if alpha is not None:
+        shown = background.flattened(shown, alpha, settings.background)
+    return Decoded(shown, shown.size, orientation, notices=(*notices, *other, *clipped))
 
 
 def _open(data: Data, kind: Format, header: Header | None) -> ImageFile.ImageFile:
@@ -148,4 +152,6 @@ def _as_item_error(error: Exception, kind: Format, size: tuple[int, int] | None,
         return damaged(ErrorCode.TOO_MANY_PIXELS, kind.name, size, "its canvas is too large to decode")
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return damaged(ErrorCode.TRUNCATED, kind.name, size, "the picture data ends too early")
+    if any(part in str(error) for part in _UNSUPPORTED):
+        return damaged(ErrorCode.UNSUPPORTED_FORMAT, kind.name, size, "its samples cannot be decoded")
     return damaged(ErrorCode.CORRUPT, kind.name, size, otherwise)

@@ -5,17 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from clip_preprocess import ErrorCode, ItemError, Preprocessor, PreprocessSettings, preprocess_one
-from testing.odd_files import broken_files, named_files, odd_files
+from clip_preprocess import (
+    ErrorCode,
+    ItemError,
+    NoticeCode,
+    Outcome,
+    Preprocessor,
+    PreprocessSettings,
+    preprocess_one,
+)
+from testing.odd_files import animations, broken_files, named_files, odd_files
 from testing.odd_jpegs import broken_jpegs, odd_jpegs, unsupported_jpegs
+from testing.tiffs import camera_raw_tiffs, odd_tiffs, picture, tiff_file, undecodable_tiffs, wide_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 QUALITIES: tuple[Any, ...] = ("exact", "high", "fast")
-ODD = odd_files() | odd_jpegs()
+ODD = odd_files() | odd_tiffs() | odd_jpegs()
 BROKEN = broken_files() | broken_jpegs()
-NAMED = named_files() | unsupported_jpegs()
+NAMED = named_files() | unsupported_jpegs() | camera_raw_tiffs() | undecodable_tiffs()
+WIDE, ANIMATIONS = wide_pictures(), animations()
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -48,3 +59,48 @@ def test_what_is_not_decoded_is_named(name: str) -> None:
         preprocess_one(data, PreprocessSettings((64, 64)))
     assert caught.value.code is ErrorCode.UNSUPPORTED_FORMAT, caught.value.text
     assert part in caught.value.text
+
+
+def run(data: bytes, quality: Any) -> tuple[Outcome, npt.NDArray[np.uint8]]:
+    rows = np.zeros((1, 64, 64, 3), np.uint8)
+    (outcome,) = Preprocessor(PreprocessSettings((64, 64), quality=quality)).run([data], rows)
+    assert outcome.error is None, outcome.error
+    row: npt.NDArray[np.uint8] = rows[0]
+    return outcome, row
+
+
+@pytest.mark.parametrize("quality", ["high", "fast"])
+@pytest.mark.parametrize("name", WIDE)
+def test_gray_values_are_scaled_to_8_bits(name: str, quality: Any) -> None:
+    data, of_8_bits = WIDE[name]
+    outcome, row = run(data, quality)
+    assert outcome.notices == ()
+    np.testing.assert_array_equal(row, run(of_8_bits, quality)[1])
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_exact_clips_gray_values_as_open_clip_does(name: str) -> None:
+    outcome, _ = run(WIDE[name][0], "exact")
+    codes = [notice.code for notice in outcome.notices if notice.code is not NoticeCode.SINGLE_COLOR]
+    fits = name in ("32_bits_of_8.tiff", "float_0_to_255.tiff")
+    assert codes == ([] if fits else [NoticeCode.CLIPPED_RANGE])
+
+
+def test_nan_alone_is_black() -> None:
+    nothing = tiff_file(picture(np.full((9, 9), np.nan, np.float32)))
+    outcome, row = run(nothing, "high")
+    assert not row.any()
+    assert [notice.code for notice in outcome.notices] == [NoticeCode.SINGLE_COLOR]
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("name", ANIMATIONS)
+def test_a_blank_first_frame_gives_way_to_the_first_with_content(name: str, quality: Any) -> None:
+    animation, wanted, blank = ANIMATIONS[name]
+    outcome, row = run(animation, quality)
+    codes = [notice.code for notice in outcome.notices if notice.code is not NoticeCode.SINGLE_COLOR]
+    assert codes == [NoticeCode.OTHER_PICTURE]
+    expected = run(blank if quality == "exact" else wanted, quality)[1]
+    assert (
+        np.abs(row.astype(int) - expected).mean() < 8
+    )  # frames are compressed again; cat and canvas differ by 90

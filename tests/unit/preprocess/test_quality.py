@@ -72,7 +72,9 @@ def test_near_exact_in_every_mode(resize_mode: Any, image_size: tuple[int, int],
     assert mean_difference(photo, high, exact) < 0.4
 
 
-@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize(
+    "name", sorted(set(SOUND) - {"sixteen_bit.png"})
+)  # scaled to 8 bits, except by `exact`
 def test_odd_pictures_have_pixels(name: str) -> None:
     hard = ("noise" in name) or (name in ("1xn.png", "3xn.jpg", "nx1.png", "223x225.png"))
     assert mean_difference(SOUND[name], HIGH) < (12 if hard else 1)

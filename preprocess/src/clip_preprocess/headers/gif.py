@@ -75,7 +75,9 @@ def _after_blocks(data: Data, at: int, most: int) -> tuple[int, int]:
         at += length + 1
         most -= 1
         if most < 0:
-            raise _TooManyBlocksError
+            break
+    if most < 1:
+        raise _TooManyBlocksError
     return at + 1, most - 1
 
 

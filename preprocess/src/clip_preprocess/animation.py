@@ -1,0 +1,58 @@
+"""Animations whose first frame is empty: the first frame with content takes its place.
+
+Some GIF, WebP and APNG files begin with a blank or transparent frame, which all have the same vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PIL import Image, ImageFile
+
+from clip_preprocess.notices import Notice, NoticeCode
+from clip_preprocess.settings import Quality
+
+MAX_FRAMES = 32
+"""Frames that are looked at for one with content."""
+MAX_FRAME_PIXELS = 200_000_000
+"""Pixels of those frames, all together."""
+
+
+def with_content(
+    picture: ImageFile.ImageFile, reopen: Callable[[], ImageFile.ImageFile], quality: Quality
+) -> tuple[ImageFile.ImageFile, tuple[Notice, ...]]:
+    """`picture`, loaded, or a later frame if it is the blank first frame of an animation, and a notice.
+
+    Quality `exact` keeps the first frame, as open_clip does.
+    """
+    if picture.format == "GIF":  # counting frames would unload the picture
+        if not _is_blank(picture) or not getattr(reopen(), "is_animated", False):
+            return picture, ()
+    elif getattr(picture, "n_frames", 1) < 2 or picture.format == "TIFF" or not _is_blank(picture):
+        return picture, ()
+    if quality == "exact":
+        text = "the first frame is blank; quality exact embeds it, as open_clip does"
+        return picture, (Notice(NoticeCode.OTHER_PICTURE, text),)
+    other = reopen()
+    most = min(MAX_FRAMES, max(MAX_FRAME_PIXELS // (picture.width * picture.height), 1))
+    for index in range(1, most):
+        try:
+            other.seek(index)
+            other.load()
+        except Exception:  # the end, or a damaged frame
+            break
+        if not _is_blank(other):
+            text = f"the first frame is blank; frame {index + 1} was embedded"
+            return other, (Notice(NoticeCode.OTHER_PICTURE, text),)
+    return picture, (Notice(NoticeCode.OTHER_PICTURE, "the first frames are blank; the first was embedded"),)
+
+
+def _is_blank(picture: Image.Image) -> bool:
+    """Whether all pixels are transparent, or of one color. A GIF's transparent pixels have one index."""
+    if picture.format != "GIF" and picture.has_transparency_data:
+        alpha = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        if alpha.getchannel("A").getextrema() == (0, 0):
+            return True
+    extrema = picture.getextrema()
+    bands = [extrema] if isinstance(extrema[0], int | float) else extrema
+    return all(lowest == highest for lowest, highest in bands)
