@@ -80,7 +80,7 @@ def of_picture(picture: Image.Image) -> int:
     if isinstance(exif, bytes) and exif:
         xmp = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp") or b""
         prefixed = exif if exif.startswith(_PREFIX) else _PREFIX + exif
-        return of_metadata(prefixed, xmp.encode() if isinstance(xmp, str) else xmp)
+        return of_metadata(prefixed, xmp if isinstance(xmp, bytes) else str(xmp).encode())
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # the parser raises many types, and the pixels do not depend on it
