@@ -34,6 +34,7 @@ from clip_client.sinks import open_sink
 from clip_client.sinks.base import EmbeddedObject, Sink, how_to_continue
 from clip_client.sources import open_source
 from clip_client.sources.base import SourceOptions
+from clip_client.terminal import printable
 from clip_client.timings import Stage, table
 
 _DESCRIPTION = """\
@@ -94,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except Exception:
         # Without this, Python would exit with status 1, which means that the file was written.
-        traceback.print_exc()
+        print(printable(traceback.format_exc()), end="", file=sys.stderr)
         _say_what_is_kept(options)
         return 2
 
@@ -110,8 +111,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Every message, errors included, goes through here."""
+        super()._print_message(printable(message), file)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "clip-embed",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -244,7 +251,9 @@ def _embed(options: argparse.Namespace) -> int:
         client.wait(options.wait)
         timing = client.timed() if options.timings else nullcontext()
         with timing as timings, _Progress(quiet=options.quiet) as progress:
-            summary = embed_all(client, source, options.out, run, on_item=progress.show)
+            summary = embed_all(
+                client, source, options.out, run, on_item=progress.show, on_total=progress.on_total
+            )
     _report(summary, timings.stages() if timings else {}, as_json=options.json)
     if summary.kept_in:
         _say(how_to_continue(overwrite=options.overwrite))
@@ -254,23 +263,22 @@ def _embed(options: argparse.Namespace) -> int:
 
 
 class _Progress:
-    """A progress line with the number of errors, on standard error; cleared before anything else is printed.
-
-    It has no total, because objects are listed while earlier ones are embedded.
-    """
+    """A progress line with the number of errors, on a terminal; cleared before anything else is printed."""
 
     def __init__(self, *, quiet: bool) -> None:
         # The delay keeps a run that fails at once from drawing an empty bar above its error.
         self._bar = tqdm(
             unit=" photos",
-            bar_format="photos: {n_fmt} [{elapsed}, {rate_noinv_fmt}{postfix}]",
-            disable=quiet,
+            bar_format=_COUNTED,
+            disable=True if quiet else None,  # None: drawn only on a terminal
             dynamic_ncols=True,
             mininterval=0.5,
             delay=0.5,
             leave=False,
         )
         self._errors = 0
+        self.on_total = None if self._bar.disable else self._total
+        """For embed_all(); None if nothing is drawn, to save the second listing."""
 
     def __enter__(self) -> _Progress:
         return self
@@ -279,10 +287,22 @@ class _Progress:
         self._bar.close()
 
     def show(self, item: EmbeddedObject) -> None:
+        if self._bar.total is not None and self._bar.n >= self._bar.total:
+            self._bar.total = self._bar.n + 1  # more objects than were counted
         self._bar.update()
         if item.error:
             self._errors += 1
             self._bar.set_postfix(errors=self._errors, refresh=False)
+
+    def _total(self, count: int, is_all: bool) -> None:
+        self._bar.total = count
+        self._bar.bar_format = _OF_ALL if is_all else _OF_AT_LEAST
+
+
+_RATE = "{rate_noinv_fmt}{postfix}]"
+_COUNTED = "photos: {n_fmt} [{elapsed}, " + _RATE
+_OF_AT_LEAST = "photos: {n_fmt} of at least {total_fmt} [{elapsed}, " + _RATE
+_OF_ALL = "photos: {n_fmt} of {total_fmt}, {percentage:.0f}% [{elapsed}, {remaining} left, " + _RATE
 
 
 def _report(summary: Summary, stages: dict[str, Stage], *, as_json: bool) -> None:
@@ -345,7 +365,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _say(text: str) -> None:
-    print(f"clip-embed: {text}", file=sys.stderr, flush=True)
+    print(f"clip-embed: {printable(text, keep='')}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from clip_client import defaults
 from clip_client.client import ClipClient
-from clip_client.errors import PERMANENT_CODES, ItemError, SourceError
+from clip_client.errors import PERMANENT_CODES, ClipClientError, ItemError, SourceError
 from clip_client.sinks.base import EmbeddedObject, Existing, Sink, StoredRow, describe_model
 from clip_client.sources.base import ObjectInfo, Source, crc32c
 from clip_client.sources.folder import FolderSource
+
+_TOTAL_EVERY_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,15 @@ def embed_all(
     *,
     bytes_in_flight: int = defaults.BYTES_IN_FLIGHT,
     on_item: Callable[[EmbeddedObject], None] | None = None,
+    on_total: Callable[[int, bool], None] | None = None,
 ) -> Summary:
     """Embeds the objects of `source` that `sink` does not have yet, and closes the sink.
 
-    Calls `on_item` for each. The sink's files may be in the source's folder. Raises ServerUnavailable,
-    ServerMismatch, SourceError and SinkError. After an error or a KeyboardInterrupt, finished rows are kept
-    for the next run, and the client is closed to end its requests in flight.
+    Calls `on_item` for each. If `on_total` is given, a thread lists the source a second time to count the
+    objects to embed, and calls it now and then with their number so far and whether that is all. The sink's
+    files may be in the source's folder. Raises ServerUnavailable, ServerMismatch, SourceError and SinkError.
+    After an error or a KeyboardInterrupt, finished rows are kept for the next run, and the client is closed
+    to end its requests in flight.
     """
     if isinstance(source, FolderSource):
         source = source.excluding(*sink.local_paths)
@@ -91,7 +97,7 @@ def embed_all(
         known = sink.open(name, describe_model(info), info.dimension, options)
         todo = _Remaining(source, known, options)
         records = client.embed_records(todo, bytes_in_flight=bytes_in_flight, on_abort=client.close)
-        with closing(records):
+        with closing(records), _counting(todo, on_total):
             return _Run(todo, sink, on_item).finish(records, prune=options.prune)
 
 
@@ -145,6 +151,31 @@ class _Run:
                 self._on_item(item)
 
 
+@contextmanager
+def _counting(todo: _Remaining, on_total: Callable[[int, bool], None] | None) -> Iterator[None]:
+    """Counts the objects to embed in a thread that nothing waits for."""
+    stopped = threading.Event()
+
+    def count() -> None:
+        total, told = 0, time.monotonic()
+        with suppress(ClipClientError):  # whoever embeds the objects lists them too, and reports it
+            for total in todo.totals():
+                if stopped.is_set():
+                    return
+                if on_total is not None and time.monotonic() - told > _TOTAL_EVERY_S:
+                    told = time.monotonic()
+                    on_total(total, False)
+            if on_total is not None:
+                on_total(total, True)
+
+    if on_total is not None:
+        threading.Thread(target=count, name="clip-count", daemon=True).start()
+    try:
+        yield
+    finally:
+        stopped.set()
+
+
 class _Unchanged(ItemError):  # noqa: N818 - no error for anyone else
     """Instead of an embedding: the object's content is what its row was made from."""
 
@@ -186,10 +217,22 @@ class _Remaining:
             self._unlisted.discard(item.name)
             if not self._is_selected(item.name):
                 self.excluded += 1
-            elif self._is_done(item):
+                continue
+            is_done = self._is_done(item)
+            if is_done:
                 self.skipped += 1
-            else:
-                yield item
+                self.not_retried += self.known[item.name].error_code is not None
+                continue
+            if is_done is None:
+                self._undecided.add(item.name)
+            yield item
+
+    def totals(self) -> Iterator[int]:
+        """The number of objects to embed among the first 1, 2, ... objects; without those in doubt."""
+        total = 0
+        for item in self._source.list():
+            total += self._is_selected(item.name) and self._is_done(item) is False
+            yield total
 
     def gone(self) -> set[str]:
         """The known objects that the source no longer has. Complete once everything is listed."""
@@ -199,16 +242,10 @@ class _Remaining:
         include, exclude = self._options.include, self._options.exclude
         return (not include or _matches(name, include)) and not _matches(name, exclude)
 
-    def _is_done(self, item: ObjectInfo) -> bool:
+    def _is_done(self, item: ObjectInfo) -> bool | None:
+        """Whether the object's row is right and final; None if only its content can decide that."""
         row = self.known.get(item.name)
-        if row is None or not self._is_final(row):
-            return False
-        is_current = row.is_current(item)
-        if is_current is None:
-            self._undecided.add(item.name)
-        elif is_current:
-            self.not_retried += row.error_code is not None
-        return bool(is_current)
+        return False if row is None or not self._is_final(row) else row.is_current(item)
 
     def _is_final(self, row: StoredRow) -> bool:
         return row.error_code is None or row.error_code in self._final

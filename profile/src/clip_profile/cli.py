@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from clip_client.errors import ClipClientError
+from clip_client.terminal import printable
 from clip_profile.answer import apply, compare
 from clip_profile.answer.recommend import Recommendation, recommend
 from clip_profile.answer.serve_command import serve_command
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"clip-profile: {text}", file=sys.stderr)
+    print(f"clip-profile: {printable(text)}", file=sys.stderr)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -153,7 +154,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     if are_reports(options.runs):
-        print(compare_reports(options.runs, as_json=options.json))
+        print(printable(compare_reports(options.runs, as_json=options.json)))
         return 0
     objective = _objective(options)
     columns = compare.columns_of(options.runs, objective)
@@ -161,7 +162,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(compare.to_dict(columns, rows, objective), indent=2))
     else:
-        print(compare.to_text(columns, rows, objective))
+        print(printable(compare.to_text(columns, rows, objective)))
     return 0
 
 

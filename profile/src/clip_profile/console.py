@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TextIO
 
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+from clip_client.terminal import printable
+
 _WIDTH = 150
-
-
-def printable(text: str) -> str:
-    """`text` without characters that move the cursor, change colors or reverse the reading direction.
-
-    File names and other programs' messages may contain them; lone surrogates cannot be written at all.
-    """
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def counted(number: int, noun: str) -> str:
@@ -44,7 +36,7 @@ class Console:
         """Replaced by whatever comes next; only on a terminal."""
         if self._stream.isatty():
             self.clear()
-            self._stream.write(printable(text)[:_WIDTH])
+            self._stream.write(printable(text, keep="")[:_WIDTH])
             self._stream.flush()
             self._pending = True
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_client import EmbeddedObject, Existing, ObjectInfo, PhotoResult, SinkError, Stage, cli
+from clip_client import EmbeddedObject, Existing, ItemError, ObjectInfo, PhotoResult, SinkError, Stage, cli
 from clip_client.pipeline import Summary
 from clip_client.sinks.parquet import ParquetSink
 from testing.waiting import PATIENCE_S
@@ -63,6 +65,65 @@ def test_notices_are_counted_on_one_line(capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr()
     assert "clip-embed: notices: 1 single_color, 3 truncated\n" in said.err
     assert json.loads(said.out)["notices"] == counts
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def result(number: int, error: ItemError | None = None) -> EmbeddedObject:
+    vector = None if error else np.ones(2, np.float32)
+    return EmbeddedObject(ObjectInfo(f"{number}.jpg", 1), PhotoResult(vector, error))
+
+
+def test_progress_has_a_total_and_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with cli._Progress(quiet=False) as progress:
+        bar = progress._bar
+        bar.start_t -= 10  # it began 10 s ago
+        progress.show(result(0))
+        assert progress.on_total is not None
+        progress.on_total(3, False)
+        assert str(bar).startswith("photos: 1 of at least 3 [00:10, ")
+        progress.on_total(4, True)
+        progress.show(result(1, ItemError("corrupt", "no photo")))
+        assert str(bar).startswith("photos: 2 of 4, 50% [00:10, 00:10 left, ")
+        assert str(bar).endswith("photos/s, errors=1]")
+        for number in range(2, 5):
+            progress.show(result(number))
+        assert str(bar).startswith("photos: 5 of 5, 100% ")
+        bar.refresh()
+    drawn, _, last = terminal.getvalue().rpartition("\r")
+    assert "photos: 5 of 5" in drawn
+    assert last.strip() == "", "the line is cleared before anything else is printed"
+
+
+@pytest.mark.parametrize(("quiet", "stream"), [(True, Terminal()), (False, io.StringIO())])
+def test_progress_that_nobody_watches(
+    monkeypatch: pytest.MonkeyPatch, quiet: bool, stream: io.StringIO
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with cli._Progress(quiet=quiet) as progress:
+        assert progress.on_total is None, "it costs a listing"
+        progress.show(result(0))
+        progress._bar.refresh()
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("place", ["source", "option", "error"])
+def test_control_characters_do_not_reach_the_terminal(tmp_path: Path, place: str) -> None:
+    nasty = "a\x1b[31m\u202e\nclip-embed: all photos embedded"
+    if place == "source":
+        done = run(str(tmp_path / nasty), "--out", str(tmp_path / "out.parquet"))
+    elif place == "option":
+        done = run(".", "--out", "out.parquet", "--concurrency", nasty)
+    else:
+        done = run(".", "--out", str(tmp_path / "o"), before=f"cli._embed = lambda options: 1 / {nasty!r}[0]")
+    assert done.returncode == 2
+    assert not re.search(r"[\x1b\u202e]", done.stderr)
+    if place == "source":
+        assert r"a\x1b[31m\u202e\nclip-embed: all" in done.stderr
 
 
 def test_a_run_that_fails_at_once_draws_no_progress(capsys: pytest.CaptureFixture[str]) -> None:

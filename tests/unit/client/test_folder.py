@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from clip_client import SourceError
 from clip_client.sources.folder import FolderSource
+from tests.unit.client.unprivileged import nobody
 
 
 @pytest.fixture
@@ -49,18 +47,6 @@ def test_excluded_paths_are_identified_by_location(folder: Path, root: str, out:
     assert left == ["a.jpg", "deep/b.jpg", "deep/out.parquet.parts.jpg", "out.parquet"]
     assert names(source) == everything
     assert names(source.excluding(folder / "elsewhere")) == everything
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Root may read everything."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o644])

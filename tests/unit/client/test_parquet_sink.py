@@ -29,6 +29,7 @@ from clip_client import (
     defaults,
 )
 from clip_client.sinks.parquet import ParquetSink, errors_path
+from tests.unit.client.unprivileged import nobody
 
 _MODEL = {"model": "ViT-B-32", "weights_sha256": "a"}
 
@@ -318,3 +319,30 @@ def test_a_killed_run_does_not_block_others(tmp_path: Path) -> None:
     assert (tmp_path / ".out.parquet.lock").exists()
     finished(out, row(1))
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+@pytest.mark.parametrize("place", ["folder", "file", "parent is a file"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_run(place: str) -> None:
+    """In a folder of its own, because pytest's are closed to other users."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        out = folder / "out.parquet"
+        if place == "folder":
+            folder.chmod(0o555)
+        else:
+            out.write_bytes(b"")
+            out.chmod(0o444)
+        if place == "parent is a file":
+            out = out / "deep" / "out.parquet"
+        with nobody(), pytest.raises(SinkError, match=r"cannot write to .*(permission|is not a folder)"):
+            ParquetSink(out).check(_SOURCE, Existing(overwrite=True))
+
+
+def test_a_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "deeper" / "out.parquet"
+    with closing(ParquetSink(out)) as sink:
+        sink.check(_SOURCE, Existing())
+    with closing(ParquetSink(tmp_path / "out.parquet")) as sink:
+        sink.check(_SOURCE, Existing())
+    assert list(tmp_path.iterdir()) == []

@@ -12,11 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clip_client import ClipClient, ItemError, ObjectInfo, RunOptions, SinkError, embed_all, open_sink
+from clip_client import (
+    ClipClient,
+    ItemError,
+    ObjectInfo,
+    RunOptions,
+    SinkError,
+    SourceError,
+    embed_all,
+    open_sink,
+)
 from clip_client.pipeline import Summary
 from clip_client.sinks.parquet import errors_path
 from clip_client.sources.base import crc32c
 from clip_client.sources.folder import FolderSource
+from testing.waiting import wait_until
 from tests.unit.client.servers import FakeTransport
 
 
@@ -47,6 +57,10 @@ class Album:
         self.folder.mkdir()
         self.out = folder / "out.parquet"
         self.requests = 0
+        self.totals: list[tuple[int, bool]] = []
+
+    def total(self, count: int, is_all: bool) -> None:
+        self.totals.append((count, is_all))
 
     def put(self, **files: str) -> None:
         for name, text in files.items():
@@ -56,7 +70,13 @@ class Album:
         """The summary, and the names of the files that were loaded."""
         source = Folder(folder or self.folder)
         with ClipClient(transport=FakeTransport(self._answer), concurrency=2) as client:
-            summary = embed_all(client, source, open_sink(str(self.out)), RunOptions(resume=True, **options))
+            summary = embed_all(
+                client,
+                source,
+                open_sink(str(self.out)),
+                RunOptions(resume=True, **options),
+                on_total=self.total,
+            )
         return summary, sorted(source.loads)
 
     def _answer(self, photos: list[bytes]) -> None:
@@ -195,3 +215,43 @@ def test_a_buckets_file_of_version_0_1_is_not_taken_for_a_folders(album: Album) 
     write_version_0_1(album, generation=1)
     with pytest.raises(SinkError, match="holds rows of a bucket, and this run reads"):
         album.run()
+
+
+def test_the_objects_to_embed_are_counted(album: Album) -> None:
+    wait_until(lambda: album.totals, "the files of the first run are counted")
+    assert album.totals.pop() == (3, True)
+    album.put(d="photo d", e="photo e", f="notes")
+    album.run(exclude=["f"])
+    wait_until(lambda: album.totals, "the new files are counted")
+    assert album.totals == [(2, True)]
+
+
+def test_patterns_select_objects(album: Album) -> None:
+    (album.folder / "deep").mkdir()
+    album.put(**{"x.jpg": "photo x", "notes.txt": "text", "deep/y.jpg": "photo y", "deep/z.JPG": "photo z"})
+    summary, loaded = album.run(include=["*.jpg"])
+    assert (loaded, summary.excluded, summary.gone) == (["deep/y.jpg", "x.jpg"], 5, 0)
+    assert len(album.rows()) == 5, "rows of objects that are left out stay"
+    assert album.run(exclude=["*.txt", "deep/*"])[1] == []
+    assert album.run(include=["deep/*"])[1] == ["deep/z.JPG"]
+
+
+def test_nothing_is_left_by_the_patterns(album: Album) -> None:
+    album.out.unlink()
+    errors_path(album.out).unlink()
+    with pytest.raises(SourceError, match="--include and --exclude leave out all 3"):
+        album.run(include=["*.png"])
+
+
+def test_an_output_that_is_a_link_stays_one(album: Album, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target = album.out.rename(tmp_path / "elsewhere" / "real.parquet")
+    errors_path(album.out).rename(errors_path(target))
+    target.chmod(0o640)
+    album.out.symlink_to(target)
+    album.put(d="photo d")
+    assert album.run()[0].embedded == 3
+    assert album.out.is_symlink()
+    assert pq.read_table(target).num_rows == 3
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in target.parent.iterdir()) == ["real.errors.parquet", "real.parquet"]

@@ -14,6 +14,7 @@ from clip_client import (
     ClipClient,
     EmbeddedObject,
     Existing,
+    ItemError,
     ObjectInfo,
     Sink,
     SinkError,
@@ -213,3 +214,21 @@ def test_libraries_of_sources_and_sinks_are_not_imported_before_they_are_needed(
     code = "import sys, clip_client; print({'pyarrow', 'google.cloud.storage'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_path_is_embedded_like_its_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"photo")
+    with ClipClient(transport=FakeTransport(lambda _: None)) as client:
+        for source in (tmp_path, str(tmp_path), tmp_path / "a.jpg"):
+            assert [name for name, _ in client.embed_objects(source)] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("path", ["a\0b.jpg", "a\ud800.jpg"])
+def test_a_path_that_no_file_can_have_is_that_photos_error(tmp_path: Path, path: str) -> None:
+    good = tmp_path / "a.jpg"
+    good.write_bytes(b"photo")
+    with ClipClient(transport=FakeTransport(lambda _: None)) as client:
+        first, second = client.embed([path, good], on_error="return")
+    assert isinstance(first, ItemError)
+    assert first.code == "load_failed"
+    assert not isinstance(second, ItemError)

@@ -215,7 +215,7 @@ def size_of(image: Image) -> int:
         return len(image)
     try:
         return Path(image).stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return 0
 
 
@@ -231,6 +231,8 @@ def read_photo(info: ModelInfo, image: Image) -> bytes | ItemError:
         return ItemError("not_found", f"{image} does not exist")
     except OSError as error:
         return ItemError("load_failed", f"{image}: {error.strerror}")
+    except ValueError as error:  # a NUL in the path, or a lone surrogate
+        return ItemError("load_failed", f"{str(image)!r}: {error}")
 
 
 def filled(read: Sequence[bytes | ItemError], answers: Sequence[PhotoResult]) -> list[PhotoResult]:

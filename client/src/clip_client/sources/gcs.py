@@ -66,7 +66,7 @@ class GcsSource:
             )
 
     def list(self) -> Iterator[ObjectInfo]:
-        self.placeholders = 0
+        placeholders = 0
         for page in self._pages():
             for blob in page:
                 info = ObjectInfo(
@@ -74,7 +74,8 @@ class GcsSource:
                 )
                 self._is_object = info.name == self._prefix and info.size > 0 and not info.name.endswith("/")
                 if info.name.endswith("/") and not info.size:
-                    self.placeholders += 1
+                    placeholders += 1
+                    self.placeholders = placeholders
                     continue
                 yield info
                 if self._is_object:  # the shortest name with this prefix is listed first

@@ -12,7 +12,7 @@ from typing import Any
 from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin
 
 from clip_client import ConnectionOptions, ServerUnavailable
-from clip_profile.console import printable
+from clip_client.terminal import printable
 
 _FILES = {
     "root_certificates": "--ssl-grpc-root-certifications-file",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from clip_profile.console import printable
+from clip_client.terminal import printable
 
 WIDE, NARROW = 940, 330
 """Pixels of a chart on a desktop and on a phone."""

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from clip_profile.console import printable
+from clip_client.terminal import printable
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from pathlib import Path
 from clip_client import ConnectionOptions, ObjectInfo, Source, SourceOptions, open_source
 from clip_client import defaults as client_defaults
 from clip_client.arguments import add_connection_options, connection_of
+from clip_client.terminal import printable
 from clip_profile import defaults
 from clip_profile.arguments import at_least, positive
-from clip_profile.console import Console, printable
+from clip_profile.console import Console
 from clip_profile.errors import NoPhotoLeft, ProfileError
 from clip_profile.load.connection import NEEDS_URL, redacted
 from clip_profile.load.server import Server, embedded, running
@@ -165,7 +166,10 @@ def _status(measured: Measured, report: Report, options: argparse.Namespace) -> 
     if not report.photos:
         raise ProfileError(f"nothing was measured: {_cause(measured, report, options.photos)}")
     if measured.ended:
-        print(f"clip-profile: error: {measured.ended}. What was measured until then is kept", file=sys.stderr)
+        print(
+            f"clip-profile: error: {printable(str(measured.ended))}. What was measured until then is kept",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
