@@ -21,7 +21,7 @@ Work = Literal["whole", "null"]
 """Everything, or everything but the model: the null encoder returns a constant vector."""
 _NULL_MODEL = Path(__file__).parent / "null_encoder" / "model.py"
 _ADDED_OUTPUTS = ("notice", "format", "dimensions")
-_ADDED_PARAMETERS = ("background",)
+_ADDED_PARAMETERS = ("activation", "background", "transform")
 
 
 def default_spec() -> ModelSpec:

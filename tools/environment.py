@@ -55,13 +55,19 @@ def _create(folder: Path, kind: str) -> None:
         _run(uv, "venv", "-q", "--clear", "-p", sys.executable, folder)
     install: list[str | Path] = [uv, "pip", "install", "-q", "-p", python]
     if kind != "serve" and TORCH_INDEX_URL:
-        _run(*install, "--index-url", TORCH_INDEX_URL, "torch", "torchvision")
+        _run(*install, "--index-url", TORCH_INDEX_URL, pinned("torch"), "torchvision")
     install += settings_of_pip()
     if kind == "serve" and sys.version_info >= FIRST_WITHOUT_NUMPY_1:
         _run(python, "-m", "tools.old_numpy", *install, PYTHONPATH="serving/src")
     _run(*install, "-c", "constraints.txt", "-r", f"tools/requirements-{kind}.txt")
     if kind == "serve":
         _run(python, "-c", "from clip_serving.server import perf_analyzer; perf_analyzer.prepare()")
+
+
+def pinned(package: str) -> str:
+    """The requirement for `package` in constraints.txt, as torch's index may lack the other packages."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return next(line.split()[0] for line in lines if line.startswith(f"{package}=="))
 
 
 def _install_uv() -> Path:

@@ -61,6 +61,11 @@ def test_all_formats_of_one_tower(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.fp16.onnx", "model.int8.onnx", "model.onnx", "model.pt", "model.py", "proof.npz", "spec.json",
     ]  # fmt: skip
+    assert spec_of(tmp_path).artifacts == {
+        **{name: {"opset": 18, "ir_version": 10, "oldest_triton": "24.10"} for name in (
+            "model.fp16.onnx", "model.int8.onnx", "model.onnx")},
+        "model.pt": {"torch": torch.__version__.partition("+")[0], "oldest_triton": "26.05"},
+    }  # fmt: skip
     written = onnx.load(str(folder / "model.onnx"))
     assert written.ir_version <= 10
     assert [tensor.name for tensor in written.graph.input] == ["pixels", "valid"]

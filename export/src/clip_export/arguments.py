@@ -27,6 +27,8 @@ exit status: 0 published, 1 an artifact differs from open_clip (nothing publishe
 2 anything else.
 """
 
+DEFAULT_PRETRAINED = "laion2b_s34b_b79k"
+
 FORMATS = ("onnx-fp32", "onnx-fp16", "torchscript", "onnx-int8")
 """In the order in which they are written: int8 is made from fp32."""
 
@@ -51,13 +53,22 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", default="ViT-B-32", help="open_clip's name, or hf-hub:... (default: %(default)s)")
+    add(
+        "--model",
+        default="ViT-B-32",
+        help="open_clip's name, hf-hub:... or local-dir:... (default: %(default)s)",
+    )
     add(
         "--pretrained",
-        default="laion2b_s34b_b79k",
-        help="a tag of open_clip, a checkpoint file, or `none` for random weights (default: %(default)s)",
+        help="a tag of open_clip, a checkpoint file, or `none` for random weights; models of hf-hub: and "
+        f"local-dir: bring their own (default for others: {DEFAULT_PRETRAINED})",
     )
     add("--seed", type=int, default=0, help="seed of random weights (default: %(default)s)")
+    add(
+        "--force-quick-gelu",
+        action="store_true",
+        help="the weights were trained with QuickGELU, as OpenAI's, and the model's name does not say so",
+    )
     add("--preprocess-from", metavar="TAG", help="use mean, std and resize mode of this pretrained tag")
     add(
         "--fallback-random",

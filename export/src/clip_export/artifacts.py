@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
+import torch
+
 from clip_export import graph, verify
 from clip_export.errors import ParityError
 from clip_export.load import LoadedModel
@@ -40,6 +43,21 @@ def write_and_verify(name: str, loaded: LoadedModel, folder: Path, say: Say) -> 
     say(f"wrote {path.name}: {path.stat().st_size / 1e6:.0f} MB in {time.monotonic() - begin:.0f} s")
     tolerance = verify.FP16_TOLERANCE if half else verify.FP32_TOLERANCE
     return verify.verify(name, encoder, loaded, tolerance, say)
+
+
+def describe(folder: Path) -> dict[str, dict[str, str | int]]:
+    """The formats of the files in `folder` that a server may load, as ModelSpec.artifacts."""
+    found: dict[str, dict[str, str | int]] = {}
+    for path in sorted(folder.glob("*.onnx")):
+        model = onnx.load(str(path), load_external_data=False)
+        (opset,) = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+        triton = graph.ONNX_OLDEST_TRITON
+        found[path.name] = {"opset": opset, "ir_version": model.ir_version, "oldest_triton": triton}
+    if (folder / defaults.TORCHSCRIPT_FILE).exists():
+        version = str(torch.__version__).partition("+")[0]
+        triton = graph.TORCHSCRIPT_OLDEST_TRITON.get(version.rpartition(".")[0], "unknown")
+        found[defaults.TORCHSCRIPT_FILE] = {"torch": version, "oldest_triton": triton}
+    return found
 
 
 def write_int8(folder: Path, photos: Proof, say: Say, *, required: bool) -> list[verify.Int8Parity]:

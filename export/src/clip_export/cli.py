@@ -95,9 +95,11 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     if spec.random_weights:
         _say(_LOUD.format(why=f"seed {options.seed}, no training."))
     _say(f"{spec.model} ({spec.pretrained}): {_describe(spec)}")
+    for doubt in loaded.doubts:
+        _say(f"warning: {doubt}")
     with staging(options.repository) as folder:
         parities = _write_all(options, loaded, folder, int8_required=int8_required)
-        spec = dataclasses.replace(spec, min_cosine=_least_cosines(parities))
+        spec = dataclasses.replace(spec, min_cosine=_least_cosines(parities), artifacts=_artifacts(folder))
         version = publish(folder, options.repository, spec, partial(_changed, options))
     took = time.monotonic() - begin
     _say(f"published version {version} in {options.repository / defaults.ENCODER} after {took:.0f} s")
@@ -107,6 +109,9 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         "pretrained": spec.pretrained,
         "random_weights": spec.random_weights,
         "weights_sha256": spec.weights_sha256,
+        "activation": spec.activation,
+        "warnings": list(loaded.doubts),
+        "artifacts": spec.artifacts,
         "embedding_dim": spec.embedding_dim,
         "seconds": round(took, 1),
         "min_cosine": spec.min_cosine,
@@ -117,10 +122,17 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
 def _load(options: argparse.Namespace) -> Any:
     from clip_export.load import load
 
-    def attempt(pretrained: str) -> Any:
+    def attempt(pretrained: str | None) -> Any:
+        weights = {None: "its weights", "none": "random weights"}.get(pretrained, pretrained)
         download = " (fails after a minute if no hub answers)" if pretrained != "none" else ""
-        _say(f"loading {options.model} with {pretrained}{download} ...")
-        return load(options.model, pretrained, seed=options.seed, preprocess_from=options.preprocess_from)
+        _say(f"loading {options.model} with {weights}{download} ...")
+        return load(
+            options.model,
+            pretrained,
+            seed=options.seed,
+            preprocess_from=options.preprocess_from,
+            force_quick_gelu=options.force_quick_gelu,
+        )
 
     try:
         return attempt(options.pretrained)
@@ -148,6 +160,16 @@ def _write_all(options: argparse.Namespace, loaded: Any, folder: Path, *, int8_r
     return found
 
 
+def _artifacts(folder: Path) -> dict[str, dict[str, str | int]]:
+    from clip_export.artifacts import describe
+
+    found = describe(folder)
+    for name, facts in found.items():
+        if facts["oldest_triton"] == "unknown":
+            _say(f"warning: no Triton release is known to load {name}, which torch {facts['torch']} wrote")
+    return found
+
+
 def _least_cosines(parities: list[Any]) -> dict[str, float]:
     """The least cosine by precision. TorchScript is fp32 too, but is not served on a CPU."""
     found: dict[str, float] = {}
@@ -162,7 +184,8 @@ def _describe(spec: ModelSpec) -> str:
     height, width = spec.image_size
     return (
         f"{height}x{width} pixels, {spec.resize_mode}, {spec.interpolation}, "
-        f"{spec.embedding_dim} dimensions, weights sha256 {spec.weights_sha256[:12]}"
+        f"{spec.embedding_dim} dimensions, {spec.activation or 'unknown'} activation, "
+        f"weights sha256 {spec.weights_sha256[:12]}"
     )
 
 

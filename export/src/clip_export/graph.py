@@ -21,6 +21,9 @@ from clip_serving.repository.spec import ModelSpec
 OPSET = 18
 MAX_IR_VERSION = 10
 """The newest that Triton 24.10's onnxruntime backend reads; newer onnx packages write a higher one."""
+ONNX_OLDEST_TRITON = "24.10"
+TORCHSCRIPT_OLDEST_TRITON = {"2.14": "26.05"}
+"""By torch's release, the Triton whose PyTorch backend was seen to load what it writes."""
 
 
 class ServedTower(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import logging
 import platform
 import warnings
@@ -13,7 +14,9 @@ from typing import Any, cast
 
 import open_clip
 import torch
+from open_clip.transformer import VisionTransformer
 
+from clip_export.arguments import DEFAULT_PRETRAINED
 from clip_export.errors import HubUnreachable, LoadError
 from clip_preprocess.settings import Interpolation, ResizeMode
 from clip_serving.repository.spec import ModelSpec
@@ -21,12 +24,27 @@ from clip_serving.repository.spec import ModelSpec
 _HUB_WORDS = ("connect", "resolve", "offline", "timed out", "timeout", "network", "locate the file")
 
 
+_OWN_WEIGHTS = {"hf-hub:": "hub", "local-dir:": "local"}
+"""Models that bring their own weights, and what their spec names instead of a tag."""
+_ACTIVATIONS = {
+    "GELU": "gelu",
+    "GELUTanh": "gelu_tanh",
+    "QuickGELU": "quick_gelu",
+    "ReLU": "relu",
+    "SiLU": "silu",
+}
+
+
 @dataclass(frozen=True)
 class LoadedModel:
-    """An open_clip model in eval mode, fp32, on the CPU, and the spec of its image tower."""
+    """An open_clip model in eval mode, fp32, on the CPU, and the spec of its image tower.
+
+    `doubts`: sentences about what the weights do not say and the user has to know.
+    """
 
     model: Any
     spec: ModelSpec
+    doubts: tuple[str, ...] = ()
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """open_clip's own embedding of normalized float pixels [N,3,H,W]: L2-normalized [N,D]."""
@@ -34,24 +52,45 @@ class LoadedModel:
             return cast(torch.Tensor, self.model.encode_image(pixels, normalize=True))
 
 
-def load(name: str, pretrained: str, *, seed: int = 0, preprocess_from: str | None = None) -> LoadedModel:
+def load(
+    name: str,
+    pretrained: str | None = None,
+    *,
+    seed: int = 0,
+    preprocess_from: str | None = None,
+    force_quick_gelu: bool = False,
+) -> LoadedModel:
     """Loads a model. `pretrained`: an open_clip tag, a checkpoint file, or `none` for seeded random weights.
+
+    A `hf-hub:` or `local-dir:` model brings its own weights and needs no `pretrained`.
 
     Raises LoadError, and HubUnreachable if the weights must be downloaded and the hub does not answer.
     """
     random = pretrained == "none"
-    _check_name(name, pretrained)
+    source = "none" if random else _source(name, pretrained)
+    _check_name(name, source, force_quick_gelu=force_quick_gelu)
     with warnings.catch_warnings(), _LoadWarnings() as warned:
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         try:
-            model = open_clip.create_model(name, pretrained=None if random else pretrained)
+            model = open_clip.create_model(
+                name,
+                pretrained=None if random or _brings_weights(name) else source,
+                load_weights=not random,
+                require_pretrained=not random,
+                pretrained_text=not random,
+                force_quick_gelu=force_quick_gelu,
+            )
         except Exception as error:  # hubs, pickles and towers fail in many ways
-            raise _explain(name, pretrained, error) from error
-    warned.raise_for(name, pretrained, random=random)
+            raise _explain(name, source, error) from error
+    warned.raise_for(name, source, random=random)
     model.eval().requires_grad_(False)
-    label = f"random:seed={seed}" if random else Path(pretrained).name if _is_file(pretrained) else pretrained
-    return LoadedModel(model, _spec(model, name, label, random=random, preprocess_from=preprocess_from))
+    label = f"random:seed={seed}" if random else Path(source).name if _is_file(source) else source
+    spec = _spec(model, name, label, random=random, preprocess_from=preprocess_from)
+    doubts = () if random or force_quick_gelu else _doubts(model, name, source)
+    if _brings_weights(name) and pretrained not in (None, "none"):
+        doubts += (f"{name} brings its own weights: --pretrained {pretrained} is not used",)
+    return LoadedModel(model, spec, doubts)
 
 
 def weights_sha256(model: Any) -> str:
@@ -68,8 +107,24 @@ def _is_file(pretrained: str) -> bool:
     return Path(pretrained).is_file()
 
 
-def _check_name(name: str, pretrained: str) -> None:
-    if name.startswith(("hf-hub:", "local-dir:")):
+def _brings_weights(name: str) -> bool:
+    return name.startswith(tuple(_OWN_WEIGHTS))
+
+
+def _source(name: str, pretrained: str | None) -> str:
+    """Where the weights come from: a tag or a file, or `hub` or `local`."""
+    if not _brings_weights(name):
+        return pretrained or DEFAULT_PRETRAINED
+    if pretrained and _is_file(pretrained):
+        raise LoadError(
+            f"{name} brings its own weights, so open_clip would ignore {pretrained}. Leave out --pretrained, "
+            "or put the checkpoint into a folder with its open_clip_config.json and export local-dir:FOLDER"
+        )
+    return next(source for prefix, source in _OWN_WEIGHTS.items() if name.startswith(prefix))
+
+
+def _check_name(name: str, pretrained: str, *, force_quick_gelu: bool) -> None:
+    if _brings_weights(name):
         return
     if name not in open_clip.list_models():
         close = difflib.get_close_matches(name, open_clip.list_models(), n=5, cutoff=0.5)
@@ -81,26 +136,66 @@ def _check_name(name: str, pretrained: str) -> None:
             f"{', '.join(tags) or 'no tags'} (or `none` for random weights)"
         )
     if pretrained in tags:
-        _check_activation(name, pretrained)
+        _check_activation(name, pretrained, forced=force_quick_gelu)
 
 
-def _check_activation(name: str, tag: str) -> None:
-    """Rejects weights trained with QuickGELU in a tower without it, which open_clip only warns about.
+def _check_activation(name: str, tag: str, *, forced: bool) -> None:
+    """Rejects weights in a tower of another activation, which open_clip only warns about.
 
-    The reverse is fine: some models of open_clip (roberta-ViT-B-32) have QuickGELU in their own config, and
-    their tags do not repeat it.
+    A model with QuickGELU in its own config is fine (roberta-ViT-B-32): its tags do not repeat it.
     """
     wants = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
-    if wants and not (open_clip.get_model_config(name) or {}).get("quick_gelu", False):
+    has = (open_clip.get_model_config(name) or {}).get("quick_gelu", False)
+    if wants and not has and not forced:
         raise LoadError(
             f"the weights {tag!r} were trained with QuickGELU, which {name} does not have: "
             f"use --model {name}-quickgelu"
         )
+    if forced and not wants and not has:
+        raise LoadError(
+            f"the weights {tag!r} of {name} were trained without QuickGELU: leave out --force-quick-gelu"
+        )
+
+
+def _doubts(model: Any, name: str, source: str) -> tuple[str, ...]:
+    """Weights trained with QuickGELU have the same keys and shapes as those trained with GELU."""
+    is_file = _is_file(source)
+    if not is_file and (source != "local" or "quick_gelu" in _local_config(name)):
+        return ()  # a tag's activation is known, and so is that of a config that names it
+    if not isinstance(model.visual, VisionTransformer):
+        return ()
+    weights = Path(source).name if is_file else f"the config of {name}"
+    has, other, fix = "GELU", "QuickGELU, as OpenAI's were and those made from them", "add --force-quick-gelu"
+    if _activation(model.visual) == "quick_gelu":
+        plain = name.removesuffix("-quickgelu")
+        has, other, fix = "QuickGELU", "GELU, as most of open_clip's own were", f"use --model {plain}"
+    return (
+        f"{weights} does not say which activation the weights were trained with, and {name} has {has}. "
+        f"If they were trained with {other}, the embeddings are wrong without any other error: {fix}",
+    )
+
+
+def _local_config(name: str) -> dict[str, Any]:
+    path = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+    return config
+
+
+def _activation(visual: Any) -> str:
+    """The tower's activation functions: what a state dict does not hold."""
+    found = set()
+    for module in visual.modules():
+        name = type(module).__name__
+        tanh = name == "GELU" and getattr(module, "approximate", "none") == "tanh"
+        found.add("gelu_tanh" if tanh else _ACTIVATIONS.get(name, ""))
+    return "+".join(sorted(found - {""}))
 
 
 def _explain(name: str, pretrained: str, error: Exception) -> LoadError:
     text = f"{type(error).__name__}: {error}".lower()
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if "required pretrained weights" in text:
+        return LoadError(f"{name} has a config but no weights. Random ones need `--pretrained none`")
     if not _is_file(pretrained) and any(word in text for word in _HUB_WORDS):
         return HubUnreachable(
             f"the weights {pretrained!r} of {name} must be downloaded, but the hub does not answer. "
@@ -163,6 +258,7 @@ def _spec(model: Any, name: str, label: str, *, random: bool, preprocess_from: s
         embedding_dim=_embedding_dim(model, height, width),
         random_weights=random,
         weights_sha256=weights_sha256(model),
+        activation=_activation(model.visual),
         tool_versions={
             "open_clip": open_clip.__version__,
             "torch": torch.__version__,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,25 @@ def test_the_model_is_in_the_metadata_and_another_one_is_refused(tmp_path: Path)
     with pytest.raises(SinkError, match="another model's"):
         finished(out, model={"weights_sha256": "b"}, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "served", "refused"),
+    [
+        ({"activation": "gelu"}, {"activation": "quick_gelu"}, True),
+        ({"transform": "shortest"}, {"transform": "squash"}, True),
+        ({"activation": "gelu", "transform": "squash"}, {"activation": "gelu", "transform": "squash"}, False),
+        ({}, {"activation": "quick_gelu"}, False),  # an earlier release does not report it
+        ({"activation": ""}, {"activation": "gelu"}, False),
+    ],
+)
+def test_equal_weights_can_be_another_model(
+    tmp_path: Path, stored: dict[str, str], served: dict[str, str], refused: bool
+) -> None:
+    out = tmp_path / "out.parquet"
+    finished(out, row(1), model={**_MODEL, **stored})
+    with pytest.raises(SinkError, match="another model's") if refused else nullcontext():
+        finished(out, row(2), model={**_MODEL, **served}, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,10 @@ def test_certificates_of_pip_are_uvs_too(monkeypatch: pytest.MonkeyPatch) -> Non
     assert os.environ["SSL_CERT_FILE"] == "pip.pem"
 
 
+def test_torchs_index_gets_the_pinned_torch() -> None:
+    assert environment.pinned("torch") in (environment.ROOT / "constraints.txt").read_text().split()
+
+
 @pytest.mark.parametrize("module", ["tools.environment", "tools.old_numpy"])
 def test_set_up_needs_no_package(module: str) -> None:
     paths = os.pathsep.join([str(environment.ROOT), str(environment.ROOT / "serving/src")])

@@ -15,7 +15,9 @@ from clip_client.requests.wire import ModelInfo
 from clip_client.results import Embedding, PhotoResult
 from clip_client.sources.base import ObjectInfo
 
-_MODEL = ("model", "pretrained", "weights_sha256", "random_weights", "encoder_version", "image_size")
+_IDENTITY = ("weights_sha256", "activation", "transform")
+"""What makes two models the same; servers of early releases report the first alone."""
+_MODEL = ("model", "pretrained", *_IDENTITY, "random_weights", "encoder_version", "image_size")
 SETTINGS = ("quality", "apply_exif_orientation", "background", "encoder_precision")
 """The server's settings that change a photo's vector, as named in its model's parameters."""
 _BEFORE_THE_SETTING = {"background": "none"}
@@ -148,7 +150,8 @@ def describe_model(info: ModelInfo) -> dict[str, str]:
 
 def check_same_model(place: str, stored: Mapping[str, str], model: Mapping[str, str]) -> None:
     """Raises SinkError if rows at `place`, made by the model `stored`, must not be mixed with `model`."""
-    if stored.get("weights_sha256") != model.get("weights_sha256"):
+    known = [name for name in _IDENTITY if name == "weights_sha256" or (stored.get(name) and model.get(name))]
+    if any(stored.get(name) != model.get(name) for name in known):
         raise SinkError(
             f"{place} holds another model's embeddings ({stored.get('model')}, {stored.get('pretrained')}). "
             "Choose another --out, or give --overwrite"

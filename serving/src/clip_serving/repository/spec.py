@@ -41,6 +41,15 @@ class TowerSpec:
 
     It includes an int8 graph that was measured and not published. Specs of early exports have none.
     """
+    activation: str = ""
+    """The tower's activation functions: `gelu`, `quick_gelu`, ..., joined by `+`.
+
+    A state dict does not tell them apart, so equal weights can belong to different models. Empty if unknown,
+    as in specs of early exports.
+    """
+    artifacts: dict[str, dict[str, str | int]] = field(default_factory=dict)
+    """By published file, its format: `opset` and `ir_version` of ONNX, or the `torch` that wrote TorchScript,
+    and `oldest_triton`, the oldest release known to load it. Specs of early exports have none."""
     spec_version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:

@@ -56,6 +56,12 @@ def _max_inflight_requests(settings: ImageSettings) -> int:
     return max(defaults.LEAST_INFLIGHT_REQUESTS, settings.max_queue_size + in_instances)
 
 
+def _transform(spec: ModelSpec) -> str:
+    """How pixels become the tower's input: the same weights embed differently after another one."""
+    mean, std = (",".join(map(str, values)) for values in (spec.mean, spec.std))
+    return f"{spec.resize_mode} {spec.interpolation} mean {mean} std {std}"
+
+
 def reference_min_cosine(precision: EncoderPrecision) -> float:
     """The least cosine of a server's reference embedding; lower for int8, which is checked on photos too."""
     return defaults.MIN_COSINE["int8"] if precision == "int8" else defaults.REFERENCE_MIN_COSINE
@@ -69,6 +75,8 @@ def _for_clients(spec: ModelSpec, settings: ImageSettings) -> dict[str, object]:
         "model": spec.model,
         "pretrained": spec.pretrained,
         "weights_sha256": spec.weights_sha256,
+        "activation": spec.activation,
+        "transform": _transform(spec),
         "random_weights": spec.random_weights,
         "embedding_dim": spec.embedding_dim,
         "image_size": f"{height}x{width}",
