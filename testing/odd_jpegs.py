@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from testing.odd_files import Odd
 from testing.pictures import encoded, jpeg_with_sides, oriented, source_picture
 
 END = b"\xff\xd9"
 JUNK = bytes.fromhex("123456789A1011")
+_TEXT = b"ABCDEFGHIJKLMNOPQRSTU"
 
 
 def segment(marker: int, body: bytes) -> bytes:
@@ -29,14 +32,14 @@ def scan_places(data: bytes) -> list[int]:
 
 
 def _sources() -> dict[str, bytes]:
-    cat, cup = source_picture("chelsea.png"), source_picture("coffee.png").resize((900, 600))
+    cat, cup = source_picture("chelsea.png"), source_picture("coffee.png").resize((400, 300))
     return {
         "baseline": encoded(cat, "JPEG"),
         "progressive": encoded(cup, "JPEG", progressive=True),
         "restarts": encoded(cup, "JPEG", restart_marker_rows=1, subsampling=0),
         "grey": encoded(cat.convert("L"), "JPEG"),
         "cmyk": encoded(cat.convert("CMYK"), "JPEG"),
-        "large": encoded(source_picture("coffee.png").resize((1600, 1100)), "JPEG", subsampling="4:2:2"),
+        "large": encoded(source_picture("coffee.png").resize((900, 600)), "JPEG", subsampling="4:2:2"),
     }
 
 
@@ -47,7 +50,8 @@ def odd_jpegs() -> dict[str, Odd]:
         for kind, odd in (_stray(data) | _ends(data)).items():
             files[f"{name}_{kind}"] = odd
     baseline = _sources()["baseline"]
-    return files | _metadata(baseline) | _starts(baseline) | _xmp()
+    seven = {"jpeg_7_bytes_before_end": Odd(baseline[:-2] + JUNK + END, baseline, "stray_bytes")}
+    return files | seven | _metadata(baseline) | _starts(baseline) | _xmp()
 
 
 def _stray(data: bytes) -> dict[str, Odd]:
@@ -65,6 +69,13 @@ def _stray(data: bytes) -> dict[str, Odd]:
         "kilobytes_before_scan": _insert(data, places[-1:], bytes(range(255)) * 40),
         "fill_and_junk": _insert(data, places[1:], b"\xff\xff\xff\x01\x02\xff"),
     }
+    for name, junk in (
+        ("16", b"0123456789abcdef"),
+        ("700", JUNK * 100),
+        ("ff00", b"a\xff\0b" * 5),
+    ):
+        files[f"{name}_bytes_before_end"] = _insert(data, _ends_of_scans(data)[-1:], junk)
+    files["bytes_behind_all_scans"] = _insert(data, _ends_of_scans(data), JUNK * 2)
     return {name: Odd(odd, data, "stray_bytes") for name, odd in files.items()}
 
 
@@ -92,15 +103,18 @@ def _with_late_height(data: bytes) -> bytes:
     frame = next(data.index(marker) for marker in (b"\xff\xc0", b"\xff\xc2") if marker in data)
     height = data[frame + 5 : frame + 7]
     data = data[: frame + 5] + b"\0\0" + data[frame + 7 :]
-    at = _end_of_scan(data, scan_places(data)[0])
+    at = _ends_of_scans(data)[0]
     return data[:at] + segment(0xDC, height) + data[at:]
 
 
-def _end_of_scan(data: bytes, scan: int) -> int:
-    at = scan + 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
-    while data[at] != 0xFF or data[at + 1] == 0 or 0xD0 <= data[at + 1] <= 0xD7:
-        at += 1
-    return at
+def _ends_of_scans(data: bytes) -> list[int]:
+    """Where the entropy-coded data ends."""
+    ends = []
+    for scan in scan_places(data):
+        found = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]").search(data, scan + 2)
+        assert found is not None
+        ends.append(found.start())
+    return ends
 
 
 def _metadata(data: bytes) -> dict[str, Odd]:
@@ -169,6 +183,8 @@ def broken_jpegs() -> dict[str, tuple[bytes, str]]:
             f"{name}_half_after_junk": (data[:2] + JUNK + data[2 : len(data) // 2], "truncated"),
             f"{name}_half_with_end": (data[: len(data) // 2] + END, "corrupt"),
             f"{name}_taller": (jpeg_with_sides(data, width, height + 40), "corrupt"),
+            f"{name}_bytes_in_scan": (data[:middle] + _TEXT + data[middle:], "corrupt"),
+            f"{name}_bytes_lost_in_scan": (data[:middle] + data[middle + 700 :], "corrupt"),
             f"{name}_marker_in_scan": (data[:middle] + b"\xff\x47" + data[middle:], "corrupt"),
         }
     restarts, progressive = sources["restarts"], sources["progressive"]
@@ -180,6 +196,7 @@ def broken_jpegs() -> dict[str, tuple[bytes, str]]:
         "missing_restart": (restarts.replace(b"\xff\xd3", b"", 1), "corrupt"),
         "junk_before_restart": (restarts.replace(b"\xff\xd3", JUNK * 3 + b"\xff\xd3", 1), "corrupt"),
         "undeclared_restarts": (restarts.replace(b"\xff\xdd", b"\xff\xfe", 1), "corrupt"),
+        "rows_left_over": (jpeg_with_sides(sources["baseline"], 451, 280), "corrupt"),
         "no_height": (jpeg_with_sides(sources["baseline"], 451, 0), "corrupt"),
     }
 

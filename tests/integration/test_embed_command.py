@@ -149,9 +149,7 @@ def test_resume_embeds_only_what_is_missing(
     assert done.returncode == 1, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["photos"], summary["skipped"], summary["embedded"]) == (1, 12, 11)
-    assert (
-        "2 photos failed permanently in earlier runs. Embed them again with --retry-errors all" in done.stderr
-    )
+    assert "2 photos failed for good in earlier runs. Embed them again with --retry-errors all" in done.stderr
     assert len(rows_of(out)) == 13
     again = clip_embed(*arguments, "--resume", "--retry-errors", "all")
     assert json.loads(again.stdout)["photos"] == 2

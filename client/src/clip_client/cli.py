@@ -40,9 +40,9 @@ from clip_client.timings import Stage, table
 _DESCRIPTION = """\
 Embeds every photo under gs://bucket/prefix, or in a folder, with a clip-triton server, and writes one row
 per object to a Parquet file: source, name, generation, mtime_ns, size, crc32c, embedding, width, height,
-format, decode_scale, notices, notice_text. Photos that failed are in a second file beside it, such as
-embeddings.errors.parquet for embeddings.parquet, with error_code and error_text. The metadata of both files
-(clip_triton) names the model and the hash of its weights.
+format, decode_scale, notices, notice_text. Photos that failed are in a second file, OUT.errors.parquet for
+OUT.parquet, with error_code and error_text. The files' metadata (clip_triton) names the model and the hash
+of its weights.
 
 OUT is written when all photos are done. An interrupted run keeps finished rows in OUT.parts/ and leaves OUT
 as it was. Run the same command again to continue (after --overwrite: with --resume instead).
@@ -55,7 +55,7 @@ examples:
 
 exit status:
   0    every object is embedded; with --check: the embedding is correct
-  1    some objects failed; their errors are in the second file; with --check: the embedding is wrong
+  1    some objects failed; their errors are in OUT.errors.parquet; with --check: the embedding is wrong
   2    fatal error: server, bucket or disk unavailable, or an internal error
   3    with --check: the server is alive but too busy
   130  stopped by Ctrl-C or SIGTERM; finished rows are in OUT.parts/
@@ -75,11 +75,11 @@ def main(argv: list[str] | None = None) -> int:
         if options.check:
             return _check(options)
         if not options.source or options.out is None:
-            parser.error("give a source and --out OUT, or --check URL")
+            parser.error("give a source and --out FILE, or --check URL")
         if len(options.source) > 1:
             parser.error(
-                f"expected one source, but got {len(options.source)}, such as {options.source[0]} and "
-                f"{options.source[1]}. If your shell has expanded a pattern, give the folder with "
+                f"{len(options.source)} sources are given, such as {options.source[0]} and "
+                f"{options.source[1]}. Give one; if your shell has expanded a pattern, give the folder with "
                 "--include 'PATTERN'"
             )
         keep_freed_memory()
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", nargs="*", help="gs://bucket/prefix, a folder, or one object or file")
-    add("--out", type=sink, metavar="OUT", help="the Parquet file to write")
+    add("--out", type=sink, metavar="FILE", help="the Parquet file to write")
     add("--url", default=defaults.URL, help="the server's gRPC address (default: %(default)s)")
     add("--check", metavar="URL", help="embed the server's reference picture and compare the result")
     add("--model", default=defaults.MODEL, help="the model's name on the server (default: %(default)s)")
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--deadline", type=seconds, default=defaults.DEADLINE_S, metavar="SECONDS",
         help="time limit for one photo, retries included (default: %(default).0f)")  # fmt: skip
     add("--wait", type=seconds, default=defaults.WAIT_FOR_SERVER_S, metavar="SECONDS",
-        help="how long to wait for a server that is starting (default: %(default).0f)")  # fmt: skip
+        help="how long to wait for the server to start (default: %(default).0f)")  # fmt: skip
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="add missing objects to an existing OUT")
     existing.add_argument("--overwrite", action="store_true", help="replace OUT and forget earlier runs")
@@ -147,8 +147,8 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{text} objects that match, such as '*.jpg' or '2024/*'; can be repeated")  # fmt: skip
     add("--prune", action="store_true", help="remove rows of objects that the source no longer has")
     add("--retry-errors", type=codes, default=frozenset(), metavar="CODES",
-        help="embed photos again that failed with these codes, separated by commas, or 'all'. Temporary "
-        "errors are always retried")  # fmt: skip
+        help="embed photos again that failed with these codes, separated by commas, or 'all'. Errors that "
+        "may pass are always retried")  # fmt: skip
     add("--timings", action="store_true", help="show what each stage cost: load, transport, queue, decode, "
         "preprocess, embed")  # fmt: skip
     add("--json", action="store_true", help="print the summary as one line of JSON on standard output")
@@ -337,10 +337,10 @@ def _remarks(summary: Summary) -> Iterator[str]:
     """What is special about the rows of earlier runs."""
     if summary.assumed:
         rows = _count(summary.assumed, "row does", "rows do")
-        yield f"{rows} not name a source, as in files of version 0.1; counted as rows of this source"
+        yield f"{rows} not name a source, as files of version 0.1; taken as rows of this one"
     if summary.not_retried:
         photos = _count(summary.not_retried, "photo")
-        yield f"{photos} failed permanently in earlier runs. Embed them again with --retry-errors all"
+        yield f"{photos} failed for good in earlier runs. Embed them again with --retry-errors all"
     if summary.excluded:
         yield f"{_count(summary.excluded, 'object')} left out by --include and --exclude"
     if summary.placeholders:

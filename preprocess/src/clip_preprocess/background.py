@@ -6,8 +6,6 @@ The setting `background` shows it on a color instead, before the picture is resi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from PIL import Image, ImageColor
 
@@ -16,7 +14,6 @@ NONE = "none"
 
 _KEY_SCALES = {"L;2": 85, "L;4": 17}
 """From the samples of a gray PNG to the levels that Pillow makes of them, by Pillow's raw mode."""
-_STRIP_PIXELS = 1_000_000
 
 
 def normalized(text: str) -> str:
@@ -46,35 +43,14 @@ def opacity(picture: Image.Image) -> Image.Image | None:
     """
     if not picture.has_transparency_data:
         return None
-    if picture.mode == "RGBA":
-        return picture.getchannel("A")
-    alpha = Image.new("L", picture.size)
-    for box in _strips(picture.size):
-        alpha.paste(_strip_opacity(picture.crop(box)), box)
-    return alpha
+    if picture.mode.startswith("I"):  # Pillow would compare 8 bits
+        is_key = np.asarray(picture) == picture.info["transparency"]
+        return Image.fromarray(np.where(is_key, 0, 255).astype(np.uint8))
+    return (picture if picture.mode == "RGBA" else picture.convert("RGBA")).getchannel("A")
 
 
 def flattened(picture: Image.Image, alpha: Image.Image, color: str) -> Image.Image:
     """The picture on a canvas of `color`, as RGB."""
     canvas = Image.new("RGB", picture.size, color)
-    for box in _strips(picture.size):
-        strip = picture.crop(box)
-        if strip.mode == "P":  # Pillow warns if a palette's alphas are dropped
-            strip = strip.convert("RGBA")
-        canvas.paste(strip.convert("RGB"), box, alpha.crop(box))
+    canvas.paste(picture if picture.mode == "RGB" else picture.convert("RGB"), mask=alpha)
     return canvas
-
-
-def _strip_opacity(strip: Image.Image) -> Image.Image:
-    if strip.mode.startswith("I"):  # Pillow would compare 8 bits
-        is_key = np.asarray(strip) == strip.info["transparency"]
-        return Image.fromarray(np.where(is_key, 0, 255).astype(np.uint8))
-    return strip.convert("RGBA").getchannel("A")
-
-
-def _strips(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes of some rows each: a large picture is not held in several modes at once."""
-    width, height = size
-    rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        yield 0, top, width, min(top + rows, height)

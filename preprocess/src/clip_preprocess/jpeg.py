@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from clip_preprocess import exif, formats, geometry, jpeg_repair, jpeg_turbo, pillow_decoder
+from clip_preprocess import exif, formats, geometry, jpeg_leftover, jpeg_repair, jpeg_turbo, pillow_decoder
 from clip_preprocess.decoded import Decoded
 from clip_preprocess.errors import ErrorCode, ItemError
 from clip_preprocess.headers.base import Data, damaged
@@ -84,7 +84,8 @@ def _decode_parts(
     try:
         return jpeg_turbo.decode(parts.file(), header, scale, strict=True), notices
     except ValueError as error:
-        if _LEFT_OVER in str(error) and (trimmed := jpeg_repair.trimmed(parts)):
+        trimmed = _trimmed(parts, header) if _LEFT_OVER in str(error) else None
+        if trimmed:
             return _decode_parts(trimmed, header, scale, allow_truncated)
         failure = _damage(str(error), header, parts)
         if failure is None:
@@ -93,6 +94,13 @@ def _decode_parts(
             raise failure from error
         notices = (Notice(NoticeCode.TRUNCATED, failure.text),)
     return jpeg_turbo.decode(parts.file(), header, scale, strict=False), notices
+
+
+def _trimmed(parts: jpeg_repair.Parts, header: JpegHeader) -> jpeg_repair.Parts | None:
+    def decode(file: bytes) -> bytes:
+        return jpeg_turbo.decode(file, header, 1, strict=True).tobytes()
+
+    return jpeg_leftover.without_stray_ends(parts, header, decode)
 
 
 def _damage(text: str, header: JpegHeader, parts: jpeg_repair.Parts) -> ItemError | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from clip_preprocess.headers.base import Data
 from clip_preprocess.headers.jpeg import JpegHeader
@@ -22,48 +23,78 @@ from clip_preprocess.headers.jpeg_segments import (
 )
 
 _TABLES = {DQT, DHT, DRI, SOS, *FRAMES}
-_END = b"\xff\xd9"
+_START, _END = b"\xff\xd8", b"\xff\xd9"
 
 
-@dataclass
+@dataclass(frozen=True)
+class Scan:
+    """One scan, the tables that were defined before it, and what may be stray bytes."""
+
+    tables: bytes
+    """The segments since the last scan: tables, and the frame."""
+    header: bytes = b""
+    """The scan's own segment."""
+    data: bytes = b""
+    """Entropy-coded data, with stray bytes behind it: they look the same."""
+
+    @property
+    def components(self) -> bytes:
+        """The numbers of its components."""
+        return self.header[5 : 5 + 2 * self.header[4] : 2]
+
+    @property
+    def band(self) -> tuple[int, int]:
+        """Its first and last coefficient."""
+        at = 5 + 2 * self.header[4]
+        return self.header[at], self.header[at + 1]
+
+    @property
+    def counts_runs(self) -> bool:
+        """Whether its last code may be the length of a run, as in the first scan of a band without DC."""
+        return self.band[0] > 0 and self.header[-1] < 16
+
+
+@dataclass(frozen=True)
 class Parts:
     """What a decoder needs of a file: tables, frame and scans, without stray bytes and metadata."""
 
-    heads: list[bytes] = field(default_factory=list)
-    """The segments up to the header of each scan."""
-    scans: list[bytes] = field(default_factory=list)
-    """The entropy-coded data of each scan, with stray bytes behind it: they look the same."""
-    stray: bool = False
+    scans: tuple[Scan, ...]
+    stray: bool
     """Whether stray bytes were left out."""
-    ended: bool = False
+    ended: bool
     """Whether the end marker is there."""
 
     def file(self) -> bytes:
         """A JPEG with an end marker."""
-        scans = zip(self.heads, self.scans, strict=True)
-        return b"".join((b"\xff\xd8", *(part for scan in scans for part in scan), _END))
+        return file_of(self.scans)
+
+
+def file_of(scans: Iterable[Scan]) -> bytes:
+    """A JPEG of these scans, with an end marker."""
+    return b"".join(
+        (_START, *(part for scan in scans for part in (scan.tables, scan.header, scan.data)), _END)
+    )
 
 
 def parts(data: Data, header: JpegHeader) -> Parts:
     """The parts of the first picture in `data`, whose header was read."""
-    found = Parts()
-    head: list[bytes] = []
+    scans: list[Scan] = []
+    tables: list[bytes] = []
+    stray = ended = False
     for each in segments(data, 2):
-        found.stray |= each.stray
-        if each.marker == SOI and found.scans:  # the next picture
+        stray |= each.stray
+        ended = each.marker == EOI and bool(scans)
+        if ended or each.end > len(data) or (each.marker == SOI and scans):  # or the next picture
             break
-        if each.marker == EOI and found.scans:
-            found.ended = True
-            break
-        if each.end > len(data):
-            break
-        found.stray |= each.marker in (SOI, EOI)
-        head.append(_segment(data, each, header))
+        stray |= each.marker in (SOI, EOI)
+        segment = _segment(data, each, header)
         if each.marker == SOS:
-            found.heads.append(b"".join(head))
-            found.scans.append(bytes(data[each.end : end_of_scan(data, each.end)]))
-            head = []
-    return found
+            coded = bytes(data[each.end : end_of_scan(data, each.end)])
+            scans.append(Scan(b"".join(tables), segment, coded))
+            tables = []
+        else:
+            tables.append(segment)
+    return Parts(tuple(scans), stray, ended)
 
 
 def _segment(data: Data, segment: Segment, header: JpegHeader) -> bytes:
@@ -83,11 +114,3 @@ def _segment(data: Data, segment: Segment, header: JpegHeader) -> bytes:
     elif segment.marker not in _TABLES:
         return b""
     return bytes([0xFF, segment.marker]) + (len(body) + 2).to_bytes(2, "big") + body
-
-
-def trimmed(found: Parts) -> Parts | None:
-    """Without the zeros that some cameras write before the end marker; None if there are none."""
-    last = found.scans[-1].rstrip(b"\0") + b"\0"  # the second byte of FF 00, or one too many: no damage
-    if len(last) >= len(found.scans[-1]):
-        return None
-    return replace(found, scans=[*found.scans[:-1], last], stray=True)

@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_preprocess import (
-    NoticeCode,
-    Outcome,
-    Preprocessor,
-    PreprocessSettings,
-    SettingsError,
-    background,
-)
+from clip_preprocess import NoticeCode, Outcome, Preprocessor, PreprocessSettings, SettingsError
 from clip_preprocess.resample import Pixels
-from testing.pictures import encoded, noise, odd_pictures, other_formats
+from testing.pictures import encoded, odd_pictures, other_formats
 from testing.transparent import with_a_color_key, with_alpha
 
 ALPHA = with_alpha()
@@ -72,18 +65,6 @@ def test_one_other_pixel_is_enough() -> None:
     picture = Image.new("RGB", (48, 48), "white")
     picture.putpixel((47, 47), (254, 255, 255))
     assert pixels_of(encoded(picture, "PNG"))[0].notices == ()
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_a_picture_of_several_strips_is_whole(mode: str) -> None:
-    picture = noise(1024, 1500, 4).convert(mode)
-    if mode == "P":
-        picture.info["transparency"] = bytes(range(256))
-    alpha = background.opacity(picture)
-    assert alpha is not None
-    flat = np.asarray(background.flattened(picture, alpha, "#ff8000")).astype(int)
-    whole = Image.alpha_composite(Image.new("RGBA", picture.size, "#ff8000"), picture.convert("RGBA"))
-    np.testing.assert_allclose(flat, np.asarray(whole.convert("RGB")), atol=1)
 
 
 @pytest.mark.parametrize("quality", ["exact", "high"])

@@ -52,7 +52,7 @@ def _unpacked(item: ObjectInfo, data: bytes, window: int, max_bytes: int) -> byt
     while True:
         chunk = data[position : position + _CHUNK]
         if not chunk:
-            raise ItemError("load_failed", f"{item.name} is stored compressed, but its end is missing")
+            raise ItemError("load_failed", f"{item.name} is stored compressed, and its end is missing")
         try:
             parts.append(stream.decompress(chunk, max_bytes + 1 - size))
         except zlib.error as error:

@@ -42,7 +42,7 @@ def read_header(data: Data, _allow_truncated: bool = False) -> Header:
         cause = f"the file has {len(data):,} of {declared:,} bytes"
         raise damaged(ErrorCode.TRUNCATED, "WebP", size, cause)
     if size is None:
-        raise damaged(ErrorCode.CORRUPT, "WebP", None, "the size of its picture is missing")
+        raise damaged(ErrorCode.CORRUPT, "WebP", None, "the sides of its picture are missing")
     if first.kind not in _PICTURE | {b"VP8X"}:
         notice = Notice(NoticeCode.STRAY_BYTES, f"WebP: its first chunk is {first.kind!r}")
         return Header("WebP", *size, notices=(notice,), repaired=picture_alone(data))
