@@ -13,6 +13,7 @@ from PIL import Image
 
 from clip_preprocess import PreprocessSettings, preprocess_one
 from testing.pictures import camera_photos, encoded, noise, odd_pictures, other_formats
+from testing.transparent import with_a_color_key, with_alpha
 from tests.golden.reference import reference
 
 # The reference warns about palettes with transparency, which both ignore.
@@ -59,6 +60,16 @@ def test_orientation_is_ignored_on_request() -> None:
     for name, data in PICTURES.items():
         np.testing.assert_array_equal(
             preprocess_one(data, settings), reference(data, settings, transpose=False), err_msg=name
+        )
+
+
+def test_transparency_is_ignored_without_a_background() -> None:
+    settings = PreprocessSettings((224, 224))
+    pictures = with_alpha() | with_a_color_key()
+    del pictures["grey_times_alpha.tiff"]  # its mode has no conversion to RGB: open_clip fails
+    for name, data in pictures.items():
+        np.testing.assert_array_equal(
+            preprocess_one(data, settings), reference(data, settings, transpose=True), err_msg=name
         )
 
 
