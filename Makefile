@@ -54,7 +54,8 @@ test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## Sweeps, the d
 
 # The exports are made again when what writes or checks them changes.
 EXPORT_SOURCES := $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py \
-    serving/src/clip_serving/repository/spec.py serving/src/clip_serving/encoder/proof.py)
+    serving/src/clip_serving/repository/spec.py serving/src/clip_serving/encoder/proof.py \
+    serving/src/clip_serving/text/*.py)
 
 $(TEST_REPOSITORY)/.ready: $(EXPORT_SOURCES)
 	rm -rf $(@D)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,9 @@ from clip_serving import defaults
 from clip_serving.repository.deployment import Deployment
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.families.image.settings import ImageSettings
+from clip_serving.repository.families.text import TEXT
 from clip_serving.repository.render import write_repository
-from clip_serving.repository.spec import SPEC_FILE, ModelSpec
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec, TextSpec
 
 DEFAULT_SPEC = Path(__file__).resolve().parent.parent / "tools" / "default_spec.json"
 Work = Literal["whole", "null"]
@@ -78,3 +80,20 @@ def make_repository(folder: Path, version: Path, work: Work) -> None:
 def read_config(path: Path) -> pb.ModelConfig:
     """Parses a config.pbtxt as Triton does."""
     return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+
+
+def repository_with_text(source: Path, root: Path, **changes: Any) -> Path:
+    """A repository that serves both towers that were exported to `source`; `changes` are of the TextSpec."""
+    linked_repository(source, root)
+    spec = dataclasses.replace(TextSpec.load(source / TEXT.encoder / "1" / SPEC_FILE), **changes)
+    for model in (defaults.TOKENIZE, defaults.TEXT_ENCODER):
+        version = root / model / "1"
+        version.mkdir(parents=True)
+        for path in (source / model / "1").iterdir():
+            (version / path.name).symlink_to(path.resolve())
+    (root / TEXT.encoder / "1" / SPEC_FILE).unlink()
+    (root / TEXT.encoder / "1" / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
+    image = ModelSpec.load(root / IMAGE.encoder / "1" / SPEC_FILE)
+    deployment = Deployment.load(root).replaced(TEXT)
+    write_repository(root, deployment, {IMAGE.name: image, TEXT.name: spec})
+    return root

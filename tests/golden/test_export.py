@@ -94,7 +94,7 @@ def test_a_resnet(tmp_path: Path) -> None:
 def test_a_graph_with_wrong_embeddings_is_rejected(small: LoadedModel, tmp_path: Path, change: str) -> None:
     half = (0.5, 0.5, 0.5)
     wrong = dataclasses.replace(small.spec, **{change: half})  # type: ignore[arg-type]
-    tower = graph.ServedTower(small.model.visual, wrong).eval()
+    tower = graph.ServedImageTower(small.model.visual, wrong).eval()
     path = tmp_path / "model.pt"
     graph.write_torchscript(tower, small.spec, path)
     lines: list[str] = []

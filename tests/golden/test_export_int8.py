@@ -43,7 +43,7 @@ def small() -> LoadedModel:
 @pytest.fixture(scope="module")
 def fp32(small: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fp32") / "model.onnx"
-    graph.write_onnx(graph.ServedTower(small.model.visual, small.spec).eval(), small.spec, path)
+    graph.write_onnx(graph.ServedImageTower(small.model.visual, small.spec).eval(), small.spec, path)
     return path
 
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from clip_client import ClipClient
 from clip_export.load import LoadedModel, load
+from clip_export.text import TEXTS, load_text
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from testing.pictures import camera_photos
 from tests.golden.conftest import served
@@ -116,3 +117,17 @@ def test_the_check_can_fail(
 ) -> None:
     rows = client.embed(photos[:8])
     assert min_cosine(rows, reference(loaded, photos[:8], **control)) < _MIN_COSINE
+
+
+def test_texts(client: ClipClient, loaded: LoadedModel) -> None:
+    wanted = load_text(loaded).encode([*TEXTS])
+    rows = client.embed_text(TEXTS)
+    assert min_cosine(rows, wanted) >= _MIN_COSINE
+    np.testing.assert_allclose(rows, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("near", ["a dogs on the beach", "a dog on thebeach", "a dog on the beach ."])
+def test_the_check_of_texts_can_fail(client: ClipClient, loaded: LoadedModel, near: str) -> None:
+    wanted = load_text(loaded).encode(["a dog on the beach"])
+    assert min_cosine(client.embed_text(["A DOG  on the beach"]), wanted) >= _MIN_COSINE
+    assert min_cosine(client.embed_text([near]), wanted) < _MIN_COSINE

@@ -123,7 +123,7 @@ def _export() -> ModelSpec:
         [
             *(str(exporter.with_name("python")), str(ROOT / "deploy" / "export_once.py")),
             *(f"--repository={REPOSITORY}", f"--command={exporter}", "--"),
-            *("--model=ViT-B-32", "--pretrained=laion2b_s34b_b79k", "--fallback-random"),
+            *("--model=ViT-B-32", "--pretrained=laion2b_s34b_b79k", "--fallback-random", "--towers=image"),
             # The demo has no GPU to run the other formats on.
             "--formats=onnx-fp32",
         ]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, overload
 import grpc.aio
 
 from clip_client import defaults
-from clip_client.client import BaseClient
+from clip_client.client import NO_TEXT, BaseClient
 from clip_client.errors import ItemError
 from clip_client.requests import wire
 from clip_client.requests.drivers import run_async
@@ -83,6 +83,27 @@ class AsyncClipClient(BaseClient):
         finally:
             await _cancel(tasks)
         return [result for answer in answers for result in answer]
+
+    async def text_info(self) -> ModelInfo:
+        """Like ClipClient.text_info."""
+        if self._text_info is None:
+            flow = self._engine.model_info(self._text_model, self._deadline_s, NO_TEXT)
+            self._text_info = await run_async(flow)
+        return self._text_info
+
+    async def embed_text(self, texts: Sequence[str]) -> Embedding:
+        """Like ClipClient.embed_text(): float32 [N, D]."""
+        return wire.stacked(await self.embed_text_results(texts), await self.text_info())
+
+    async def embed_text_results(self, texts: Sequence[str]) -> list[PhotoResult]:
+        """Like ClipClient.embed_text_results(): each text's own error and notices."""
+        self._engine.require_open()
+        info = await self.text_info()
+        results: list[PhotoResult] = []
+        for group in self._text_groups(texts, info):
+            with self._saying_if_closed():
+                results += (await run_async(self._engine.request(info, group))).results
+        return results
 
     async def _embed_group(self, images: Sequence[Image]) -> list[PhotoResult]:
         """Embeds one request's images; files are read just before it is sent."""

@@ -39,6 +39,7 @@ def check(
 ) -> CheckResult:
     """Embeds the reference picture. Raises ServerUnavailable if there is no answer within `wait_s` seconds.
 
+    If the server has a text tower, embeds its reference text too, and `cosine` is the lesser of the two.
     By default `min_cosine` is the value in the server's config, which is lower if it serves int8.
     """
     with ClipClient(url, model=model, connection=connection, deadline_s=wait_s, concurrency=1) as client:
@@ -55,6 +56,7 @@ def check(
             min_cosine = float(parameters.get("reference_min_cosine", defaults.MIN_REFERENCE_COSINE))
         begin = time.monotonic()
         (row,) = client.request([picture])
+        text_cosine = _text_cosine(client)
         took = time.monotonic() - begin
         has_dead_process = client.dead_processes or client.is_unready()
     if isinstance(row, ItemError):
@@ -63,9 +65,23 @@ def check(
     if has_dead_process:
         text = "the server embeds, but one of its Python processes has died: requests to it fail"
         return CheckResult(False, cosine, took, text)
+    of = "picture"
+    if text_cosine is not None and text_cosine < cosine:
+        cosine, of = text_cosine, "text"
     ok = cosine >= min_cosine
     text = (
-        f"cosine {cosine:.6f} to open_clip's embedding of the reference picture "
+        f"cosine {cosine:.6f} to open_clip's embedding of the reference {of} "
         f"({'at least' if ok else 'less than'} {min_cosine}), in {took * 1000:.0f} ms"
     )
     return CheckResult(ok, cosine, took, text)
+
+
+def _text_cosine(client: ClipClient) -> float | None:
+    """The cosine of the reference text's embedding to open_clip's, -1 for an error; None without one."""
+    try:
+        parameters = client.text_info.parameters
+    except ServerMismatch:
+        return None
+    wanted = np.frombuffer(base64.b64decode(parameters.get("reference_embedding", "")), "<f4")
+    (result,) = client.embed_text_results([parameters.get("reference_text", "")])
+    return -1.0 if result.embedding is None else float(result.embedding @ wanted)

@@ -51,6 +51,7 @@ _EPILOG = """\
 examples:
   clip-embed gs://albums/2024/ --out embeddings.parquet --url 127.0.0.1:8001
   clip-embed ./photos --out embeddings.parquet --resume
+  clip-embed --text "a dog on the beach" --text "two people at sunset"
   clip-embed --check 127.0.0.1:8001
 
 exit status:
@@ -74,8 +75,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.check:
             return _check(options)
+        if options.text:
+            return _embed_text(options)
         if not options.source or options.out is None:
-            parser.error("give a source and --out FILE, or --check URL")
+            parser.error("give a source and --out FILE, --text TEXT, or --check URL")
         if len(options.source) > 1:
             parser.error(
                 f"{len(options.source)} sources are given, such as {options.source[0]} and "
@@ -129,6 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=sink, metavar="FILE", help="the Parquet file to write")
     add("--url", default=defaults.URL, help="the server's gRPC address (default: %(default)s)")
     add("--check", metavar="URL", help="embed the server's reference picture and compare the result")
+    add("--text", action="append", metavar="TEXT", help="embed a text instead of photos, and print its "
+        "embedding as a line of JSON; may be given several times")  # fmt: skip
     add("--model", default=defaults.MODEL, help="the model's name on the server (default: %(default)s)")
     add("--concurrency", type=count, default=defaults.CONCURRENCY, metavar="N",
         help="photos in flight (default: %(default)s)")  # fmt: skip
@@ -224,6 +229,22 @@ def _check(options: argparse.Namespace) -> int:
         print(json.dumps(_rounded(dataclasses.asdict(result))))
     _say(f"{'right' if result.ok else 'WRONG'}: {result.message}")
     return 0 if result.ok else 1
+
+
+def _embed_text(options: argparse.Namespace) -> int:
+    with ClipClient(
+        options.url, connection=connection_of(options), deadline_s=options.deadline, concurrency=1
+    ) as client:
+        results = client.embed_text_results(options.text)
+    for text, result in zip(options.text, results, strict=True):
+        line = {
+            "text": text,
+            "embedding": None if result.embedding is None else result.embedding.tolist(),
+            "error": result.error and str(result.error),
+            "notices": [notice.code for notice in result.notices],
+        }
+        print(json.dumps(line))
+    return 1 if any(result.error for result in results) else 0
 
 
 def _embed(options: argparse.Namespace) -> int:

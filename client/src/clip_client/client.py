@@ -28,6 +28,7 @@ from clip_client.threads import DaemonExecutor
 from clip_client.timings import TimedAnswer, Timings
 
 _READY_TIMEOUT_S = 2.0
+NO_TEXT = "Export the model with its text tower: clip-export --towers image,text"
 
 
 class BaseClient:
@@ -52,6 +53,7 @@ class BaseClient:
         url: str = defaults.URL,
         *,
         model: str = defaults.MODEL,
+        text_model: str = defaults.TEXT_MODEL,
         connection: ConnectionOptions | None = None,
         deadline_s: float = defaults.DEADLINE_S,
         concurrency: int = defaults.CONCURRENCY,
@@ -60,7 +62,7 @@ class BaseClient:
         transport: Transport | None = None,
     ) -> None:
         self.url = url
-        self._model = model
+        self._model, self._text_model = model, text_model
         self._deadline_s = deadline_s
         self._concurrency = concurrency
         self._images_per_request = images_per_request
@@ -69,6 +71,7 @@ class BaseClient:
         self._engine = RetryEngine(url, self._transport, deadline_s, concurrency, self._event)
         self._threads = DaemonExecutor(concurrency, "clip-client")
         self._info: ModelInfo | None = None
+        self._text_info: ModelInfo | None = None
         self._timings: Timings | None = None
 
     @property
@@ -83,6 +86,14 @@ class BaseClient:
         limit = max(1, min(self._images_per_request, info.max_batch_size))
         sizes = [wire.size_of(image) for image in images]
         return [[images[i] for i in group] for group in wire.chunks(sizes, limit, self._bytes_per_request)]
+
+    def _text_groups(self, texts: Sequence[str], info: ModelInfo) -> list[list[bytes]]:
+        """The encoded texts of each request. Raises TypeError for a text that is not in a list."""
+        if isinstance(texts, str):
+            raise TypeError("texts must be a list of strings. For one text, write embed_text([text])")
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        most = max(1, info.max_batch_size)
+        return [encoded[begin : begin + most] for begin in range(0, len(encoded), most)]
 
     def _open(self, source: str | os.PathLike[str] | Source) -> Source:
         if isinstance(source, str | os.PathLike):
@@ -156,6 +167,30 @@ class ClipClient(BaseClient):
         except (CancelledError, RuntimeError):  # the pool's errors if close() comes before a group's turn
             self._engine.require_open()
             raise
+
+    @property
+    def text_info(self) -> ModelInfo:
+        """Like `info`, of the text tower. Raises ServerMismatch if the server has none."""
+        if self._text_info is None:
+            flow = self._engine.model_info(self._text_model, self._deadline_s, NO_TEXT)
+            self._text_info = run(flow)
+        return self._text_info
+
+    def embed_text(self, texts: Sequence[str]) -> Embedding:
+        """Embeds texts into the space of the photos: the dot product of a text and a photo is their cosine.
+
+        Returns float32 [N, D] in the order of `texts`, L2-normalized, or raises the first text's ItemError.
+        Like open_clip, cuts off what a text tower cannot read of a long text; embed_text_results() says so.
+        Raises ServerMismatch if the server has no text tower, and ServerUnavailable.
+        """
+        return wire.stacked(self.embed_text_results(texts), self.text_info)
+
+    def embed_text_results(self, texts: Sequence[str]) -> list[PhotoResult]:
+        """Like embed_text(), with each text's own error and notices; the facts about photos are None."""
+        self._engine.require_open()
+        info = self.text_info
+        answers = [run(self._engine.request(info, group)) for group in self._text_groups(texts, info)]
+        return [result for answer in answers for result in answer.results]
 
     def _embed_group(self, images: Sequence[Image]) -> list[PhotoResult]:
         """Embeds one request's images; files are read just before it is sent."""

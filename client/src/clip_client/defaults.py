@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MODEL = "clip_image"
+TEXT_MODEL = "clip_text"
 URL = "127.0.0.1:8001"
 
 CONCURRENCY = 16

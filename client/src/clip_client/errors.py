@@ -16,6 +16,8 @@ SERVER_CODES = frozenset({
     "decode_timeout", "internal",
 })  # fmt: skip
 """Codes of an ItemError from the server: clip_preprocess.ErrorCode, which the client does not depend on."""
+TEXT_CODES = frozenset({"too_many_bytes", "invalid_text"})
+"""Codes of an ItemError of a text, from the server."""
 CLIENT_CODES = frozenset({
     "not_found", "forbidden", "load_failed", "load_timeout", "unsupported_encoding", "checksum_mismatch",
     "too_many_bytes", "bad_embedding", "request_failed", "request_timeout",

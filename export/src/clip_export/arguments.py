@@ -7,12 +7,16 @@ from pathlib import Path
 
 from clip_serving.repository.deployment import DEPLOYMENT_FILE
 from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.families.text import TEXT
+from clip_serving.repository.families.text.settings import TextSettings
 from clip_serving.repository.flags import add_flags
+from clip_serving.repository.settings import table
 
 _DESCRIPTION = """\
-Writes an open_clip image tower as ONNX (fp32 and int8 for a CPU, fp16 for a GPU) and TorchScript, compares
-each with open_clip's own encode_image, and publishes them as a new version of clip_image_encoder. The
-repository does not change until every artifact is verified, and earlier versions stay. int8 is published
+Writes an open_clip image tower as ONNX (fp32 and int8 for a CPU, fp16 for a GPU) and TorchScript, and the
+text tower as ONNX (fp32, fp16), compares each with open_clip's own embeddings, and publishes them as new
+versions of clip_image_encoder and clip_text_encoder. The repository does not change until every artifact is
+verified, and earlier versions stay. int8 is published
 only if its cosine to fp32 is at least 0.99 on real photos; serving it is opt-in.
 """
 _EPILOG = """\
@@ -31,6 +35,8 @@ DEFAULT_PRETRAINED = "laion2b_s34b_b79k"
 
 FORMATS = ("onnx-fp32", "onnx-fp16", "torchscript", "onnx-int8")
 """In the order in which they are written: int8 is made from fp32."""
+TEXT_FORMATS = ("onnx-fp32", "onnx-fp16")
+TOWERS = ("image", "text")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
         "--activate, nothing is exported",
     )
     add_flags(settings, IMAGE, show_defaults=True)
+    names = {line.name for line in table(TextSettings)} - {"encoder_version"}  # always the new version
+    add_flags(settings, TEXT, names, show_defaults=True)
     return parser
 
 
@@ -83,10 +91,24 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help=f"comma-separated, of {','.join(FORMATS)} (default: all)",
     )
+    add("--towers", type=_towers, default=None, metavar="LIST",
+        help=f"comma-separated, of {','.join(TOWERS)} (default: image, and text where the model has a text "
+        "tower that can be served)")  # fmt: skip
     add("--verify-photos", type=Path, metavar="DIR",
         help="photos like yours, to verify int8 and bf16 with; the pixels of eight are stored in the "
         "repository (default: scikit-image's photos)")  # fmt: skip
     add("--json", action="store_true", help="print a summary as JSON on standard output")
+
+
+def _towers(text: str) -> tuple[str, ...]:
+    chosen = tuple(part.strip() for part in text.split(","))
+    if unknown := set(chosen) - set(TOWERS):
+        raise argparse.ArgumentTypeError(
+            f"unknown: {', '.join(sorted(unknown))}. Choose from {', '.join(TOWERS)}"
+        )
+    if "image" not in chosen:
+        raise argparse.ArgumentTypeError("the text tower is exported together with the image tower")
+    return chosen
 
 
 def _formats(text: str) -> tuple[str, ...]:

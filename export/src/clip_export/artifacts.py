@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -13,9 +14,12 @@ import torch
 from clip_export import graph, verify
 from clip_export.errors import ParityError
 from clip_export.load import LoadedModel
+from clip_export.text import TextTower, vocabulary
 from clip_serving import defaults
 from clip_serving.encoder.engines import OnnxEncoder
 from clip_serving.encoder.proof import Proof
+from clip_serving.repository.families.base import MODEL_PY
+from clip_serving.repository.spec import TowerSpec
 from clip_serving.repository.stage import available_cores
 
 Say = Callable[[str], None]
@@ -24,6 +28,7 @@ _FILES = {
     "onnx-fp16": defaults.ONNX_FP16_FILE,
     "torchscript": defaults.TORCHSCRIPT_FILE,
 }
+_TOLERANCES = {name: verify.FP16_TOLERANCE if "fp16" in name else verify.FP32_TOLERANCE for name in _FILES}
 
 
 def write_and_verify(name: str, loaded: LoadedModel, folder: Path, say: Say) -> list[verify.Parity]:
@@ -31,18 +36,41 @@ def write_and_verify(name: str, loaded: LoadedModel, folder: Path, say: Say) -> 
     half = name == "onnx-fp16"
     # half() changes a module in place, and the loaded model stays the reference.
     visual = copy.deepcopy(loaded.model.visual) if half else loaded.model.visual
-    tower = graph.ServedTower(visual, loaded.spec, half=half).eval()
+    tower = graph.ServedImageTower(visual, loaded.spec, half=half)
+    encoder = _written(name, tower, loaded.spec, folder, say)
+    return verify.verify(name, encoder, loaded, _TOLERANCES[name], say)
+
+
+def write_and_verify_text(name: str, text: TextTower, folder: Path, say: Say) -> list[verify.Parity]:
+    """As write_and_verify(), the text tower."""
+    tower = graph.ServedTextTower(text.module(), text.spec, half=name == "onnx-fp16")
+    encoder = _written(name, tower, text.spec, folder, say)
+    return verify.verify_text(f"text-{name}", encoder, text, _TOLERANCES[name], say)
+
+
+def stage_text(formats: Sequence[str], text: TextTower, folder: Path, say: Say) -> list[verify.Parity]:
+    """Fills `folder` with a version of the text encoder, and of the model that tokenizes for it."""
+    parities = [parity for name in formats for parity in write_and_verify_text(name, text, folder, say)]
+    tokenize = folder / defaults.TOKENIZE
+    tokenize.mkdir()
+    shutil.copyfile(vocabulary(), tokenize / defaults.VOCABULARY_FILE)
+    (tokenize / "model.py").write_text(MODEL_PY.format("tokenize"), encoding="utf-8")
+    return parities
+
+
+def _written(name: str, tower: graph.ServedTower, spec: TowerSpec, folder: Path, say: Say) -> verify.Encoder:
+    """Writes one format; returns the file as an encoder."""
     path = folder / _FILES[name]
     begin = time.monotonic()
     if name == "torchscript":
-        graph.write_torchscript(tower, loaded.spec, path)
+        graph.write_torchscript(tower.eval(), spec, path)
         encoder = verify.torchscript_encoder(path)
     else:
-        graph.write_onnx(tower, loaded.spec, path)
-        encoder = verify.onnx_encoder(path, defaults.FP16_GRAPH_LEVEL if half else 0)
+        graph.write_onnx(tower.eval(), spec, path)
+        level = defaults.FP16_GRAPH_LEVEL if name == "onnx-fp16" else 0
+        encoder = verify.onnx_encoder(path, level, tower.inputs)
     say(f"wrote {path.name}: {path.stat().st_size / 1e6:.0f} MB in {time.monotonic() - begin:.0f} s")
-    tolerance = verify.FP16_TOLERANCE if half else verify.FP32_TOLERANCE
-    return verify.verify(name, encoder, loaded, tolerance, say)
+    return encoder
 
 
 def describe(folder: Path) -> dict[str, dict[str, str | int]]:

@@ -8,17 +8,20 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clip_export.arguments import parser
-from clip_export.errors import ExportError, HubUnreachable
+from clip_export.arguments import TEXT_FORMATS, parser
+from clip_export.errors import ExportError, HubUnreachable, NoTextTower
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError
 from clip_serving.repository.deployment import Deployment, load_or_default
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.families.image.settings import ImageSettings
+from clip_serving.repository.families.text import TEXT
 from clip_serving.repository.flags import given
 from clip_serving.repository.settings import table
 from clip_serving.repository.spec import ModelSpec
@@ -50,8 +53,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _changed(options: argparse.Namespace, now: Deployment) -> Deployment:
-    """`now` with the settings whose flags were given."""
-    return now.replaced(IMAGE, **given(options, IMAGE))
+    """`now` with the settings whose flags were given; those of the text models only if it serves them."""
+    changed = now.replaced(IMAGE, **given(options, IMAGE))
+    return _text_changed(options, changed) if TEXT.name in changed.sections else changed
+
+
+def _text_changed(options: argparse.Namespace, now: Deployment) -> Deployment:
+    return now.replaced(TEXT, **given(options, TEXT))
 
 
 def _activate(options: argparse.Namespace) -> dict[str, Any]:
@@ -97,14 +105,21 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     _say(f"{spec.model} ({spec.pretrained}): {_describe(spec)}")
     for doubt in loaded.doubts:
         _say(f"warning: {doubt}")
-    with staging(options.repository) as folder:
+    text = _text_tower(options, loaded)
+    with ExitStack() as stack:
+        folder = stack.enter_context(staging(options.repository))
         parities = _write_all(options, loaded, folder, int8_required=int8_required)
         spec = dataclasses.replace(spec, min_cosine=_least_cosines(parities), artifacts=_artifacts(folder))
+        publish_text = stack.enter_context(_staged_text(options, text)) if text else None
         version = publish(folder, options.repository, spec, partial(_changed, options))
+        text_version = publish_text() if publish_text else None
     took = time.monotonic() - begin
     _say(f"published version {version} in {options.repository / defaults.ENCODER} after {took:.0f} s")
+    if text_version is not None:
+        _say(f"published version {text_version} in {options.repository / defaults.TEXT_ENCODER}")
     return {
         "version": version,
+        "text_version": text_version,
         "model": spec.model,
         "pretrained": spec.pretrained,
         "random_weights": spec.random_weights,
@@ -141,6 +156,35 @@ def _load(options: argparse.Namespace) -> Any:
             raise
         _say(f"{error}\nContinuing with random weights, because --fallback-random was given.")
         return attempt("none")
+
+
+def _text_tower(options: argparse.Namespace, loaded: Any) -> Any:
+    """The text tower to export; None if it was not asked for, or by default if it cannot be served."""
+    from clip_export.text import load_text
+
+    if options.towers is not None and "text" not in options.towers:
+        return None
+    try:
+        return load_text(loaded)
+    except NoTextTower as error:
+        if options.towers is not None:
+            raise
+        _say(f"the image tower alone is exported: {error}")
+        return None
+
+
+@contextmanager
+def _staged_text(options: argparse.Namespace, text: Any) -> Iterator[Callable[[], int]]:
+    """Writes and verifies the text tower; yields the function that publishes it."""
+    from clip_export.artifacts import stage_text
+    from clip_export.publish import publish, staging
+
+    with staging(options.repository, defaults.TEXT_ENCODER) as folder:
+        formats = [name for name in options.formats if name in TEXT_FORMATS]
+        stage_text(formats, text, folder, _say)
+        spec = dataclasses.replace(text.spec, artifacts=_artifacts(folder))
+        change = partial(_text_changed, options)
+        yield lambda: publish(folder, options.repository, spec, change, TEXT)
 
 
 def _write_all(options: argparse.Namespace, loaded: Any, folder: Path, *, int8_required: bool) -> list[Any]:

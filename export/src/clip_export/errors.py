@@ -2,7 +2,8 @@
 
 ExportError            any of these; `exit_status` is the command's
 ├── LoadError          the model or its weights are not available, or do not match
-│   └── HubUnreachable the weights must be downloaded, and the hub does not answer
+│   ├── HubUnreachable the weights must be downloaded, and the hub does not answer
+│   └── NoTextTower    the model has no text tower, or one that cannot be served
 ├── GraphError         the model cannot be exported
 ├── ParityError        an artifact's embeddings differ from open_clip's
 └── NotRendered        the version is in the repository, but its configs could not be written
@@ -25,6 +26,10 @@ class LoadError(ExportError):
 
 class HubUnreachable(LoadError):  # noqa: N818 - reads as the state that it names
     """The weights must be downloaded, and the hub does not answer."""
+
+
+class NoTextTower(LoadError):  # noqa: N818 - reads as the state that it names
+    """The model has no text tower, or its tokenizer cannot be served."""
 
 
 class GraphError(ExportError):

@@ -166,7 +166,7 @@ def _doubts(model: Any, name: str, source: str) -> tuple[str, ...]:
         return ()
     weights = Path(source).name if is_file else f"the config of {name}"
     has, other, fix = "GELU", "QuickGELU, as OpenAI's were and those made from them", "add --force-quick-gelu"
-    if _activation(model.visual) == "quick_gelu":
+    if activation_of(model.visual) == "quick_gelu":
         plain = name.removesuffix("-quickgelu")
         has, other, fix = "QuickGELU", "GELU, as most of open_clip's own were", f"use --model {plain}"
     return (
@@ -181,7 +181,7 @@ def _local_config(name: str) -> dict[str, Any]:
     return config
 
 
-def _activation(visual: Any) -> str:
+def activation_of(visual: Any) -> str:
     """The tower's activation functions: what a state dict does not hold."""
     found = set()
     for module in visual.modules():
@@ -258,7 +258,7 @@ def _spec(model: Any, name: str, label: str, *, random: bool, preprocess_from: s
         embedding_dim=_embedding_dim(model, height, width),
         random_weights=random,
         weights_sha256=weights_sha256(model),
-        activation=_activation(model.visual),
+        activation=activation_of(model.visual),
         tool_versions={
             "open_clip": open_clip.__version__,
             "torch": torch.__version__,

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from PIL import Image
 from clip_export.errors import ParityError
 from clip_export.load import LoadedModel
 from clip_export.pictures import natural_pictures, own_pictures, reference_jpeg, sample_pictures
+from clip_export.text import TEXTS, TextTower
 from clip_preprocess.pipeline import preprocess_one
 from clip_serving import defaults
 from clip_serving.encoder.proof import Proof, least_cosine
@@ -36,7 +38,8 @@ FP32_TOLERANCE = 1e-4
 FP16_TOLERANCE = 5e-3
 
 Floats = npt.NDArray[np.float32]
-Encoder = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], Floats]
+Encoder = Callable[[npt.NDArray[Any], npt.NDArray[np.bool_]], Floats]
+"""An artifact: uint8 pixels [N,H,W,3] or int32 tokens [N,L], and the mask [N,1], to rows [N,D]."""
 
 
 @dataclass(frozen=True)
@@ -97,21 +100,40 @@ def with_reference(loaded: LoadedModel) -> ModelSpec:
 def verify(
     artifact: str, encode: Encoder, loaded: LoadedModel, tolerance: float, report: Callable[[str], None]
 ) -> list[Parity]:
-    """Compares `encode` at each of BATCHES; raises ParityError past the tolerance or for a wrong mask."""
+    """Compares `encode` with encode_image; raises ParityError past the tolerance or for a wrong mask."""
     pictures = sample_pictures(max(BATCHES))
     wanted = reference_embeddings(loaded, pictures)
-    pixels = _exact_pixels(loaded, pictures)
+    return verify_rows(artifact, encode, _exact_pixels(loaded, pictures), wanted, tolerance, report)
+
+
+def verify_text(
+    artifact: str, encode: Encoder, tower: TextTower, tolerance: float, report: Callable[[str], None]
+) -> list[Parity]:
+    """Compares `encode` with encode_text; raises ParityError past the tolerance or for a wrong mask."""
+    texts = list(TEXTS[: max(BATCHES)])
+    return verify_rows(artifact, encode, tower.tokens(texts), tower.encode(texts), tolerance, report)
+
+
+def verify_rows(
+    artifact: str,
+    encode: Encoder,
+    items: npt.NDArray[Any],
+    wanted: Floats,
+    tolerance: float,
+    report: Callable[[str], None],
+) -> list[Parity]:
+    """Compares the rows of `items` with the `wanted` ones at each of BATCHES. Raises ParityError."""
     results = []
     for batch in BATCHES:
-        rows = encode(pixels[:batch], np.ones((batch, 1), np.bool_))
+        rows = encode(items[:batch], np.ones((batch, 1), np.bool_))
         results.append(_compare(artifact, rows, wanted[:batch], tolerance))
         report(str(results[-1]))
     if not all(result.ok for result in results):
         raise ParityError(
-            f"{artifact} differs from open_clip's encode_image by more than {tolerance:.0e}; "
+            f"{artifact} differs from open_clip's own embeddings by more than {tolerance:.0e}; "
             "nothing was published"
         )
-    _check_mask(artifact, encode, pixels[:3], wanted[:3], tolerance)
+    _check_mask(artifact, encode, items[:3], wanted[:3], tolerance)
     return results
 
 
@@ -181,9 +203,9 @@ def _compare(artifact: str, rows: Floats, wanted: Floats, tolerance: float) -> P
 
 
 def _check_mask(
-    artifact: str, encode: Encoder, pixels: npt.NDArray[np.uint8], wanted: Floats, tolerance: float
+    artifact: str, encode: Encoder, items: npt.NDArray[Any], wanted: Floats, tolerance: float
 ) -> None:
-    rows = encode(pixels, np.array([[True], [False], [True]]))
+    rows = encode(items, np.array([[True], [False], [True]]))
     neighbors = np.abs(rows[[0, 2]] - wanted[[0, 2]]).max()
     if not (np.isnan(rows[1]).all() and neighbors <= tolerance):
         raise ParityError(f"{artifact}: a row that is not valid must be NaN and must not change the others")
@@ -195,24 +217,24 @@ def torchscript_encoder(path: Path) -> Encoder:
         warnings.simplefilter("ignore", FutureWarning)
         module = torch.jit.load(str(path))
 
-    def encode(pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> Floats:
+    def encode(items: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Floats:
         with torch.inference_mode():
-            rows: Floats = module(torch.from_numpy(pixels), torch.from_numpy(valid)).numpy()
+            rows: Floats = module(torch.from_numpy(items), torch.from_numpy(valid)).numpy()
         return rows
 
     return encode
 
 
-def onnx_encoder(path: Path, graph_level: int = 0) -> Encoder:
+def onnx_encoder(path: Path, graph_level: int = 0, inputs: tuple[str, str] = ("pixels", "valid")) -> Encoder:
     """Runs the graph in a child process, because an fp16 graph can crash onnxruntime on a CPU.
 
     `graph_level` is Triton's, and the one that the graph is served at: 0 for all optimizations.
     """
 
-    def encode(pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> Floats:
+    def encode(items: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Floats:
         with tempfile.TemporaryDirectory() as folder:
             given, made = Path(folder) / "in.npz", Path(folder) / "out.npy"
-            np.savez(given, pixels=pixels, valid=valid)
+            np.savez(given, **dict(zip(inputs, (items, valid), strict=True)))
             program = [sys.executable, "-m", "clip_export.run_onnx"]
             command = [*program, str(path), str(graph_level), str(given), str(made)]
             child = subprocess.run(command, capture_output=True, text=True)

@@ -6,6 +6,9 @@ from typing import Literal
 
 from clip_preprocess.settings import Quality
 
+Clean = Literal["lower", "whitespace", "canonicalize"]
+"""open_clip's names: how a text is normalized before it is split into words."""
+
 Precision = Literal["fp32", "bf16", "int8"]
 """The data type that a CPU encoder computes in."""
 EncoderPrecision = Literal["auto", "fp32", "bf16", "int8"]
@@ -14,6 +17,13 @@ EncoderPrecision = Literal["auto", "fp32", "bf16", "int8"]
 ENSEMBLE = "clip_image"
 PREPROCESS = "clip_image_preprocess"
 ENCODER = "clip_image_encoder"
+
+TEXT_ENSEMBLE = "clip_text"
+TOKENIZE = "clip_text_tokenize"
+TEXT_ENCODER = "clip_text_encoder"
+
+VOCABULARY_FILE = "merges.txt.gz"
+"""Of a version directory of clip_text_tokenize: the merges of CLIP's byte-pair encoder, from open_clip."""
 
 # Files of one encoder version directory.
 ONNX_FP32_FILE = "model.onnx"
@@ -64,6 +74,13 @@ MAX_QUEUE_SIZE = 64
 PREPROCESS_PREFERRED_BATCH_SIZE = 4
 """How many waiting requests one instance takes at once. By default Triton gives it all of them, which leaves
 the other instances idle and holds every photo until the slowest is done."""
+
+TOKENIZE_INSTANCES = 1
+"""A text takes less than a millisecond."""
+MAX_TEXT_BYTES = 16384
+"""Of one text: a text tower reads 300 or so."""
+CACHED_WORDS = 65536
+"""Words whose token ids one tokenizer keeps: about 10 MB."""
 
 LEAST_INFLIGHT_REQUESTS = 32
 """Least `max_inflight_requests` of the ensemble. Triton runs the ensemble's callbacks in 8 threads; with a

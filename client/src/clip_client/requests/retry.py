@@ -164,8 +164,11 @@ class RetryEngine:
         if self.slots.closed.is_set():
             raise ServerUnavailable("this client was closed")
 
-    def model_info(self, model: str, deadline_s: float) -> Flow[ModelInfo]:
-        """Reads the model's config, retrying until the deadline. Raises ServerUnavailable, ServerMismatch."""
+    def model_info(self, model: str, deadline_s: float, advice: str = "") -> Flow[ModelInfo]:
+        """Reads the model's config, retrying until the deadline. Raises ServerUnavailable, ServerMismatch.
+
+        `advice` is what to do if the server does not have the model.
+        """
         self.require_open()
         end, backoff = self._clock() + deadline_s, Backoff()
         while True:
@@ -179,7 +182,7 @@ class RetryEngine:
                     continue
             self.require_open()
             raise server_error(self._url, deadline_s, answer) or ServerMismatch(
-                f"the server at {self._url} does not serve {model}: {answer}"
+                f"the server at {self._url} does not serve {model}: {answer}" + f". {advice}" * bool(advice)
             )
 
     def statistics(self, info: ModelInfo) -> Flow[dict[str, ServerTimes]]:

@@ -51,7 +51,7 @@ class ModelInfo:
         texts = [o.name for o in config.output if o.data_type == _type(config, "TYPE_STRING")]
         errors = ["error"] if "error" in texts else texts
         for found, what in (
-            (strings, "one BYTES input for the photo"),
+            (strings, "one BYTES input for the photo or text"),
             (vectors, "one FP32 output of one dimension for the embedding"),
             (errors, "one BYTES output for the error"),
         ):
@@ -100,14 +100,16 @@ def collect(
     results: Sequence[PhotoResult], info: ModelInfo, on_error: Literal["raise", "return"]
 ) -> Embedding | list[Embedding | ItemError]:
     """The result of embed(): a list, or an array [N, D]. Raises the first ItemError for "raise"."""
-    outcomes = [result.outcome for result in results]
-    if on_error == "return":
-        return outcomes
+    return [result.outcome for result in results] if on_error == "return" else stacked(results, info)
+
+
+def stacked(results: Sequence[PhotoResult], info: ModelInfo) -> Embedding:
+    """float32 [N, D]. Raises the first ItemError."""
     rows: list[Embedding] = []
-    for outcome in outcomes:
-        if isinstance(outcome, ItemError):
-            raise outcome
-        rows.append(outcome)
+    for result in results:
+        if isinstance(result.outcome, ItemError):
+            raise result.outcome
+        rows.append(result.outcome)
     return np.stack(rows) if rows else np.empty((0, info.dimension), np.float32)
 
 

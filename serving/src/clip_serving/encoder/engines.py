@@ -1,4 +1,4 @@
-"""The image encoder on the CPU, in onnxruntime or OpenVINO; independent of Triton."""
+"""An exported encoder on the CPU, in onnxruntime or OpenVINO; independent of Triton."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from clip_serving.errors import ConfigurationError
 
 
 class Encoder(Protocol):
-    """An exported graph: uint8 pixels and a validity mask to L2-normalized float32 rows."""
+    """An exported graph: pixels or tokens, and a validity mask, to L2-normalized float32 rows."""
 
-    def embed(self, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-        """uint8 [N,H,W,3] and bool [N,1] to float32 [N,D]; rows that are not valid are NaN."""
+    def embed(self, items: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        """uint8 [N,H,W,3] or int32 [N,L], and bool [N,1], to float32 [N,D]; rows not valid are NaN."""
 
 
 class OnnxEncoder:
@@ -34,9 +34,10 @@ class OnnxEncoder:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no public base class
             raise ConfigurationError(f"onnxruntime cannot load {path}: {error}") from error
+        self._input, self._valid = (each.name for each in self._session.get_inputs())
 
-    def embed(self, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-        (embedding,) = self._session.run(["embedding"], {"pixels": pixels, "valid": valid})
+    def embed(self, items: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        (embedding,) = self._session.run(["embedding"], {self._input: items, self._valid: valid})
         rows: npt.NDArray[np.float32] = embedding
         return rows
 
@@ -74,8 +75,8 @@ class OpenVinoEncoder:
         name: str = hint.get_type_name()
         self.precision = {"f32": "fp32"}.get(name, name)
 
-    def embed(self, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-        rows: npt.NDArray[np.float32] = self._request.infer({"pixels": pixels, "valid": valid})["embedding"]
+    def embed(self, items: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        rows: npt.NDArray[np.float32] = self._request.infer({"pixels": items, "valid": valid})["embedding"]
         # In bf16 the norm is rounded to three digits. Dividing also copies: `rows` is OpenVINO's memory.
         normal: npt.NDArray[np.float32] = rows / np.maximum(
             np.linalg.norm(rows, axis=1, keepdims=True), 1e-12

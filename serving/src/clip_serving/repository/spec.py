@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args
 
 from clip_preprocess.settings import Interpolation, ResizeMode
 from clip_serving import defaults
+from clip_serving.defaults import Clean
 from clip_serving.errors import ConfigurationError
 
 SPEC_VERSION = 1
@@ -127,3 +128,29 @@ class ModelSpec(TowerSpec):
             raise ConfigurationError(f"resize mode {self.resize_mode!r} is not one of {get_args(ResizeMode)}")
         if min(self.image_size) < 1:
             raise ConfigurationError("image_size must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec(TowerSpec):
+    """A text tower and the tokens that it expects.
+
+    `clean` is how open_clip's tokenizer of this model normalizes a text. The similarity of a photo and a text
+    is `logit_scale` times their cosine, plus `logit_bias`; zero-shot labels are the softmax (or, for a model
+    with a bias, the sigmoid) of these.
+    """
+
+    context_length: int
+    clean: Clean
+    logit_scale: float
+    logit_bias: float | None = None
+    reference_text: str = ""
+    """A text that every server of this model can be asked to embed."""
+    reference_embedding: str = ""
+    """base64 of its embedding by open_clip itself: little-endian float32 [embedding_dim]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.context_length < 3:
+            raise ConfigurationError("context_length must be at least 3: a token between start and end")
+        if self.clean not in get_args(Clean):
+            raise ConfigurationError(f"clean {self.clean!r} is not one of {get_args(Clean)}")

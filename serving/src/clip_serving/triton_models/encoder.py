@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from clip_serving import defaults
 from clip_serving.encoder.choice import choose
 from clip_serving.errors import ConfigurationError
 from clip_serving.server.log import announcement
-from clip_serving.triton_models.inputs import Refused, read_inputs
+from clip_serving.triton_models.inputs import embed_requests
 from clip_serving.triton_models.parameters import parameters_of
 
 
@@ -40,14 +39,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Runs the requests that Triton batched as one batch."""
-        read = [read_inputs(request, "pixels", "valid") for request in requests]
-        batches = [inputs for inputs in read if not isinstance(inputs, Refused)]
-        if not batches:
-            return [each.response for each in read if isinstance(each, Refused)]
-        pixels, valid = (_joined([batch[index] for batch in batches]) for index in (0, 1))
-        ends = np.cumsum([len(batch[1]) for batch in batches])[:-1]
-        parts = iter(np.split(self._embed(pixels, valid), ends))
-        return [each.response if isinstance(each, Refused) else _response(next(parts)) for each in read]
+        return embed_requests(requests, "pixels", self._embed)
 
     def _embed(self, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
         """Costs nothing for rows that are not valid: a batch of one photo may be filled with empty ones."""
@@ -58,11 +50,3 @@ class TritonPythonModel:
         if kept.any():
             rows[kept] = self._encoder.embed(np.ascontiguousarray(pixels[kept]), valid[kept])
         return rows
-
-
-def _joined(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _response(rows: npt.NDArray[np.float32]) -> Any:
-    return pb_utils.InferenceResponse([pb_utils.Tensor("embedding", np.ascontiguousarray(rows))])

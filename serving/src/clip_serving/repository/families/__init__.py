@@ -11,5 +11,6 @@ from typing import Any
 
 from clip_serving.repository.families.base import ModelFamily
 from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.families.text import TEXT
 
-FAMILIES: dict[str, ModelFamily[Any, Any]] = {IMAGE.name: IMAGE}
+FAMILIES: dict[str, ModelFamily[Any, Any]] = {IMAGE.name: IMAGE, TEXT.name: TEXT}

@@ -28,6 +28,8 @@ class ModelFamily(ABC, Generic[Spec, Settings]):
     """Its folders in the repository."""
     encoder: str
     """The member of `models` whose version directories hold the exports."""
+    python_encoder = "encoder"
+    """The module of clip_serving.triton_models that serves the encoder on a CPU."""
     spec: type[Spec]
     settings: type[Settings]
 
