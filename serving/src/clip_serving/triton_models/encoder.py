@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import triton_python_backend_utils as pb_utils
 
 from clip_preprocess.settings import one_of
 from clip_serving import defaults
