@@ -118,7 +118,7 @@ class _Run:
                 raise SourceError(todo.why_empty())
             gone = todo.gone()
             if prune:
-                self._sink.remove(gone)
+                self._prune(gone)
             summary.gone, summary.pruned = len(gone), prune
             counts = self._sink.finish()
         except KeyboardInterrupt:
@@ -135,6 +135,14 @@ class _Run:
         summary.embedded = counts.pop("", 0)
         summary.failed = dict(counts)
         return summary
+
+    def _prune(self, gone: Collection[str]) -> None:
+        if gone and not self._todo.listed:
+            raise SourceError(
+                f"the source is empty, and --prune would remove all of its rows ({len(gone)}). Is the folder "
+                "mounted? If it is empty for good, remove the output instead"
+            )
+        self._sink.remove(gone)
 
     def _drain(self, records: Iterator[EmbeddedObject]) -> None:
         for item in records:
@@ -191,7 +199,7 @@ class _Remaining:
         self._final = PERMANENT_CODES.difference(options.retry_errors)
         self._unlisted = set(known)
         self._undecided: set[str] = set()
-        self.skipped = self.not_retried = self.excluded = 0
+        self.listed = self.skipped = self.not_retried = self.excluded = 0
 
     @property
     def uri(self) -> str:
@@ -214,6 +222,7 @@ class _Remaining:
 
     def list(self) -> Iterator[ObjectInfo]:
         for item in self._source.list():
+            self.listed += 1
             self._unlisted.discard(item.name)
             if not self._is_selected(item.name):
                 self.excluded += 1

@@ -255,3 +255,14 @@ def test_an_output_that_is_a_link_stays_one(album: Album, tmp_path: Path) -> Non
     assert pq.read_table(target).num_rows == 3
     assert target.stat().st_mode & 0o777 == 0o640
     assert sorted(path.name for path in target.parent.iterdir()) == ["real.errors.parquet", "real.parquet"]
+
+
+def test_a_folder_that_is_empty_by_mistake_does_not_lose_its_rows(album: Album) -> None:
+    album.folder.rename(album.folder.with_name("elsewhere"))
+    album.folder.mkdir()
+    with pytest.raises(
+        SourceError, match=r"--prune would remove all of its rows \(3\). Is the folder mounted"
+    ):
+        album.run(prune=True)
+    assert album.run()[0].gone == 3
+    assert len(album.rows()) == 3
