@@ -1,4 +1,4 @@
-"""`clip-search`: find photos in the output of clip-embed by example, by text, or by a row."""
+"""Finds photos in the output of clip-embed by example, by text, or by a row."""
 
 from __future__ import annotations
 
@@ -92,10 +92,16 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _add_dataset(parser)
     add("text", nargs="?", help="words that describe the photos")
-    add("--like", type=Path, metavar="FILE", help="a photo")
-    add("--like-row", metavar="NAME", help="a photo of the dataset, by its name; needs no server")
+    add("--like", type=Path, metavar="FILE", help="find photos like this one")
+    add("--like-row", metavar="NAME", help="find photos like this row, by its name; needs no server")
     add("--source", metavar="SOURCE", help="the source of --like-row, if several have this name")
-    add("-k", type=_count, default=defaults.COUNT, metavar="N", help="matches (default: %(default)s)")
+    add(
+        "-k",
+        type=_count,
+        default=defaults.COUNT,
+        metavar="N",
+        help="number of matches (default: %(default)s)",
+    )
     _add_output(parser, "a contact sheet with thumbnails")
     add("--url", default=client_defaults.URL, help="the server's gRPC address (default: %(default)s)")
     add(
