@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -204,8 +205,8 @@ def test_a_sweep_passes_them_and_keeps_no_secret(guarded: Guarded, photo: bytes,
     ("change", "said"),
     [
         pytest.param({"ssl": False}, "--ssl", id="no TLS"),
-        pytest.param({"root_certificates": None}, "CERTIFICATE_VERIFY_FAILED", id="no root"),
-        pytest.param({"root_certificates": "other"}, "CERTIFICATE_VERIFY_FAILED", id="wrong root"),
+        pytest.param({"root_certificates": None}, "TLS failed: .* not trusted", id="no root"),
+        pytest.param({"root_certificates": "other"}, "TLS failed: .* not trusted", id="wrong root"),
         pytest.param({"private_key": None, "certificate_chain": None}, "certificate", id="no certificate"),
     ],
 )
@@ -215,8 +216,37 @@ def test_a_connection_that_does_not_fit(
 ) -> None:
     if change.get("root_certificates"):
         change = {"root_certificates": guarded.other_authority}
-    with pytest.raises(ServerUnavailable, match=f"no answer from the server at {guarded.url}.*{said}"):
+    with pytest.raises(ServerUnavailable, match=f"{guarded.url}.*{said}"):
         how(guarded.url, photo, dataclasses.replace(guarded.options, **change), deadline_s=_SOON)
+
+
+@pytest.mark.parametrize("how", [embed, embed_async])
+def test_addresses_that_are_wrong_are_named_at_once(
+    guarded: Guarded, server: TritonServer, photo: bytes, how: Any, unused_port: int
+) -> None:
+    other_name = guarded.url.replace("127.0.0.1", "localhost")
+    for url, connection, said in (
+        (other_name, guarded.options, "TLS failed: the server's certificate is for another host name"),
+        (
+            server.grpc_url,
+            ConnectionOptions(ssl=True),
+            "TLS failed: the server does not use TLS on this port",
+        ),
+        (server.http_url.removeprefix("http://"), None, "Is that Triton's HTTP port"),
+        (server.metrics_url.removeprefix("http://").partition("/")[0], None, "Is that Triton's HTTP port"),
+        (f"127.0.0.1:{unused_port}", None, "nothing listens there"),
+        ("no-such-host.invalid:8001", None, "host name is not known"),
+    ):
+        with pytest.raises(ServerUnavailable, match=f"cannot connect to {url}: .*{said}"):
+            how(url, photo, connection, deadline_s=PATIENCE_S)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @pytest.mark.parametrize("headers", [{}, {_HEADER: "wrong"}], ids=["none", "wrong"])

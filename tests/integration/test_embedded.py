@@ -168,6 +168,7 @@ def test_a_killed_server_is_restarted_and_its_log_continues(small_repository: Pa
         before = log.read_text()
         os.kill(first, signal.SIGKILL)
         with ClipClient(server.grpc_url, deadline_s=PATIENCE_S) as client:
+            client.wait(PATIENCE_S)
             assert client.embed(camera_photos(1, seed=3)).shape == (1, 512)
         assert server.pid != first
     after = log.read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from types import TracebackType
@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Literal, overload
 import grpc.aio
 
 from clip_client import defaults
-from clip_client.client import NO_TEXT, BaseClient
+from clip_client.client import MAX_DEADLINE_S, NO_TEXT, BaseClient, positive
 from clip_client.errors import ItemError
+from clip_client.photos import Image, as_list, read_photo
 from clip_client.requests import wire
 from clip_client.requests.drivers import run_async
-from clip_client.requests.wire import Embedding, Image, ModelInfo
+from clip_client.requests.wire import Embedding, ModelInfo
 from clip_client.results import PhotoResult
 from clip_client.sources.base import ObjectInfo, Source
 from clip_client.stream import load
@@ -29,6 +30,7 @@ class AsyncClipClient(BaseClient):
 
     _grpc: ClassVar[Any] = grpc.aio
     _event: ClassVar[type[Any]] = asyncio.Event
+    _loop: asyncio.AbstractEventLoop | None = None
 
     @cached_property
     def _sending(self) -> asyncio.Semaphore:
@@ -54,30 +56,50 @@ class AsyncClipClient(BaseClient):
 
     async def info(self) -> ModelInfo:
         """Like ClipClient.info."""
+        self._require_own_loop()
         if self._info is None:
             self._info = await run_async(self._engine.model_info(self._model, self._deadline_s))
         return self._info
 
+    async def wait(self, deadline_s: float) -> ModelInfo:
+        """Like ClipClient.wait(): waits at most `deadline_s` for a server that is still starting."""
+        self._require_own_loop()
+        if self._info is None:
+            deadline_s = positive("deadline_s", deadline_s, MAX_DEADLINE_S)
+            self._info = await run_async(self._engine.model_info(self._model, deadline_s, starting=True))
+        return self._info
+
+    def _require_own_loop(self) -> None:
+        """Raises RuntimeError in another event loop than that of the first call: gRPC belongs to that one."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        if self._loop is not loop:
+            raise RuntimeError(
+                "this AsyncClipClient was first used in another event loop. Create one in each asyncio.run()"
+            )
+
     @overload
-    async def embed(self, images: Sequence[Image]) -> Embedding: ...
+    async def embed(self, images: Iterable[Image]) -> Embedding: ...
     @overload
-    async def embed(self, images: Sequence[Image], *, on_error: Literal["raise"]) -> Embedding: ...
+    async def embed(self, images: Iterable[Image], *, on_error: Literal["raise"]) -> Embedding: ...
     @overload
     async def embed(
-        self, images: Sequence[Image], *, on_error: Literal["return"]
+        self, images: Iterable[Image], *, on_error: Literal["return"]
     ) -> list[Embedding | ItemError]: ...
 
     async def embed(
-        self, images: Sequence[Image], *, on_error: Literal["raise", "return"] = "raise"
+        self, images: Iterable[Image], *, on_error: Literal["raise", "return"] = "raise"
     ) -> Embedding | list[Embedding | ItemError]:
         """Like ClipClient.embed(): float32 [N, D], or with `on_error="return"` one entry per photo."""
         return wire.collect(await self.embed_photos(images), await self.info(), on_error)
 
-    async def embed_photos(self, images: Sequence[Image]) -> list[PhotoResult]:
+    async def embed_photos(self, images: Iterable[Image]) -> list[PhotoResult]:
         """Like ClipClient.embed_photos(): a PhotoResult per photo, with its notices and facts."""
         self._engine.require_open()
+        photos = as_list(images)
         info = await self.info()
-        tasks = [asyncio.create_task(self._embed_group(group)) for group in self._groups(images, info)]
+        tasks = [asyncio.create_task(self._embed_group(group)) for group in self._groups(photos, info)]
         try:
             answers = await asyncio.gather(*tasks)
         finally:
@@ -109,7 +131,7 @@ class AsyncClipClient(BaseClient):
         """Embeds one request's images; files are read just before it is sent."""
         info = await self.info()
         async with self._sending:
-            read = [await self._in_thread(wire.read_photo, info, image) for image in images]
+            read = [await self._in_thread(read_photo, info, image) for image in images]
             photos = [entry for entry in read if isinstance(entry, bytes)]
             return wire.filled(read, await self._request(photos) if photos else [])
 
@@ -206,9 +228,9 @@ class AsyncClipClient(BaseClient):
 
 
 def _is_cancelled() -> bool:
-    """Whether this task was cancelled. Python 3.10 cannot say: then a CancelledError is taken for that."""
+    """Whether this task was cancelled. Python 3.10 cannot say: close() counts as the cause if called."""
     cancelling = getattr(asyncio.current_task(), "cancelling", None)
-    return cancelling is None or cancelling() > 0
+    return cancelling is not None and cancelling() > 0
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

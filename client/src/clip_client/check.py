@@ -44,7 +44,7 @@ def check(
     """
     with ClipClient(url, model=model, connection=connection, deadline_s=wait_s, concurrency=1) as client:
         try:
-            parameters = client.info.parameters
+            parameters = client.wait(wait_s).parameters
         except ServerMismatch as error:
             return CheckResult(False, None, 0.0, str(error))
         picture = base64.b64decode(parameters.get("reference_image", ""))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from types import TracebackType
@@ -14,11 +15,12 @@ import grpc
 
 from clip_client import defaults
 from clip_client.errors import ItemError
+from clip_client.photos import Image, as_list, read_photo, size_of
 from clip_client.requests import wire
-from clip_client.requests.channel import ConnectionOptions, Transport
+from clip_client.requests.channel import ConnectionOptions, Transport, require_address
 from clip_client.requests.drivers import run
 from clip_client.requests.retry import RetryEngine
-from clip_client.requests.wire import Embedding, Image, ModelInfo
+from clip_client.requests.wire import Embedding, ModelInfo
 from clip_client.results import PhotoResult
 from clip_client.sinks.base import EmbeddedObject
 from clip_client.sources import open_source
@@ -29,6 +31,18 @@ from clip_client.timings import TimedAnswer, Timings
 
 _READY_TIMEOUT_S = 2.0
 NO_TEXT = "Export the model with its text tower: clip-export --towers image,text"
+
+
+MAX_DEADLINE_S = 30 * 24 * 3600.0
+"""Waits of threads and gRPC overflow with far longer ones."""
+
+
+def positive(name: str, value: float, most: float = math.inf) -> float:
+    """`value`. Raises ValueError, which names the argument, if it is not above 0 or is too large."""
+    if not 0 < value < math.inf or value > most:
+        bound = f" of at most {most:,.0f}" if most < math.inf else ""
+        raise ValueError(f"{name} must be a positive number{bound}, not {value!r}")
+    return value
 
 
 class BaseClient:
@@ -61,6 +75,14 @@ class BaseClient:
         bytes_per_request: int = defaults.BYTES_PER_REQUEST,
         transport: Transport | None = None,
     ) -> None:
+        require_address(url, ssl=connection is not None and connection.ssl)
+        deadline_s = positive("deadline_s", deadline_s, MAX_DEADLINE_S)
+        for name, value in (
+            ("concurrency", concurrency),
+            ("images_per_request", images_per_request),
+            ("bytes_per_request", bytes_per_request),
+        ):
+            positive(name, value)
         self.url = url
         self._model, self._text_model = model, text_model
         self._deadline_s = deadline_s
@@ -80,11 +102,9 @@ class BaseClient:
         return frozenset(self._engine.dead_processes.names)
 
     def _groups(self, images: Sequence[Image], info: ModelInfo) -> list[list[Image]]:
-        """The photos of each request of one call. Raises TypeError for a photo that is not in a list."""
-        if isinstance(images, str | bytes | os.PathLike):
-            raise TypeError("images must be a list of photos. For one photo, write embed([photo])")
+        """The photos of each request of one call."""
         limit = max(1, min(self._images_per_request, info.max_batch_size))
-        sizes = [wire.size_of(image) for image in images]
+        sizes = [size_of(image) for image in images]
         return [[images[i] for i in group] for group in wire.chunks(sizes, limit, self._bytes_per_request)]
 
     def _text_groups(self, texts: Sequence[str], info: ModelInfo) -> list[list[bytes]]:
@@ -125,29 +145,32 @@ class ClipClient(BaseClient):
     def info(self) -> ModelInfo:
         """The model's names, dimension, largest batch and parameters. Read from the server once.
 
-        Raises ServerUnavailable or ServerMismatch.
+        Raises ServerUnavailable, at once if nothing listens at the address, or ServerMismatch.
         """
-        return self.wait(self._deadline_s)
+        if self._info is None:
+            self._info = run(self._engine.model_info(self._model, self._deadline_s))
+        return self._info
 
     def wait(self, deadline_s: float) -> ModelInfo:
         """Like `info`, but waits at most `deadline_s` for a server that is still starting."""
         if self._info is None:
-            self._info = run(self._engine.model_info(self._model, deadline_s))
+            deadline_s = positive("deadline_s", deadline_s, MAX_DEADLINE_S)
+            self._info = run(self._engine.model_info(self._model, deadline_s, starting=True))
         return self._info
 
     @overload
-    def embed(self, images: Sequence[Image]) -> Embedding: ...
+    def embed(self, images: Iterable[Image]) -> Embedding: ...
     @overload
-    def embed(self, images: Sequence[Image], *, on_error: Literal["raise"]) -> Embedding: ...
+    def embed(self, images: Iterable[Image], *, on_error: Literal["raise"]) -> Embedding: ...
     @overload
     def embed(
-        self, images: Sequence[Image], *, on_error: Literal["return"]
+        self, images: Iterable[Image], *, on_error: Literal["return"]
     ) -> list[Embedding | ItemError]: ...
 
     def embed(
-        self, images: Sequence[Image], *, on_error: Literal["raise", "return"] = "raise"
+        self, images: Iterable[Image], *, on_error: Literal["raise", "return"] = "raise"
     ) -> Embedding | list[Embedding | ItemError]:
-        """Embeds encoded photos, given as bytes or paths.
+        """Embeds encoded photos: bytes, paths, or files opened in binary mode.
 
         Returns float32 [N, D] in the order of `images`, L2-normalized, or raises the first photo's ItemError.
         With `on_error="return"`, returns a list of N entries instead: a vector [D] or an ItemError. Raises
@@ -155,13 +178,14 @@ class ClipClient(BaseClient):
         """
         return wire.collect(self.embed_photos(images), self.info, on_error)
 
-    def embed_photos(self, images: Sequence[Image]) -> list[PhotoResult]:
+    def embed_photos(self, images: Iterable[Image]) -> list[PhotoResult]:
         """Like embed(), with all that is known about each photo: notices, format, sides, decode scale.
 
         Returns N results in the order of `images`; a photo that fails has its error in its result.
         """
         self._engine.require_open()
-        groups = self._groups(images, self.info)
+        photos = as_list(images)
+        groups = self._groups(photos, self.info)
         try:
             return [result for answer in self._threads.map(self._embed_group, groups) for result in answer]
         except (CancelledError, RuntimeError):  # the pool's errors if close() comes before a group's turn
@@ -194,7 +218,7 @@ class ClipClient(BaseClient):
 
     def _embed_group(self, images: Sequence[Image]) -> list[PhotoResult]:
         """Embeds one request's images; files are read just before it is sent."""
-        read = [wire.read_photo(self.info, image) for image in images]
+        read = [read_photo(self.info, image) for image in images]
         photos = [entry for entry in read if isinstance(entry, bytes)]
         return wire.filled(read, self._request(photos) if photos else [])
 

@@ -27,6 +27,11 @@ CONNECTING = Failure(
     "connections to all backends failing; last error: UNKNOWN: ipv4:127.0.0.1:8001: "
     "Failed to connect to remote host: getsockopt(SO_ERROR): Connection reset by peer",
 )
+REFUSED = Failure(
+    _S.UNAVAILABLE,
+    "connections to all backends failing; last error: UNKNOWN: ipv4:127.0.0.1:8001: "
+    "Failed to connect to remote host: Connection refused",
+)
 BROKEN = Failure(_S.UNAVAILABLE, "Stream removed (Socket closed)")
 SILENT = Failure(_S.DEADLINE_EXCEEDED, "Deadline Exceeded")
 INVALID = Failure(_S.INVALID_ARGUMENT, "unexpected shape for input")

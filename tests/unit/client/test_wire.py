@@ -17,6 +17,7 @@ from tritonclient.grpc._utils import _get_inference_request
 
 import clip_client
 from clip_client import ItemError, ModelInfo, Notice, ServerMismatch
+from clip_client.photos import read_photo
 from clip_client.requests import wire
 
 _INFO = ModelInfo("clip_image", "image", "embedding", "error", 4, 64, {})
@@ -122,12 +123,12 @@ def test_what_the_server_would_refuse_for_its_size_is_not_read(tmp_path: Path) -
     small.write_bytes(bytes(10))
     with large.open("wb") as file:
         file.truncate(2**40)  # a hole: nobody could read it
-    error = wire.read_photo(info, large)
+    error = read_photo(info, large)
     assert isinstance(error, ItemError)
     assert error.code == "too_many_bytes"
-    assert wire.read_photo(info, small) == bytes(10)
-    assert isinstance(wire.read_photo(info, bytes(11)), ItemError)
-    assert wire.read_photo(_INFO, bytes(11)) == bytes(11), "an older server does not tell its limit"
+    assert read_photo(info, small) == bytes(10)
+    assert isinstance(read_photo(info, bytes(11)), ItemError)
+    assert read_photo(_INFO, bytes(11)) == bytes(11), "an older server does not tell its limit"
 
 
 def config(change: Callable[[pb.ModelConfig], object] | None = None) -> pb.ModelConfig:

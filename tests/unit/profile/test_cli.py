@@ -84,7 +84,7 @@ def test_no_server_at_the_url(photos: Path, tmp_path: Path, capsys: pytest.Captu
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{probe.getsockname()[1]}"
-    assert f"no answer from the server at {url}" in refused(capsys, *sweep(photos, tmp_path, "--url", url))
+    assert f"cannot connect to {url}: nothing" in refused(capsys, *sweep(photos, tmp_path, "--url", url))
 
 
 def test_a_server_that_is_not_clip_triton(

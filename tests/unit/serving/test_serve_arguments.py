@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from clip_serving.cli import main
+from clip_serving.errors import ServerError
+from clip_serving.server import ports
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,10 @@ def test_a_wrong_flag_is_a_usage_error(
         main([flag, value])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ports_", [(8001, 8001, 0), (8000, 0, 8000), (0, 8002, 8002)])
+def test_a_port_for_two_protocols_is_named(ports_: tuple[int, ...]) -> None:
+    (twice,) = {port for port in ports_ if port}
+    with pytest.raises(ServerError, match=f"port {twice} is given twice"):
+        ports.reserve("127.0.0.1", ports_)

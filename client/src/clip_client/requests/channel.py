@@ -6,6 +6,7 @@ photo into a message, and the message into bytes, before gRPC sees it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from clip_client import defaults
 from clip_client.errors import ServerUnavailable
 
 CHANNEL_OPTIONS: list[tuple[str, Any]] = [
@@ -27,6 +29,25 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 ]
 
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+_RESOLVERS = ("dns", "unix", "unix-abstract", "vsock", "ipv4", "ipv6", "xds", "google-c2p")
+"""gRPC's own schemes."""
+
+
+def require_address(url: str, *, ssl: bool) -> None:
+    """Raises ServerUnavailable for an address that gRPC does not take, or takes for port 443."""
+    scheme, _, rest = url.partition("://")
+    if rest and scheme not in _RESOLVERS:
+        raise ServerUnavailable(
+            f"{url} is not a gRPC address. Write host:port with the gRPC port, usually {defaults.URL}"
+        )
+    is_plain = url.partition(":")[0] not in _RESOLVERS
+    if is_plain and not ssl and not _PORT.search(url):
+        raise ServerUnavailable(f"{url} has no port. Write host:port, such as {defaults.URL}")
+
+
+_PORT = re.compile(r":\d+$")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ _RETRYABLE = (
     _SHM_FULL := "Failed to increase the shared memory pool size",  # /dev/shm is full at the moment
 )
 _DEAD_PROCESS = re.compile(r"Stub process '([^']*)'")
-_CONNECTION_LOST = ("Socket closed", "reset by peer", "Broken pipe")
+_HANG_UP = "Socket closed"
+_CONNECTION_LOST = (_HANG_UP, "reset by peer", "Broken pipe")
 _NOT_SENT = "last error"
 """gRPC's words before the reason for a failed connection: the request was not sent."""
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -38,6 +39,8 @@ class Failure:
     @classmethod
     def of(cls, error: grpc.RpcError) -> Failure:
         """From the exception of a call, over a sync or an async channel."""
+        if not hasattr(error, "code"):  # another transport's own error
+            return cls(grpc.StatusCode.UNKNOWN, str(error) or type(error).__name__)
         return cls(error.code(), error.details() or "")
 
     def __str__(self) -> str:
@@ -55,6 +58,20 @@ class Failure:
     def is_overload(self) -> bool:
         """The server's queue is full, in Triton's words."""
         return "Exceeds maximum queue size" in self.text
+
+    @property
+    def is_misconfigured(self) -> bool:
+        """The address or the certificates are wrong."""
+        return self._has_any(_MISCONFIGURED)
+
+    @property
+    def is_nobody(self) -> bool:
+        """Nothing listens at the address, or nothing that answers gRPC without more options."""
+        is_hung_up = self.status is _UNAVAILABLE and _NOT_SENT in self.text and _HANG_UP in self.text
+        return is_hung_up or self._has_any(_NOBODY)
+
+    def _has_any(self, known: tuple[tuple[str, str], ...]) -> bool:
+        return self.status is _UNAVAILABLE and any(text in self.text for text, _ in known)
 
     @property
     def is_timeout(self) -> bool:
@@ -148,14 +165,65 @@ def no_answer(url: str, deadline_s: float, cause: str) -> ServerUnavailable:
     )
 
 
+def cannot_connect(url: str, failure: Failure) -> ServerUnavailable:
+    """For a first call that another try would not help, at least not soon."""
+    return ServerUnavailable(f"cannot connect to {url}: {_advice(failure.text)} ({failure})")
+
+
 def _advice(cause: str) -> str:
-    if _SHM_FULL in cause:
-        return "The server's /dev/shm is full. Restart it, or give it more shared memory (shm_size)"
-    if "handshake" in cause:
-        return "Check the certificates. Pass the server's CA with --root-certificates (ConnectionOptions)"
+    for text, advice in (*_MISCONFIGURED, *_NOBODY, *_TEMPORARY):
+        if text in cause:
+            return advice
     if any(text in cause for text in _CONNECTION_LOST):
-        return "Connection closed. Is the server running? Does it require TLS (--ssl) or a certificate?"
+        return (
+            "the connection was closed. Is that Triton's HTTP port? Its gRPC port is usually 8001. "
+            "Or does the server require TLS (--ssl) or a client certificate?"
+        )
     return "Is it running? Start one with: clip-serve --repository DIR"
+
+
+_ROOTS = "--root-certificates (ConnectionOptions)"
+_MISCONFIGURED = (
+    ("certificate has expired", "TLS failed: the server's certificate has expired"),
+    ("certificate is not yet valid", "TLS failed: the server's certificate is not valid yet"),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        f"TLS failed: the server's certificate is not trusted. Pass its CA with {_ROOTS}",
+    ),
+    (
+        "Hostname Verification Check failed",
+        "TLS failed: the server's certificate is for another host name. Use a name that is in it",
+    ),
+    (
+        "WRONG_VERSION_NUMBER",
+        "TLS failed: the server does not use TLS on this port. Leave out --ssl, or use its TLS port",
+    ),
+    ("security handshaker", f"TLS failed: the certificates cannot be used. Check the PEM files of {_ROOTS}"),
+    (
+        "Tls handshake failed",
+        f"TLS failed. Check the certificates: the server's CA with {_ROOTS}, and your own",
+    ),
+    (
+        "Expected SETTINGS frame",
+        "it does not speak gRPC. Is that Triton's HTTP port? Use its gRPC port, usually 8001",
+    ),
+    ("Misformatted domain name", "the address must be host:port"),
+    ("Failed to parse port", "the address must be host:port"),
+)
+"""Parts of gRPC's texts for a wrong address or wrong certificates, and what to do."""
+_NOBODY = (
+    (
+        "Connection refused",
+        "nothing listens there. Is it running? Start one with: clip-serve --repository DIR",
+    ),
+    ("No such file or directory", "nothing listens there. Is it running?"),
+    ("errors resolving", "the host name is not known. Check the address"),
+    ("DNS resolution failed", "the host name is not known. Check the address"),
+)
+"""The same for a server that has not started yet, at best."""
+_TEMPORARY = (
+    (_SHM_FULL, "The server's /dev/shm is full. Restart it, or give it more shared memory (shm_size)"),
+)
 
 
 def item_errors(failure: Failure, count: int) -> list[ItemError]:

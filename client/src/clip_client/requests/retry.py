@@ -36,6 +36,7 @@ from clip_client.requests.failures import (
     DeadProcesses,
     Failure,
     busy,
+    cannot_connect,
     item_errors,
     no_answer,
     server_error,
@@ -164,10 +165,13 @@ class RetryEngine:
         if self.slots.closed.is_set():
             raise ServerUnavailable("this client was closed")
 
-    def model_info(self, model: str, deadline_s: float, advice: str = "") -> Flow[ModelInfo]:
+    def model_info(
+        self, model: str, deadline_s: float, advice: str = "", *, starting: bool = False
+    ) -> Flow[ModelInfo]:
         """Reads the model's config, retrying until the deadline. Raises ServerUnavailable, ServerMismatch.
 
-        `advice` is what to do if the server does not have the model.
+        `advice` is what to do if the server does not have the model. Unless the server may be `starting`, an
+        address where nothing listens is an error at once.
         """
         self.require_open()
         end, backoff = self._clock() + deadline_s, Backoff()
@@ -175,6 +179,9 @@ class RetryEngine:
             answer = yield self._call(self._transport.config, model, end)
             if not isinstance(answer, Failure):
                 return ModelInfo.from_config(answer.config)
+            if answer.is_misconfigured or (answer.is_nobody and not starting):
+                self.require_open()
+                raise cannot_connect(self._url, answer)
             pause_s = backoff.next_s()
             if answer.is_retryable and self._clock() + pause_s <= end:
                 yield Wait(self.slots.closed, pause_s)

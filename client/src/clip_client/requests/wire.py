@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +16,11 @@ from clip_client.errors import ItemError, ServerMismatch
 from clip_client.results import Embedding as Embedding
 from clip_client.results import Notice, PhotoResult
 
-Image = bytes | Path | str
-"""An encoded photo, or the path of one."""
+_LONG = 80
+"""Characters of a parameter that are shown."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelInfo:
     """The server's description of its model."""
 
@@ -79,6 +79,15 @@ class ModelInfo:
     def unpacked_bytes(self) -> int:
         """The largest photo to unpack from an object that is stored compressed."""
         return int(self.parameters.get("max_bytes", defaults.UNPACKED_BYTES))
+
+    def __repr__(self) -> str:
+        """Without the pictures among the parameters: they have thousands of characters."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["parameters"] = {
+            key: value if len(value) <= _LONG else f"<{len(value)} characters>"
+            for key, value in self.parameters.items()
+        }
+        return f"ModelInfo({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
     def too_large(self, size: int) -> ItemError | None:
         """The error for a photo of `size` bytes that the server would reject; None for others.
@@ -209,32 +218,6 @@ def _read_row(row: Embedding, error: str) -> Embedding | ItemError:
     if not abs(norm - 1.0) <= defaults.NORM_TOLERANCE:
         return ItemError("bad_embedding", f"the server returned a vector of norm {norm:.4g} instead of 1")
     return row
-
-
-def size_of(image: Image) -> int:
-    """Bytes; 0 for a file that cannot be read, which read_photo() reports."""
-    if isinstance(image, bytes):
-        return len(image)
-    try:
-        return Path(image).stat().st_size
-    except (OSError, ValueError):
-        return 0
-
-
-def read_photo(info: ModelInfo, image: Image) -> bytes | ItemError:
-    """The encoded photo, or the error for a file that cannot be read or is too large."""
-    if too_large := info.too_large(size_of(image)):
-        return too_large
-    if isinstance(image, bytes):
-        return image
-    try:
-        return Path(image).read_bytes()
-    except FileNotFoundError:
-        return ItemError("not_found", f"{image} does not exist")
-    except OSError as error:
-        return ItemError("load_failed", f"{image}: {error.strerror}")
-    except ValueError as error:  # a NUL in the path, or a lone surrogate
-        return ItemError("load_failed", f"{str(image)!r}: {error}")
 
 
 def filled(read: Sequence[bytes | ItemError], answers: Sequence[PhotoResult]) -> list[PhotoResult]:

@@ -11,8 +11,12 @@ from clip_serving.errors import ServerError
 def reserve(host: str, wanted: Sequence[int]) -> list[int]:
     """`wanted`, with a free port of `host` in place of each 0. No two are the same.
 
-    Raises ServerError for a port that is in use.
+    Raises ServerError for a port that is in use, or wanted twice.
     """
+    if twice := [port for port in set(wanted) - {0} if list(wanted).count(port) > 1]:
+        raise ServerError(
+            f"port {twice[0]} is given twice. gRPC, HTTP and metrics need different ports; 0 picks a free one"
+        )
     sockets = []
     try:
         for port in wanted:
