@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 
 from clip_serving import defaults
 from clip_serving.server.arguments import server_arguments
+from tools.environment import pinned
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE_FILE = ROOT / "docker-compose.yml"
@@ -195,6 +197,40 @@ def test_images_are_pinned_and_not_root() -> None:
 def test_the_image_has_the_embedded_servers_environment() -> None:
     text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     assert dict(re.findall(r"(\w+(?:_THREADS|_THRESHOLD_))=(\d+)", text)) == defaults.ENVIRONMENT
+
+
+def test_the_images_packages_come_first_in_any_python(tmp_path: Path) -> None:
+    text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^RUN (echo .*\\\n.*clip-triton\.pth\")$", text, re.MULTILINE)
+    folder = re.search(r"COPY --from=server-packages \S+ (\S+)$", text, re.MULTILINE)
+    assert folder is not None
+    venv.create(tmp_path / "venv", symlinks=True)
+    path = f"{tmp_path}/venv/bin:{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", command], check=True, env={"PATH": path})
+    show = [f"{tmp_path}/venv/bin/python3", "-c", "import sys; print(*sys.path, sep='\\n')"]
+    done = subprocess.run(show, check=True, stdout=subprocess.PIPE, text=True, env={})
+    assert next(entry for entry in done.stdout.splitlines() if entry) == folder[1]
+    assert "PYTHONPATH=" not in text
+
+
+@needs_compose
+@pytest.mark.parametrize(
+    ("variables", "built_with"),
+    [
+        ({}, None),
+        ({"TORCH_INDEX_URL": ""}, ""),
+        ({"TORCH_INDEX_URL": "https://a.example"}, "https://a.example"),
+    ],
+)
+def test_the_export_image_takes_torch_from_the_index_of_cpu_builds(
+    variables: dict[str, str], built_with: str | None
+) -> None:
+    """None leaves the Dockerfile's default."""
+    assert resolved(**variables)["export"]["build"].get("args", {}).get("TORCH_INDEX_URL") == built_with
+    text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    assert "ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu\n" in text
+    (pattern,) = re.findall(r"grep -o '(.+)' constraints\.txt", text)
+    assert re.findall(pattern, (ROOT / "constraints.txt").read_text(), re.MULTILINE) == [pinned("torch")]
 
 
 def test_the_server_image_has_both_engines_of_the_cpu_encoder() -> None:

@@ -13,6 +13,8 @@ from clip_client import defaults as client_defaults
 from clip_serving import defaults
 from clip_serving.server.arguments import server_arguments
 
+STAMP = ".exported.json"
+"""deploy/export_once.py writes it when an export is complete."""
 FILE = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes" / "clip-triton.yaml"
 
 
@@ -70,3 +72,26 @@ def test_volumes_mounts_and_selectors_fit(documents: dict[str, Any], pod: dict[s
     assert documents["Service"]["spec"]["selector"].items() <= labels.items()
     assert documents["Deployment"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
     assert pod["securityContext"]["runAsNonRoot"] is True
+
+
+def test_one_export_fills_the_volume_of_all_pods(documents: dict[str, Any], pod: dict[str, Any]) -> None:
+    job = documents["Job"]["spec"]["template"]["spec"]
+    claim = documents["PersistentVolumeClaim"]["metadata"]["name"]
+    (export,) = job["containers"]
+    (server,) = pod["containers"]
+    (waits,) = pod["initContainers"]
+    for spec, read_only in ((job, None), (pod, True)):
+        (volume,) = [volume for volume in spec["volumes"] if "persistentVolumeClaim" in volume]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim
+        assert volume["persistentVolumeClaim"].get("readOnly") is read_only
+    for container, read_only in ((export, None), (server, True), (waits, True)):
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "models"]
+        assert (mount["mountPath"], mount.get("readOnly")) == ("/model_repository", read_only)
+    assert waits["image"] == server["image"]
+    assert f"/model_repository/{STAMP}" in waits["command"][-1]
+    assert export["securityContext"] == server["securityContext"]
+    assert {key: job["securityContext"][key] for key in pod["securityContext"]} == pod["securityContext"]
+
+
+def test_a_new_pod_waits_for_the_old_ones_gpu(documents: dict[str, Any]) -> None:
+    assert documents["Deployment"]["spec"]["strategy"] == {"type": "Recreate"}
