@@ -104,7 +104,7 @@ def test_notices_and_facts_of_each_photo(client: ClipClient) -> None:
     assert facts == [
         ("JPEG", 1600, 1200, 1),
         ("PNG", *picture.size, 1),
-        ("JPEG", None, None, None),
+        ("JPEG", 1600, 1200, None),
         (None, None, None, None),
         ("WebP", 8, 5, 1),
     ]
