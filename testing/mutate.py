@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 
+from testing.odd_jpegs import header_places, segment
 from testing.pictures import (
     camera_photos,
     corrupt_pictures,
@@ -74,3 +75,43 @@ def _change(data: bytearray, other: bytes, random: np.random.Generator) -> None:
         del data[at:]
     elif kind == 6 and random.random() < 0.3:
         data[at:] = other[min(at, len(other)) :]
+
+
+def header_noise(count: int, seed: int) -> Iterator[tuple[bytes, bytes]]:
+    """`count` JPEGs with 1 to 8 defects outside of their picture data, each with the intact file."""
+    random = np.random.default_rng(seed)
+    files = [data for name, data in odd_pictures().items() if name.endswith(".jpg")]
+    for _ in range(count):
+        clean = files[int(random.integers(len(files)))]
+        noisy = clean
+        places = header_places(clean)
+        some = random.choice(places[1:], int(random.integers(1, min(6, len(places)))), replace=False)
+        for at in sorted(some, reverse=True):
+            noisy = noisy[:at] + _noise(random) + noisy[at:]
+        if random.random() < 0.3:
+            noisy = noisy[:2] + _junk(random) + noisy[2:]
+        if random.random() < 0.3:
+            noisy = _junk(random)[:16] + noisy
+        if random.random() < 0.3:
+            noisy = noisy[:-2] + b"\xff" * int(random.integers(2))
+        yield noisy, clean
+
+
+def _noise(random: np.random.Generator) -> bytes:
+    """Stray bytes, a marker that means nothing here, or a segment that the pixels do not depend on."""
+    junk = _junk(random)
+    kind = int(random.integers(6))
+    if kind == 0:
+        return bytes([0xFF, int(random.integers(0xE3, 0xEE))]) + len(junk + b"12").to_bytes(2, "big") + junk
+    if kind == 1:
+        return segment(0xE2, b"ICC_PROFILE\0" + junk)
+    if kind == 2:
+        return segment(0xEE, b"Adobe" + junk[:6])
+    if kind == 3:
+        return bytes([0xFF, int(random.choice([0x00, 0x01, 0x47, 0xD0, 0xD7, 0xF0]))])
+    return junk if kind == 4 else junk + b"\xff\0" + junk + b"\xff"
+
+
+def _junk(random: np.random.Generator) -> bytes:
+    """Bytes without a marker."""
+    return random.integers(0, 255, int(random.integers(1, 40)), np.uint8).tobytes()

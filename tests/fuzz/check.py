@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from clip_preprocess import DecodeLimits, ErrorCode, Preprocessor, PreprocessSettings
+from clip_preprocess import DecodeLimits, ErrorCode, Preprocessor, PreprocessSettings, Quality
 from testing.pictures import encoded, source_picture
 
 LONGEST_S = 5.0
@@ -91,3 +91,20 @@ def _broken_rule(
     if error.code is ErrorCode.INTERNAL:
         return f"failed inside: {error.text}"
     return "left pixels behind" if rows[1].any() and not outcome.valid else ""
+
+
+def check_noise(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, str]]:
+    """Files with defects outside of their pixels, and intact ones: those that differ, with the rule."""
+    qualities: tuple[Quality, ...] = ("exact", "high", "fast")
+    preprocessors = [Preprocessor(PreprocessSettings((64, 64), quality=quality)) for quality in qualities]
+    violations = []
+    rows = np.empty((2, 64, 64, 3), np.uint8)
+    for index, (noisy, clean) in enumerate(pairs):
+        outcome, _ = preprocessors[index % len(qualities)].run([noisy, clean], rows)
+        if outcome.error:
+            violations.append((noisy, f"rejected a picture that is there: {outcome.error.wire()}"))
+        elif not np.array_equal(rows[0], rows[1]):
+            violations.append((noisy, "other pixels than the intact file's"))
+    for preprocessor in preprocessors:
+        preprocessor.close()
+    return violations

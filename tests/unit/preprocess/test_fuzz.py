@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from testing.mutate import mutations
-from tests.fuzz.check import check_files
+from testing.mutate import header_noise, mutations
+from tests.fuzz.check import check_files, check_noise
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -16,3 +16,9 @@ def test_mutated_files(threads: int) -> None:
     assert outcome.codes["ok"] > 50
     assert outcome.codes["corrupt"] > 50
     assert outcome.codes["truncated"] > 50
+
+
+def test_noise_in_jpeg_headers_changes_no_pixel() -> None:
+    pairs = list(header_noise(300, seed=3))
+    assert all(noisy != clean for noisy, clean in pairs)
+    assert check_noise(pairs) == []
