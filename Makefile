@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 EXPORT_VENV := .venv-export
 BENCH_VENV := .venv-bench
+SEARCH_VENV := .venv-search
 RUN := $(VENV)/bin/python
 TEST_REPOSITORY := build/test/model_repository
 SMALL_REPOSITORY := build/test/small_repository
@@ -16,7 +17,7 @@ export CLIP_TEST_REPOSITORY := $(CURDIR)/$(TEST_REPOSITORY)
 export CLIP_SMALL_REPOSITORY := $(CURDIR)/$(SMALL_REPOSITORY)
 
 .DEFAULT_GOAL := help
-.PHONY: help coverage compare-origin setup setup-export setup-bench demo test test-fast test-slow lint docs format configs fuzz soak bench bench-preprocess bench-server bench-client clean
+.PHONY: help coverage compare-origin setup setup-export setup-bench setup-search test-databases demo test test-fast test-slow lint docs format configs fuzz soak bench bench-preprocess bench-server bench-client clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -35,6 +36,11 @@ setup-bench: $(BENCH_VENV)/.ready ## The environment of the services we compare 
 $(BENCH_VENV)/.ready: tools/environment.py tools/requirements-bench.txt constraints.txt $(wildcard benchmarks/*/requirements.txt) | $(VENV)/.ready
 	$(PYTHON) tools/environment.py $(BENCH_VENV) bench
 
+setup-search: $(SEARCH_VENV)/.ready ## The environment of the databases that clip-search loads (680 MB)
+
+$(SEARCH_VENV)/.ready: tools/environment.py tools/requirements-search.txt constraints.txt $(wildcard */pyproject.toml) | $(VENV)/.ready
+	$(PYTHON) tools/environment.py $(SEARCH_VENV) search
+
 demo: setup setup-export ## Bucket to embeddings on a real server, with a page to look at (PHOTOS=dir for yours)
 	$(RUN) -m tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
@@ -48,9 +54,12 @@ test-fast: setup ## The unit tests alone
 coverage: setup ## The unit tests, with the lines and branches they leave out
 	$(RUN) -m pytest -q -n 2 --cov --cov-report=term --cov-report=html:build/coverage tests/unit
 
-test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## Sweeps, the demo, benchmarks, each distribution alone
+test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready test-databases ## Sweeps, the demo, benchmarks, databases, each distribution alone
 	$(RUN) $(PYTEST) -m slow tests/unit tests/integration tests/slow
 	$(EXPORT_VENV)/bin/python $(PYTEST) -n 2 -m slow tests/golden
+
+test-databases: $(SEARCH_VENV)/.ready ## clip-search with LanceDB, PostgreSQL and Qdrant
+	$(SEARCH_VENV)/bin/python -m pytest -q tests/databases
 
 # The exports are made again when what writes or checks them changes.
 EXPORT_SOURCES := $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py \
@@ -106,4 +115,4 @@ bench-client: $(TEST_REPOSITORY)/.ready ## The cost of the client, from bucket t
 	$(RUN) -m benchmarks.client_cost --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 clean: ## Remove what was built, environments included
-	rm -rf build $(VENV) $(EXPORT_VENV) $(BENCH_VENV)
+	rm -rf build $(VENV) $(EXPORT_VENV) $(BENCH_VENV) $(SEARCH_VENV)

@@ -1,4 +1,4 @@
-"""Creates one of the project's environments: `python3 tools/environment.py DIR serve|export|bench`.
+"""Creates one of the project's environments: `python3 tools/environment.py DIR serve|export|bench|search`.
 
 Needs only Python with venv. pip installs uv into `.venv`, and uv installs `requirements-KIND.txt` into
 DIR. Run it again after a failure or a change of the requirements: it installs what is missing. The stamp
@@ -27,7 +27,7 @@ LIKE_PIP = ("index-url", "extra-index-url", "find-links", "constraint")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("kind", choices=["serve", "export", "bench"])
+    parser.add_argument("kind", choices=["serve", "export", "bench", "search"])
     options = parser.parse_args()
     if not SUPPORTED[0] <= sys.version_info[:2] <= SUPPORTED[1]:
         first, last = (".".join(map(str, version)) for version in SUPPORTED)
@@ -54,7 +54,7 @@ def _create(folder: Path, kind: str) -> None:
     if not python.exists():
         _run(uv, "venv", "-q", "--clear", "-p", sys.executable, folder)
     install: list[str | Path] = [uv, "pip", "install", "-q", "-p", python]
-    if kind != "serve" and TORCH_INDEX_URL:
+    if kind in ("export", "bench") and TORCH_INDEX_URL:
         _run(*install, "--index-url", TORCH_INDEX_URL, pinned("torch"), "torchvision")
     install += settings_of_pip()
     if kind == "serve" and sys.version_info >= FIRST_WITHOUT_NUMPY_1:

@@ -1,13 +1,16 @@
-"""Finds photos in the output of clip-embed by example, by text, or by a row."""
+"""Finds photos in the output of clip-embed by example, by text, or by a row, and copies it into databases."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
+
+from tqdm import tqdm
 
 from clip_client import ClipClient
 from clip_client import defaults as client_defaults
@@ -16,6 +19,8 @@ from clip_client.errors import ClipClientError
 from clip_search import defaults
 from clip_search.dataset import Dataset, Vectors, read_dataset
 from clip_search.errors import SearchError
+from clip_search.load import load
+from clip_search.loaders import open_loader
 from clip_search.photos import Photos
 from clip_search.query import Match, find, photo_vector, row_number, text_vector
 from clip_search.terminal import printable, table
@@ -25,6 +30,7 @@ examples:
   clip-search query embeddings.parquet --like photo.jpg --html sheet.html
   clip-search query embeddings.parquet --like-row 2024/a.jpg -k 20
   clip-search query embeddings.parquet "two people at sunset"
+  clip-search load embeddings.parquet --to lancedb:photos.lancedb
 
 exit status:
   0    done
@@ -71,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_query(commands.add_parser("query", help="the photos nearest to a photo, a text or a row"))
+    _add_load(commands.add_parser("load", help="copy the dataset into a database, or bring it up to date"))
     return parser
 
 
@@ -108,6 +115,40 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
         "--model", default=client_defaults.MODEL, help="the model's name on the server (default: %(default)s)"
     )
     add_connection_options(parser)
+
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_load)
+    _add_dataset(parser)
+    add = parser.add_argument
+    add("--to", required=True, metavar="URI", help="lancedb:FOLDER, postgresql://USER@HOST/DATABASE, "
+        "qdrant://HOST:PORT, qdrant+https://HOST:PORT (the key is read from QDRANT_API_KEY), qdrant:FOLDER, "
+        "or npy:FOLDER for files in clip-retrieval's layout")  # fmt: skip
+    add("--table", default=defaults.TABLE, metavar="NAME",
+        help="the table or collection (default: %(default)s)")  # fmt: skip
+    add("--json", action="store_true", help="print the summary as JSON")
+
+
+def _load(options: argparse.Namespace) -> int:
+    dataset = read_dataset(options.dataset)
+    loader = open_loader(options.to, options.table)
+    try:
+        with tqdm(unit=" rows", disable=None, leave=False, delay=0.5) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            summary = load(dataset, loader, show)
+    finally:
+        loader.close()
+    if options.json:
+        print(json.dumps(dataclasses.asdict(summary)))
+    _say(
+        f"{summary.written} rows written, {summary.unchanged} unchanged, {summary.deleted} deleted; "
+        f"{summary.verified} vectors read back and compared"
+    )
+    return 0
 
 
 def _count(text: str) -> int:

@@ -73,6 +73,9 @@ class Dataset:
     def row(self, index: int) -> Row:
         return Row(**self.table.slice(index, 1).to_pylist()[0])
 
+    def rows_at(self, indices: Sequence[int]) -> list[Row]:
+        return [Row(**values) for values in self.table.take(pa.array(indices)).to_pylist()]
+
     def rows(self) -> Iterator[Row]:
         for batch in self.table.to_batches(defaults.READ_ROWS):
             yield from (Row(**values) for values in batch.to_pylist())
@@ -133,11 +136,20 @@ def _common_model(path: Path, files: Sequence[Any]) -> Mapping[str, str]:
     return models[0] if models else {}
 
 
-def difference_of(first: Mapping[str, str], second: Mapping[str, str]) -> str | None:
-    """What makes vectors of two models incomparable, in words; None if nothing does."""
+def difference_of(
+    first: Mapping[str, str], second: Mapping[str, str], settings: Sequence[str] = ()
+) -> str | None:
+    """What makes vectors of two models incomparable, in words; None if nothing does.
+
+    `settings` are names of the server's settings that must be equal, too, if both are known.
+    """
     then, now = first.get("weights_sha256"), second.get("weights_sha256")
     if then and now and then != now:
         return f"{_described(first)} and {_described(second)}"
+    for name in settings:
+        then, now = first.get(name), second.get(name)
+        if then and now and then != now:
+            return f"{name} {then} and {now}"
     return None
 
 

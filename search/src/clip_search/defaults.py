@@ -17,3 +17,13 @@ MAX_IMAGE_PIXELS = 200_000_000
 """OpenCV does not decode larger pictures."""
 LOADS = 8
 """Photos loaded at the same time."""
+
+TABLE = "photos"
+"""The table or collection of a database."""
+LOAD_ROWS = 1000
+"""Rows written at once."""
+LANCEDB_INDEX_ROWS = 10_000
+VERIFIED_ROWS = 1000
+"""About how many vectors are read back after a load."""
+VERIFY_TOLERANCE = 1e-5
+"""Qdrant normalizes vectors again."""

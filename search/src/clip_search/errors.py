@@ -1,7 +1,8 @@
 """The errors of clip-search.
 
 SearchError            a query, option or missing package
-└── DatasetError       a Parquet file or folder that cannot be read, or that mixes models
+├── DatasetError       a Parquet file or folder that cannot be read, or that mixes models
+└── LoadError          a database that cannot be written, or holds other vectors
 
 clip_client.errors has the errors of the server and of the photos' buckets.
 """
@@ -15,3 +16,7 @@ class SearchError(Exception):
 
 class DatasetError(SearchError):
     """A Parquet file or folder that cannot be read, or whose files hold embeddings of several models."""
+
+
+class LoadError(SearchError):
+    """A database cannot be reached or written, holds another model's vectors, or reads back other vectors."""

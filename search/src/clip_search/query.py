@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow.compute as pc
@@ -24,14 +23,6 @@ class Match:
     index: int
     row: Row
     score: float
-
-
-@runtime_checkable
-class TextEncoder(Protocol):
-    """What a text query needs. clip_client.ClipClient has it."""
-
-    def embed_text(self, texts: Sequence[str]) -> Vectors:
-        """float32 [N, D], L2-normalized, in the space of the photos' vectors."""
 
 
 def find(dataset: Dataset, vector: Vectors, k: int, *, without: Sequence[int] = ()) -> list[Match]:
@@ -54,12 +45,9 @@ def photo_vector(client: ClipClient, dataset: Dataset, photo: Path) -> Vectors:
 
 
 def text_vector(client: ClipClient, dataset: Dataset, text: str) -> Vectors:
-    """float32 [D]. Raises SearchError if the server's model is not the dataset's."""
+    """float32 [D]. Raises SearchError for another model, and ServerMismatch if the server has no text tower."""
     check_same_model(dataset, describe_model(client.info))
-    encoder: object = client
-    if not isinstance(encoder, TextEncoder):
-        raise SearchError("this version of clip-triton-client cannot embed texts. Search with --like FILE")
-    return np.asarray(encoder.embed_text([text])[0], np.float32)
+    return np.asarray(client.embed_text([text])[0], np.float32)
 
 
 def check_same_model(dataset: Dataset, model: Mapping[str, str]) -> None:

@@ -1,0 +1,110 @@
+"""Numpy and Parquet files in the layout of clip-retrieval, for its index builder and for plain numpy.
+
+FOLDER/img_emb/img_emb_0.npy            float32 [N, D]
+FOLDER/metadata/metadata_0.parquet      row i belongs to vector i: image_path, and the dataset's columns
+
+Both are written whole in every run, and replace the earlier ones when they are complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_client.files import replacing
+from clip_search.dataset import COLUMNS, Vectors
+from clip_search.errors import LoadError
+from clip_search.loaders.base import Records, check_stored_model
+
+_MODEL = "clip_triton.json"
+_VECTORS, _ROWS = "img_emb/img_emb_0.npy", "metadata/metadata_0.parquet"
+
+
+class NpyLoader:
+    """The files below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._incoming = folder / ".incoming"
+        self._writer: Any = None
+        self._filled, self._finished = 0, False
+
+    def open(self, model: Mapping[str, str], dimension: int, rows: int) -> None:
+        description = self._folder / _MODEL
+        with self._translated():
+            if description.exists():
+                check_stored_model(str(self._folder), json.loads(description.read_text()), model)
+            elif self._folder.is_dir() and any(self._folder.iterdir()):
+                raise LoadError(
+                    f"{self._folder} is not empty, and clip-search did not write it. Choose another"
+                )
+            shutil.rmtree(self._incoming, ignore_errors=True)
+            for name in (_VECTORS, _ROWS):
+                (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (self._incoming / name).parent.mkdir(parents=True, exist_ok=True)
+            with replacing(description) as temporary:
+                temporary.write_text(json.dumps(dict(model), indent=2))
+            open_memmap: Any = np.lib.format.open_memmap  # without types in numpy 1
+            self._vectors: Any = open_memmap(self._incoming / _VECTORS, "w+", np.float32, (rows, dimension))
+            names = ("id", "state", "image_path")
+            schema = pa.schema([*((name, pa.string()) for name in names), *COLUMNS.items()])
+            self._writer = pq.ParquetWriter(self._incoming / _ROWS, schema)
+
+    def stored(self) -> dict[str, str]:
+        """Nothing before finish(): every row is written again."""
+        if not self._finished:
+            return {}
+        found = pq.read_table(self._folder / _ROWS, columns=["id", "state"])
+        return dict(zip(found["id"].to_pylist(), found["state"].to_pylist(), strict=True))
+
+    def upsert(self, records: Records) -> None:
+        columns: dict[str, Any] = {"id": list(records.ids), "state": list(records.states)}
+        columns["image_path"] = [
+            f"{row.source}/{row.name}" if row.source else row.name for row in records.rows
+        ]
+        columns |= {name: records.column(name) for name in COLUMNS}
+        with self._translated():
+            self._writer.write_table(pa.table(columns, schema=self._writer.schema))
+            self._vectors[self._filled : self._filled + len(records.ids)] = records.vectors
+        self._filled += len(records.ids)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Never called: stored() is empty before finish()."""
+
+    def finish(self) -> None:
+        with self._translated():
+            self._writer.close()
+            self._vectors.flush()
+            del self._vectors
+            for name in (_VECTORS, _ROWS):
+                os.replace(self._incoming / name, self._folder / name)
+            shutil.rmtree(self._incoming)
+        self._finished = True
+
+    def vectors(self, ids: Sequence[str]) -> dict[str, Vectors]:
+        places = {identifier: number for number, identifier in enumerate(self.stored())}
+        vectors = np.load(self._folder / _VECTORS, mmap_mode="r")
+        return {
+            identifier: np.array(vectors[places[identifier]]) for identifier in ids if identifier in places
+        }
+
+    def close(self) -> None:
+        if self._writer and not self._finished:
+            self._writer.close()
+            shutil.rmtree(self._incoming, ignore_errors=True)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LoadError(f"cannot write to {self._folder}: {error.strerror or error}") from error
