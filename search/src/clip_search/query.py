@@ -45,7 +45,7 @@ def photo_vector(client: ClipClient, dataset: Dataset, photo: Path) -> Vectors:
 
 
 def text_vector(client: ClipClient, dataset: Dataset, text: str) -> Vectors:
-    """float32 [D]. Raises SearchError for another model, and ServerMismatch if the server has no text tower."""
+    """float32 [D]. Raises SearchError for another model, ServerMismatch without a text tower."""
     check_same_model(dataset, describe_model(client.info))
     return np.asarray(client.embed_text([text])[0], np.float32)
 
