@@ -163,14 +163,14 @@ def test_page_shows_names_as_text(tmp_path: Path) -> None:
     assert "<script" not in text
     for shown in ("x&lt;y", "bad &amp; gone", "M &lt;1&gt;", "random &lt;weights&gt;"):
         assert shown in text
-    assert 'aria-label="&lt;script&gt;alert(1)&lt;/script&gt;&#34; onclick=&#34;x&#39;\ufffd[2J' in text
+    assert 'aria-label="&lt;script&gt;alert(1)&lt;/script&gt;&#34; onclick=&#34;x&#39;\\x1b[2J' in text
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
     assert _Page(text).tags == _Page(page(tmp_path, [Neighbors("a", [("a", 0.5)])], warning="b")).tags
 
 
 def test_names_do_not_reach_the_terminal_as_commands(capsys: pytest.CaptureFixture[str]) -> None:
     Steps(1).line("a\x1b[2J\u202eb")
-    assert capsys.readouterr().out == "      a\ufffd[2J\ufffdb\n"
+    assert capsys.readouterr().out == "      a\\x1b[2J\\u202eb\n"
 
 
 def test_thumbnail_stands_upright(tmp_path: Path) -> None:
