@@ -13,6 +13,8 @@ import pytest
 
 from clip_export import graph
 from clip_export.load import load
+from clip_export.text import load_text
+from testing import towers
 
 VIT: dict[str, Any] = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 32}
 TIMM: dict[str, Any] = {"timm_model_pretrained": False, "timm_proj": "linear"}
@@ -40,7 +42,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     loaded = load(f"graph-{name}", "none", seed=1)
     paths = {form: folder / f"{form}.onnx" for form in FORMATS}
     for form, half in (("onnx-fp32", False), ("onnx-fp16", True)):
-        tower = graph.ServedTower(copy.deepcopy(loaded.model.visual), loaded.spec, half=half).eval()
+        tower = graph.ServedImageTower(copy.deepcopy(loaded.model.visual), loaded.spec, half=half).eval()
         graph.write_onnx(tower, loaded.spec, paths[form])
     graph.write_int8(paths["onnx-fp32"], paths["onnx-int8"])
     return paths
@@ -62,6 +64,19 @@ def test_a_cast_alone_reads_the_pixels(exported: dict[str, Path], form: str) -> 
     quantized = {name for name in unsigned if made[name].op_type == "DynamicQuantizeLinear"}
     assert unsigned == quantized
     assert not quantized or form == "onnx-int8"
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["onnx-fp32", "onnx-fp16"])
+def test_a_cast_alone_reads_the_tokens(tmp_path: Path, half: bool) -> None:
+    towers.register()
+    text = load_text(load(towers.SMALL, "none", seed=1))
+    graph.write_onnx(
+        graph.ServedTextTower(text.module(), text.spec, half=half).eval(), text.spec, tmp_path / "text"
+    )
+    model = onnx.load(str(tmp_path / "text"))
+    onnx.checker.check_model(model, full_check=True)
+    (cast,) = [node for node in model.graph.node if "tokens" in node.input]
+    assert cast.op_type == "Cast"
 
 
 @pytest.mark.parametrize("form", FORMATS)
