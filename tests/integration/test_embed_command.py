@@ -42,6 +42,8 @@ def test_a_bucket_becomes_a_file(server: TritonServer, bucket: str, tmp_path: Pa
     done = clip_embed(f"gs://{bucket}/2024/", "--out", str(out), "--url", server.grpc_url, "--json")
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["photos"] == 12
+    assert f"{out}: 10 photos embedded\n" in done.stderr
+    assert f"{out.with_name('embeddings.errors.parquet')}: 2 photos failed: " in done.stderr
     rows = rows_of(out)
     assert len(rows) == 12
     failed = [row for row in rows.values() if row["error_code"]]
@@ -177,6 +179,30 @@ def test_two_buckets_in_one_file(
     table = pq.read_table(out)
     keys = zip(table["source"].to_pylist(), table["name"].to_pylist(), strict=True)
     assert {(f"gs://{bucket}", "2024/00.jpg"), (f"gs://{other}", "2024/00.jpg")} <= set(keys)
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "said"),
+    [
+        ("gs://no-such-bucket/x", "new.parquet", "gs://no-such-bucket does not exist"),
+        ("gs://{bucket}/*.jpg", "new.parquet", "Patterns are not expanded"),
+        ("no/such/folder", "new.parquet", "no/such/folder does not exist"),
+        ("gs://{bucket}", "old.parquet", "old.parquet exists. Give --resume"),
+        ("gs://{bucket}", "old.parquet/new.parquet", "old.parquet is not a folder"),
+        ("gs://{bucket}", "gs://{bucket}/new.parquet", "gs:// is not supported"),
+    ],
+)
+def test_source_and_output_are_checked_before_the_server(
+    bucket: str, tmp_path: Path, source: str, out: str, said: str
+) -> None:
+    (tmp_path / "old.parquet").write_bytes(b"of an earlier run")
+    where = [text.format(bucket=bucket) for text in (source, out)]
+    options = ("--url", "127.0.0.1:9", "--wait", str(10 * PATIENCE_S))
+    done = clip_embed(where[0], "--out", where[1], *options, cwd=tmp_path, env=os.environ)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["old.parquet"]
 
 
 def test_no_server_at_the_start(tmp_path: Path) -> None:

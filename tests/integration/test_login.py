@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from clip_client import ItemError, SourceError
+from clip_client import ItemError, SourceError, SourceOptions
 from clip_client.sources.gcs import GcsSource
 from clip_serving.server.embedded import TritonServer
 from testing.fake_gcs import FakeGcs
@@ -103,6 +103,19 @@ def test_no_login_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
     with pytest.raises(SourceError, match=r"no Google credentials for gs://b .*absent.*gcloud auth"):
         GcsSource("b")
+
+
+def test_a_public_bucket_needs_no_login(
+    fake_gcs: FakeGcs, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
+    monkeypatch.setenv("API_ENDPOINT_OVERRIDE", fake_gcs.url)
+    source = GcsSource(bucket, "", SourceOptions(anonymous=True))
+    item = next(iter(source.list()))
+    assert len(source.load(item)) == item.size
+    with pytest.raises(SourceError, match="or give --anonymous for a public bucket"):
+        GcsSource(bucket)
 
 
 def test_an_expired_login_ends_the_run(login: TokenService, bucket: str) -> None:

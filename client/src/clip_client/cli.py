@@ -332,19 +332,14 @@ def _report(summary: Summary, stages: dict[str, Stage], *, as_json: bool) -> Non
         if stages:
             values["stages"] = {name: dataclasses.asdict(stage) for name, stage in stages.items()}
         print(json.dumps(_rounded(values)))
-    failures = ", ".join(f"{count} {code}" for code, count in sorted(summary.failed.items()))
     skipped = f", {summary.skipped} already done" if summary.skipped else ""
     _say(
         f"{'stopped: ' if summary.interrupted else ''}{_count(summary.photos, 'photo')} "
         f"({summary.megabytes:.1f} MB) "
         f"in {summary.seconds:.1f} s, {summary.photos_per_second:.1f} photos/s{skipped}"
     )
-    total = summary.embedded + sum(summary.failed.values())
-    if total or not summary.interrupted:
-        _say(
-            f"{summary.kept_in or summary.out}: {_count(total, 'row')}, {summary.embedded} embedded"
-            + (f"; failed: {failures}" * bool(failures))
-        )
+    for line in _places(summary):
+        _say(line)
     if summary.notices:
         notices = ", ".join(f"{count} {code}" for code, count in sorted(summary.notices.items()))
         _say(f"notices: {notices}")
@@ -352,6 +347,19 @@ def _report(summary: Summary, stages: dict[str, Stage], *, as_json: bool) -> Non
         _say(line)
     if stages:
         print(table(stages), file=sys.stderr)
+
+
+def _places(summary: Summary) -> Iterator[str]:
+    """Where the rows are."""
+    failed = sum(summary.failed.values())
+    codes = ", ".join(f"{count} {code}" for code, count in sorted(summary.failed.items()))
+    if not summary.interrupted:
+        yield f"{summary.out}: {_count(summary.embedded, 'photo')} embedded"
+        if failed:
+            yield f"{summary.errors or summary.out}: {_count(failed, 'photo')} failed: {codes}"
+    elif total := summary.embedded + failed:
+        text = f"{summary.kept_in}: {_count(total, 'row')}, {summary.embedded} embedded"
+        yield f"{text}; failed: {codes}" if failed else text
 
 
 def _remarks(summary: Summary) -> Iterator[str]:

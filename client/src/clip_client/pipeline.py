@@ -42,11 +42,11 @@ class Summary:
     """The result of one run. `embedded` and `failed` (by error code) count all rows, earlier runs included;
     `notices` (by code) count this run's photos.
 
-    The rows are in `out`; after an interruption they are in `kept_in`, and the next run continues from there.
-    `skipped` objects were done before. `not_retried` of them have an error that is permanent. `gone` rows are
-    of objects that the source no longer has; `pruned` says whether they were removed. `assumed` rows did not
-    name their source. `excluded` objects did not match the run's patterns, `placeholders` are zero-byte
-    objects that stand for folders.
+    The rows are in `out`, those of failed photos in `errors` if it is set. After an interruption all are in
+    `kept_in`, and the next run continues from there. `skipped` objects were done before. `not_retried`
+    of them have a permanent error. `gone` rows are of objects that the source no longer has; `pruned` says
+    whether they were removed. `assumed` rows did not name their source. `excluded` objects did not match the
+    run's patterns, `placeholders` are zero-byte objects that stand for folders.
     """
 
     out: str
@@ -58,6 +58,7 @@ class Summary:
     interrupted: bool = False
     kept_in: str | None = None
     failed: dict[str, int] = field(default_factory=dict)
+    errors: str | None = None
     notices: dict[str, int] = field(default_factory=dict)
     not_retried: int = 0
     gone: int = 0
@@ -134,6 +135,7 @@ class _Run:
         summary.seconds = time.monotonic() - begin
         summary.embedded = counts.pop("", 0)
         summary.failed = dict(counts)
+        summary.errors = self._sink.errors_uri if counts and not summary.interrupted else None
         return summary
 
     def _prune(self, gone: Collection[str]) -> None:

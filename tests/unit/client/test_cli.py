@@ -56,7 +56,7 @@ def test_one_photo_is_reported_in_the_singular_and_without_rounding_errors(
     assert (values["megabytes"], values["photos_per_second"]) == (0.3, 1.428571)
     assert values["stages"]["load"]["mean_s"] == 0.3
     assert "clip-embed: 1 photo (0.3 MB) in 0.7 s" in said.err
-    assert "out.parquet: 1 row, 1 embedded" in said.err
+    assert "out.parquet: 1 photo embedded" in said.err
 
 
 def test_notices_are_counted_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,7 @@ class Memory:
 
     local_paths: tuple[Path, ...] = ()
     unfinished: str | None = None
+    errors_uri: str | None = None
 
     def __init__(self, uri: str) -> None:
         self.uri = uri

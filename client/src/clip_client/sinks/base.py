@@ -103,6 +103,10 @@ class Sink(Protocol):
         """Where finished rows are, as given to open_sink()."""
 
     @property
+    def errors_uri(self) -> str | None:
+        """Where the finished rows of failed photos are, if not with the others."""
+
+    @property
     def unfinished(self) -> str | None:
         """Where the rows of an interrupted run are kept; None if there are none. Works before open(), too."""
 

@@ -61,6 +61,7 @@ class ParquetSink:
         self._named = out
         self._out = out.resolve() if out.is_symlink() else out  # a link stays, and its file is replaced
         self._errors = errors_path(self._out)
+        self.errors_uri = str(self._errors)
         self._shards = Shards(self._out.with_name(self._out.name + ".parts"))
         self._lock = FileLock(self._out.with_name(f".{self._out.name}.lock"))
         self._source = ""
