@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from testing.pictures import encoded, png_chunk, source_picture
+from testing.pictures import encoded, heic, png_chunk, source_picture
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,11 @@ def broken_files() -> dict[str, tuple[bytes, str]]:
         "gif_last_rows_lost": (gif[:-400], "truncated"),
         "gif_without_a_frame": (gif[: 13 + 768] + b";", "corrupt"),
         "bmp_last_pixel_lost": (bmp[:-4], "truncated"),
+        "avif_half": (_half(encoded(cat, "AVIF", speed=10)), "truncated"),
+        "heic_half": (_half(heic(cat)), "truncated"),
+        "heic_last_bytes_lost": (heic(cat)[:-10], "truncated"),
+        "tiff_half": (_half(encoded(cat, "TIFF")), "truncated"),
+        "tiff_last_pixel_lost": (encoded(cat, "TIFF")[:-1], "truncated"),
         "webp_last_bytes_lost": (webp[:-10], "truncated"),
         "webp_extended_half": (
             _half(encoded(cat.convert("RGBA"), "WEBP", exif=b"MM\0*\0\0\0\x08\0\0")),

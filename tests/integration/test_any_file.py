@@ -23,7 +23,9 @@ from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.hanging import HANGING_PHOTO, Gate, hanging_repository
 from testing.mutate import mutations
+from testing.odd_files import broken_files, named_files, odd_files
 from testing.pictures import camera_photos, encoded, noise
+from testing.tiffs import camera_raw_tiffs, odd_tiffs, undecodable_tiffs
 from testing.waiting import PATIENCE_S, wait_until
 
 _CODES = {"empty", "unsupported_format", "corrupt", "truncated", "too_many_bytes", "too_many_pixels"}
@@ -175,6 +177,23 @@ def test_mutated_files_get_the_right_result(server: TritonServer) -> None:
     assert ends["embedded"] > 10
     assert len(ends) > 3
     assert server.stub_pids == stubs
+
+
+def test_odd_files_reach_their_recorded_end(server: TritonServer) -> None:
+    """Whole pictures like their clean twins and with their notice, the others with their code."""
+    odd, named = odd_files() | odd_tiffs(), named_files() | camera_raw_tiffs() | undecodable_tiffs()
+    rejected = broken_files() | {name: (data, "unsupported_format") for name, (data, _) in named.items()}
+    with ClipClient(server.grpc_url, deadline_s=PATIENCE_S) as client:
+        results = client.embed_photos([each.data for each in odd.values()])
+        twins = client.embed_photos([each.like for each in odd.values()])
+        failures = client.embed_photos([data for data, _ in rejected.values()])
+    for (name, each), result, twin in zip(odd.items(), results, twins, strict=True):
+        assert twin.embedding is not None
+        assert is_near(result.outcome, twin.embedding), name
+        assert [notice.code for notice in result.notices] == [each.notice] * bool(each.notice), name
+    for (name, (_, code)), failure in zip(rejected.items(), failures, strict=True):
+        assert failure.error is not None, name
+        assert failure.error.code == code, (name, failure.error.text)
 
 
 def is_near(row: Embedding | ItemError, wanted: Embedding) -> bool:

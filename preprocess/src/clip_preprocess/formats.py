@@ -31,7 +31,7 @@ from PIL import (
 )
 
 from clip_preprocess import unsupported
-from clip_preprocess.headers import bmp, gif, jpeg, jpeg_segments, png, tiff, webp
+from clip_preprocess.headers import bmp, gif, iso_media, jpeg, jpeg_segments, png, tiff, webp
 from clip_preprocess.headers.base import Data, Header
 from clip_preprocess.notices import Notice, NoticeCode
 
@@ -56,6 +56,8 @@ class Format:
     """Called with the file and `allow_truncated`; raises ItemError. None: Pillow reads the header."""
     picture_alone: Callable[[Data], bytes | None] | None = None
     """The file without metadata, for a second try if the decoder rejects it; None if there is none."""
+    is_cut: Callable[[Data], bool] | None = None
+    """Whether a file that the decoder rejects ends too early."""
     lacks_rows: Callable[[Data, Image.Image], bool] | None = None
     """Whether rows are missing from a picture that the decoder called complete."""
 
@@ -95,7 +97,7 @@ FORMATS = (
         PngImagePlugin.PngImageFile,
         png.read_header,
         png.picture_alone,
-        png.lacks_rows,
+        lacks_rows=png.lacks_rows,
     ),
     Format(
         "WebP",
@@ -118,8 +120,15 @@ FORMATS = (
     ),
     Format("TIFF", lambda start: start[:4] in _TIFF_MAGICS, TiffImagePlugin.TiffImageFile, tiff.read_header),
     # AVIF comes before HEIC: both may list the neutral brand `mif1`.
-    Format("AVIF", lambda start: bool(_brands(start) & _AVIF_BRANDS), AvifImagePlugin.AvifImageFile),
-    Format("HEIC", lambda start: bool(_brands(start) & _HEIC_BRANDS), _heic_plugin()),
+    Format(
+        "AVIF",
+        lambda start: bool(_brands(start) & _AVIF_BRANDS),
+        AvifImagePlugin.AvifImageFile,
+        is_cut=iso_media.is_cut,
+    ),
+    Format(
+        "HEIC", lambda start: bool(_brands(start) & _HEIC_BRANDS), _heic_plugin(), is_cut=iso_media.is_cut
+    ),
 )
 
 

@@ -72,6 +72,9 @@ def decode(data: Data, kind: Format, header: Header | None, settings: Preprocess
         if isinstance(again, Decoded):
             text = f"{kind.name}: its metadata is damaged and was left out"
             return replace(again, notices=(Notice(NoticeCode.DAMAGED_METADATA, text), *again.notices))
+    if kind.is_cut and decoded.code is ErrorCode.CORRUPT and kind.is_cut(data):
+        size = header.size if header else None
+        raise damaged(ErrorCode.TRUNCATED, kind.name, size, "the file ends too early")
     raise decoded
 
 
