@@ -12,7 +12,9 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from clip_preprocess import PreprocessSettings, preprocess_one
+from testing.odd_files import animations
 from testing.pictures import camera_photos, encoded, noise, odd_pictures, other_formats
+from testing.tiffs import wide_pictures
 from testing.transparent import with_a_color_key, with_alpha
 from tests.golden.reference import reference
 
@@ -20,6 +22,8 @@ from tests.golden.reference import reference
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 PICTURES = odd_pictures() | other_formats()
+PICTURES |= {name: data for name, (data, _) in wide_pictures().items() if name != "float_with_nan.tiff"}
+PICTURES |= {f"animation_{name}": data for name, (data, *_) in animations().items()}
 PICTURES |= {f"camera_{index}.jpg": photo for index, photo in enumerate(camera_photos(6, seed=3))}
 UPRIGHT = [(300, 301), (300, 399), (431, 640), (300, 599), (300, 600), (300, 601), (300, 900), (90, 170)]
 """Sizes around those at which the resizing changes its method."""
