@@ -17,6 +17,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from clip_client import AsyncClipClient, ClipClient, ItemError, Notice, check
 from clip_client.requests.wire import Embedding
 from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.odd_jpegs import broken_jpegs, odd_jpegs, unsupported_jpegs
 from testing.pictures import camera_photos, corrupt_pictures, encoded, source_picture
 from testing.repositories import linked_repository, without_additions
 from testing.waiting import wait_until
@@ -113,6 +114,36 @@ def test_notices_and_facts_of_each_photo(client: ClipClient) -> None:
     assert [each.error.code if each.error else "" for each in results] == [
         "", "", "truncated", "unsupported_format", "",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["exact", "high", "fast"])
+def client_of_quality(
+    request: pytest.FixtureRequest, small_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ClipClient]:
+    root = tmp_path_factory.mktemp(request.param) / "repository"
+    linked_repository(small_repository, root, quality=request.param)
+    with (
+        TritonServer(root, ServerOptions(supervise=False)) as running,
+        ClipClient(running.grpc_url) as client,
+    ):
+        yield client
+
+
+def test_odd_jpegs_in_every_quality(client_of_quality: ClipClient) -> None:
+    """A file whose pixels are all there has the intact file's vector and a notice; others have an error."""
+    odd = odd_jpegs()
+    results = client_of_quality.embed_photos([each.data for each in odd.values()])
+    intact = {each.like for each in odd.values()}
+    wanted = dict(zip(intact, client_of_quality.embed(intact), strict=True))
+    for (name, each), result in zip(odd.items(), results, strict=True):
+        assert result.embedding is not None, f"{name}: {result.error}"
+        assert float(result.embedding @ wanted[each.like]) > 0.9999, name
+        assert [notice.code for notice in result.notices] == ([each.notice] if each.notice else []), name
+    unsupported = {name: (data, "unsupported_format") for name, (data, _) in unsupported_jpegs().items()}
+    broken = broken_jpegs() | unsupported
+    outcomes = client_of_quality.embed([data for data, _ in broken.values()], on_error="return")
+    codes = [outcome.code if isinstance(outcome, ItemError) else "" for outcome in outcomes]
+    assert dict(zip(broken, codes, strict=True)) == {name: code for name, (_, code) in broken.items()}
 
 
 def test_no_photos_return_an_empty_array(client: ClipClient) -> None:
