@@ -51,6 +51,15 @@ def test_a_photo_finds_itself(
     assert sheet.read_text(encoding="utf-8").count("<img") == 7  # the query's photo, too
 
 
+def test_equal_files_are_duplicates(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["duplicates", str(dataset), "--json"]) == 0
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    assert [(copy["name"], copy["kind"]) for copy in group] == [
+        ("0.jpg", "exact"),
+        ("copy of 0.jpg", "exact"),
+    ]
+
+
 def test_a_server_of_another_model_is_refused(
     dataset: Path, photos: Path, server: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

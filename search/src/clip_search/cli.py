@@ -18,6 +18,7 @@ from clip_client.arguments import add_connection_options, connection_of
 from clip_client.errors import ClipClientError
 from clip_search import defaults
 from clip_search.dataset import Dataset, Vectors, read_dataset
+from clip_search.duplicates import Duplicates, find_duplicates
 from clip_search.errors import SearchError
 from clip_search.load import load
 from clip_search.loaders import open_loader
@@ -30,6 +31,7 @@ examples:
   clip-search query embeddings.parquet --like photo.jpg --html sheet.html
   clip-search query embeddings.parquet --like-row 2024/a.jpg -k 20
   clip-search query embeddings.parquet "two people at sunset"
+  clip-search duplicates embeddings.parquet --html review.html
   clip-search load embeddings.parquet --to lancedb:photos.lancedb
 
 exit status:
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_query(commands.add_parser("query", help="the photos nearest to a photo, a text or a row"))
+    _add_duplicates(commands.add_parser("duplicates", help="photos that are there more than once"))
     _add_load(commands.add_parser("load", help="copy the dataset into a database, or bring it up to date"))
     return parser
 
@@ -115,6 +118,66 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
         "--model", default=client_defaults.MODEL, help="the model's name on the server (default: %(default)s)"
     )
     add_connection_options(parser)
+
+
+def _add_duplicates(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_duplicates)
+    parser.description = (
+        "Groups equal files, and photos that look alike: by their embeddings, verified on the pixels. Names "
+        "the photo of each group to keep: the largest, then the sharpest. Deletes nothing."
+    )
+    _add_dataset(parser)
+    add = parser.add_argument
+    add("--threshold", type=_cosine, default=defaults.THRESHOLD, metavar="COSINE",
+        help="the least cosine of candidates (default: %(default)s)")  # fmt: skip
+    add("--no-verify", action="store_true", help="take candidates as duplicates without loading photos")
+    _add_output(parser, "a review page with thumbnails")
+
+
+def _cosine(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+    return value
+
+
+def _duplicates(options: argparse.Namespace) -> int:
+    photos = Photos(options.photos)
+    found = find_duplicates(
+        read_dataset(options.dataset), options.threshold, None if options.no_verify else photos
+    )
+    if options.html:
+        from clip_search.sheet.review import write_review
+
+        write_review(options.html, found, photos)
+        _say(f"wrote {options.html}")
+    print(json.dumps(found.to_dict(), indent=2) if options.json else _duplicates_table(found))
+    spare = sum(len(group) - 1 for group in found.groups)
+    _say(
+        f"{len(found.groups)} groups, {spare} photos besides those to keep; {found.rejected} candidate pairs "
+        f"look different, {len(found.unreadable)} photos could not be verified"
+    )
+    return 0
+
+
+def _duplicates_table(found: Duplicates) -> str:
+    rows = []
+    for number, group in enumerate(found.groups, 1):
+        for place, copy in enumerate(group):
+            pixels = f"{copy.pixels / 1e6:.1f}" if copy.pixels else ""
+            sharpness = f"{copy.sharpness:.0f}" if copy.sharpness is not None else ""
+            kind = copy.kind if place else "keep"
+            cells = [
+                str(number),
+                kind,
+                f"{copy.cosine:.4f}",
+                pixels,
+                sharpness,
+                copy.row.name,
+                copy.row.source or "",
+            ]
+            rows.append(cells)
+    return table(["group", "kind", "cosine", "MP", "sharpness", "name", "source"], rows)
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,9 @@ BLOCK_ROWS = 65_536
 THUMBNAIL = 300
 """Pixels of the longer side."""
 THUMBNAIL_QUALITY = 78
-MAX_IMAGE_PIXELS = 200_000_000
+MAX_IMAGE_PIXELS = 100_000_000
 """OpenCV does not decode larger pictures."""
-LOADS = 8
+LOADS = 4
 """Photos loaded at the same time."""
 
 TABLE = "photos"
@@ -27,3 +27,15 @@ VERIFIED_ROWS = 1000
 """About how many vectors are read back after a load."""
 VERIFY_TOLERANCE = 1e-5
 """Qdrant normalizes vectors again."""
+
+THRESHOLD = 0.95
+"""The least cosine of near duplicates, before they are verified."""
+TILE_ROWS = 4096
+"""Rows compared with as many others at once: 64 MB."""
+SHARPNESS_SIDE = 512
+AS_SHARP = 0.8
+"""Of the sharpest: copies above this are as sharp."""
+MAX_DIFFERENT_BITS = 10
+"""Of the 63 of a perceptual hash."""
+MAX_COLOR_DIFFERENCE = 24.0
+"""Mean difference of two 8 x 8 pictures, in levels of 255."""
