@@ -104,6 +104,11 @@ def test_the_encoders_queue_is_bounded_above_what_preprocess_holds(
     for path in ("clip_image/config.pbtxt", "clip_image/configs/torchscript.pbtxt"):
         config = parsed(render_image(spec, **settings)[path])
         assert config.ensemble_scheduling.max_inflight_requests == limit
+    embedded = parsed(render_image(spec, **settings)["clip_image/configs/cpu.pbtxt"])
+    assert embedded.ensemble_scheduling.max_inflight_requests == 0, "its release does not know the field"
+    config = parsed(render_image(spec, **settings)["clip_image/config.pbtxt"])
+    config.ensemble_scheduling.ClearField("max_inflight_requests")
+    assert embedded == config
 
 
 def test_tensorrt_variant_has_profiles_and_an_engine_cache(spec: ModelSpec) -> None:

@@ -74,23 +74,13 @@ def test_the_ensemble_says_what_its_stages_are_changed_to(source: Path, tmp_path
     assert said(target) == {"quality": "exact", "encoder_precision": "fp32"}
 
 
-def test_what_the_embedded_release_does_not_know_is_left_out(source: Path, tmp_path: Path) -> None:
-    root = staged(source, tmp_path)
-    for path in ("clip_image/config.pbtxt", "clip_image/configs/torchscript.pbtxt"):
-        assert read_config(source / path).ensemble_scheduling.max_inflight_requests == 96
-        staged_config = read_config(root / path)
-        assert staged_config.ensemble_scheduling.max_inflight_requests == 0
-        assert len(staged_config.ensemble_scheduling.step) == 2
-
-
 def test_settings_that_the_machine_does_not_decide_are_the_repositorys(source: Path, tmp_path: Path) -> None:
     render_repository(source, lambda now: now.replaced(IMAGE, max_batch_size=12, max_queue_size=5))
     target = staged(source, tmp_path)
     assert read_config(target / "clip_image_preprocess" / "config.pbtxt").max_batch_size == 12
     settings = Deployment.load(target).settings(IMAGE)
     assert (settings.max_batch_size, settings.max_queue_size, settings.preprocess_instances) == (12, 5, 3)
-    unknown_there = ["clip_image/config.pbtxt", "clip_image/configs/torchscript.pbtxt"]
-    assert outdated_configs(target) == unknown_there
+    assert outdated_configs(target) == []
 
 
 def test_exported_files_are_linked(source: Path, tmp_path: Path) -> None:

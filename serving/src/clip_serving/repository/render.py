@@ -33,21 +33,12 @@ def configs(deployment: Deployment, specs: Mapping[str, TowerSpec]) -> dict[str,
     return found
 
 
-def render(
-    deployment: Deployment,
-    specs: Mapping[str, TowerSpec],
-    adapt: Callable[[pb.ModelConfig], None] | None = None,
-) -> dict[str, str]:
-    """As `configs`, as the text of a config.pbtxt, after `adapt` has changed each of them."""
+def render(deployment: Deployment, specs: Mapping[str, TowerSpec]) -> dict[str, str]:
+    """As `configs`, as the text of a config.pbtxt."""
     random = any(spec.random_weights for spec in specs.values())
     notice = _HEADER + (_RANDOM if random else "")
-    rendered = configs(deployment, specs)
-    if adapt:
-        for config in rendered.values():
-            adapt(config)
-    return {
-        path: notice + text_format.MessageToString(config, as_utf8=True) for path, config in rendered.items()
-    }
+    rendered = configs(deployment, specs).items()
+    return {path: notice + text_format.MessageToString(config, as_utf8=True) for path, config in rendered}
 
 
 def write_repository(root: Path, deployment: Deployment, specs: Mapping[str, TowerSpec]) -> None:

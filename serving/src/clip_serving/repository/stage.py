@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonclient.grpc import model_config_pb2 as pb
-
 from clip_preprocess.settings import Quality
 from clip_serving import defaults
 from clip_serving.defaults import EncoderPrecision
@@ -96,14 +94,8 @@ def stage(source: Path, target: Path, change: Callable[[Deployment], Deployment]
     for name in specs:
         for model in FAMILIES[name].models:
             _link_versions(source / model, target / model)
-    texts = {DEPLOYMENT_FILE: deployment.to_json(), **render(deployment, specs, _for_embedded_server)}
+    texts = {DEPLOYMENT_FILE: deployment.to_json(), **render(deployment, specs)}
     write_all_atomically({target / path: text for path, text in texts.items()})
-
-
-def _for_embedded_server(config: pb.ModelConfig) -> None:
-    """Removes what the embedded server's release, 24.10, rejects as unknown."""
-    if config.HasField("ensemble_scheduling"):
-        config.ensemble_scheduling.ClearField("max_inflight_requests")
 
 
 def _link_versions(source: Path, target: Path) -> None:

@@ -23,6 +23,7 @@ class ImageFamily(ModelFamily[ModelSpec, ImageSettings]):
     def configs(self, spec: ModelSpec, settings: ImageSettings) -> dict[str, pb.ModelConfig]:
         return {
             f"{defaults.ENSEMBLE}/config.pbtxt": ensemble.config(spec, settings),
+            f"{defaults.ENSEMBLE}/configs/cpu.pbtxt": ensemble.cpu(spec, settings),
             f"{defaults.ENSEMBLE}/configs/torchscript.pbtxt": ensemble.config(
                 spec, settings, encoder_output=encoder.TORCHSCRIPT_OUTPUT
             ),

@@ -44,6 +44,13 @@ def config(spec: ModelSpec, settings: ImageSettings, encoder_output: str = "embe
     )
 
 
+def cpu(spec: ModelSpec, settings: ImageSettings) -> pb.ModelConfig:
+    """Without a field that the embedded server's release, 24.10, rejects as unknown."""
+    found = config(spec, settings)
+    found.ensemble_scheduling.ClearField("max_inflight_requests")
+    return found
+
+
 def _max_inflight_requests(settings: ImageSettings) -> int:
     """The most requests at one step, which bounds those that wait for the encoder; 0 is no limit.
 
