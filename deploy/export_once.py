@@ -77,17 +77,26 @@ def run(command: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def fingerprint(model_options: list[str]) -> str:
-    """A digest of the options, a checkpoint file among them (size and time), and the exporter's code."""
+    """A digest of the options, the files that they name (size and time), and the exporter's code."""
     digest = hashlib.sha256()
     for option in model_options:
-        file = Path(option.partition("=")[2] or option)
-        state = file.stat() if file.is_file() else None
-        digest.update(f"{option} {state and (state.st_size, state.st_mtime_ns)}\n".encode())
+        digest.update(f"{option}\n".encode())
+        for file in _named_files(option.partition("=")[2] or option):
+            state = file.stat()
+            digest.update(f"{file} {state.st_size} {state.st_mtime_ns}\n".encode())
     exporter = importlib.util.find_spec("clip_export")
     for folder in (exporter and exporter.submodule_search_locations) or []:
         for source in sorted(Path(folder).glob("*.py")):
             digest.update(source.read_bytes())
     return digest.hexdigest()
+
+
+def _named_files(value: str) -> list[Path]:
+    """A checkpoint file, or the files of a local-dir: model."""
+    path = Path(value.removeprefix("local-dir:"))
+    if value.startswith("local-dir:") and path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path] if path.is_file() else []
 
 
 def read_stamp(repository: Path) -> dict[str, Any] | None:

@@ -256,13 +256,18 @@ def test_another_model_or_a_lost_version_is_exported(tmp_path: Path) -> None:
     assert "--model=RN101" in exporter.last_call()
 
 
-def test_changed_checkpoint_is_exported_again(tmp_path: Path) -> None:
-    exporter, weights = Exporter(tmp_path), tmp_path / "mine.pt"
-    weights.write_bytes(b"1")
-    exporter.run(f"--pretrained={weights}")
-    weights.write_bytes(b"22")
-    exporter.run(f"--pretrained={weights}")
-    assert f"--pretrained={weights}" in exporter.last_call()
+@pytest.mark.parametrize("option", ["--pretrained={}/mine.pt", "--model=local-dir:{}"])
+def test_changed_weights_are_exported_again(tmp_path: Path, option: str) -> None:
+    exporter, folder = Exporter(tmp_path), tmp_path / "weights"
+    folder.mkdir()
+    option = option.format(folder)
+    (folder / "mine.pt").write_bytes(b"1")
+    exporter.run(option)
+    exporter.run(option)
+    assert exporter.last_call()[0] == "--activate=1"
+    (folder / "mine.pt").write_bytes(b"22")
+    exporter.run(option)
+    assert option in exporter.last_call()
 
 
 def test_failed_export_fails_and_is_retried(tmp_path: Path) -> None:
