@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from PIL import Image
+
 from testing.odd_files import Odd
 from testing.pictures import encoded, jpeg_with_sides, oriented, source_picture
 
@@ -51,7 +53,24 @@ def odd_jpegs() -> dict[str, Odd]:
             files[f"{name}_{kind}"] = odd
     baseline = _sources()["baseline"]
     seven = {"jpeg_7_bytes_before_end": Odd(baseline[:-2] + JUNK + END, baseline, "stray_bytes")}
+    flat = _flat(0x11)
+    for sampling in (0x12, 0x21, 0x22, 0x31, 0x13, 0x41, 0x14, 0x42, 0x24):
+        files[f"jpeg_sampling_{sampling:02x}"] = Odd(_flat(sampling), flat, "single_color")
     return files | seven | _metadata(baseline) | _starts(baseline) | _xmp()
+
+
+def _flat(sampling: int) -> bytes:
+    """A gray picture of 48 x 40 whose luma has this sampling; Pillow cannot write all of them."""
+    data = encoded(Image.new("RGB", (48, 40), (128, 128, 128)), "JPEG", subsampling=0)
+    frame, scan = data.index(b"\xff\xc0"), header_places(data)[-1]
+    across, down = divmod(sampling, 16)
+    # The standard tables: no change of DC and the end of the block, for luma and for chroma.
+    unit = "001010" * (across * down) + "0000" * 2
+    bits = unit * (-(-48 // (8 * across)) * -(-40 // (8 * down)))
+    bits += "1" * (-len(bits) % 8)
+    coded = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    header = data[: frame + 11] + bytes([sampling]) + data[frame + 12 : scan + 14]
+    return header + coded + END
 
 
 def _stray(data: bytes) -> dict[str, Odd]:
@@ -189,6 +208,12 @@ def broken_jpegs() -> dict[str, tuple[bytes, str]]:
         }
     restarts, progressive = sources["restarts"], sources["progressive"]
     last = scan_places(progressive)[-1]
+    for sampling in (0x11, 0x31, 0x42):
+        flat = _flat(sampling)
+        files[f"half_of_sampling_{sampling:02x}"] = (
+            flat[: -(len(flat) - flat.index(b"\xff\xda")) // 2],
+            "truncated",
+        )
     return files | {
         "progressive_half_with_end": (progressive[: len(progressive) // 2] + END, "truncated"),
         "progressive_without_its_last_scan": (progressive[:last] + END, "truncated"),

@@ -58,7 +58,7 @@ def decode(data: Data, header: JpegHeader, settings: PreprocessSettings) -> Deco
         picture, notices = _decode_parts(parts, header, scale, settings.allow_truncated)
     except ValueError:
         check_sides("JPEG", header.size, most)
-        decoded = pillow_decoder.decode(parts.file(), formats.JPEG, header, settings)
+        decoded = pillow_decoder.decode(parts.file_as_ended(), formats.JPEG, header, settings)
         return replace(decoded, orientation=orientation)
     return Decoded(picture, header.size, orientation, scale, notices or _of_metadata(warning))
 

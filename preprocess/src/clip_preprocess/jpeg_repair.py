@@ -68,6 +68,10 @@ class Parts:
         """A JPEG with an end marker."""
         return file_of(self.scans)
 
+    def file_as_ended(self) -> bytes:
+        """Without an end marker if the file had none: to Pillow it is proof that nothing is missing."""
+        return self.file() if self.ended else self.file()[: -len(_END)]
+
 
 def file_of(scans: Iterable[Scan]) -> bytes:
     """A JPEG of these scans, with an end marker."""

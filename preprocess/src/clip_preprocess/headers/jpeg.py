@@ -287,4 +287,6 @@ def _check_length(data: Data, at: int, frame: _Frame) -> None:
 def _has_end(data: Data, at: int) -> bool:
     """Whether there is an end marker. Most files end with it; some cameras append a preview or padding."""
     marker = b"\xff\xd9"
-    return bytes(data[-_TAIL:]).rfind(marker) >= 0 or bytes(data[at:]).rfind(marker) >= 0
+    return (
+        data[-2:] == marker or bytes(data[-_TAIL:]).rfind(marker) >= 0 or bytes(data[at:]).rfind(marker) >= 0
+    )

@@ -49,12 +49,14 @@ def segments(data: Data, at: int) -> Iterator[Segment]:
     """
     in_scan = False
     for _ in range(MAX_SEGMENTS):
-        scan_end = end_of_scan(data, at) if in_scan else at
-        found = _MARKER.search(data, scan_end)
+        if in_scan:
+            at = end_of_scan(data, at)
+        found = _MARKER.match(data, at) or _MARKER.search(data, at)
         if found is None:
             return
-        marker, body = data[found.end() - 1], found.end()
-        stray = bool(bytes(data[scan_end : found.start()]).strip(b"\xff"))
+        body = found.end()
+        marker = data[body - 1]
+        stray = body > at + 2 and bool(bytes(data[at : body - 2]).strip(b"\xff"))
         if marker in (SOI, EOI):
             end = body
         else:
