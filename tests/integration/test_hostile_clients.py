@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -19,8 +22,11 @@ from tritonclient.utils import InferenceServerException
 
 from clip_client import ClipClient, ItemError
 from clip_client.requests.wire import Embedding
-from clip_serving.server.embedded import TritonServer
+from clip_serving import defaults
+from clip_serving.repository.stage import InstanceLayout
+from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import encoded, noise
+from testing.repositories import linked_repository
 from testing.waiting import PATIENCE_S, wait_until
 
 _SIDE = 224
@@ -118,3 +124,45 @@ def test_shared_memory_traces_and_logs_are_not_for_clients(server: TritonServer)
     for path in ("systemsharedmemory/status", "trace/setting", "logging"):
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"{server.http_url}/v2/{path}")
+
+
+_SLOW = """
+import time
+from clip_serving.triton_models.encoder import TritonPythonModel as Encoder
+
+class TritonPythonModel(Encoder):
+    def _embed(self, pixels, valid):
+        time.sleep(0.02 * len(pixels))
+        return super()._embed(pixels, valid)
+"""
+
+
+def waiting(server: TritonServer, model: str) -> int:
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        text = answer.read().decode()
+    (count,) = re.findall(rf'nv_inference_pending_request_count{{model="{model}",.*}} (\d+)', text)
+    return int(count)
+
+
+def test_requests_wait_before_the_decoder_and_nowhere_else(small_repository: Path, tmp_path: Path) -> None:
+    """Small photos, decoded far faster than they are embedded, whose client gives up on all of them."""
+    root = linked_repository(small_repository, tmp_path / "slow")
+    (root / "clip_image_encoder" / "1" / "model.py").write_text(_SLOW)
+    options = ServerOptions(layout=InstanceLayout(2, 1, 1, 1), supervise=False)
+    most = 0
+    with TritonServer(root, options) as server, ClipClient(server.grpc_url, deadline_s=PATIENCE_S) as client:
+        photo = encoded(noise(64, 48), "JPEG")
+        request = photo_request("clip_image", len(photo).to_bytes(4, "little") + photo).SerializeToString()
+        with grpc.insecure_channel(server.grpc_url) as channel:
+            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            sent = []
+            for count in range(600):
+                sent.append(call.future(request, timeout=PATIENCE_S))
+                if count % 20 == 19:
+                    time.sleep(0.05)
+                    most = max(most, waiting(server, "clip_image_encoder"))
+            for each in sent:
+                each.cancel()
+        client.embed([photo])
+    on_their_way = 4 * defaults.PREPROCESS_PREFERRED_BATCH_SIZE
+    assert 0 < most <= defaults.MAX_BACKLOG + on_their_way

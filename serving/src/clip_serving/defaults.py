@@ -69,6 +69,10 @@ MAX_STUCK_DECODES = 2
 PREPROCESS_NICENESS = 10
 """Preprocess yields to a CPU encoder on the same cores. Decoded photos are embedded first, so load queues
 before the decoder, where rejecting a request costs nothing."""
+MAX_BACKLOG = 16
+"""Decoded photos that may wait for one CPU encoder instance; preprocess holds further ones back."""
+MAX_BACKLOG_WAIT_S = 30.0
+"""How long preprocess holds photos back at most."""
 MAX_QUEUE_SIZE = 64
 """Requests that may wait at preprocess; one more is rejected (UNAVAILABLE), and the client retries."""
 PREPROCESS_PREFERRED_BATCH_SIZE = 4

@@ -15,6 +15,7 @@ from clip_serving import defaults
 from clip_serving.encoder.choice import choose
 from clip_serving.errors import ConfigurationError
 from clip_serving.server.log import announcement
+from clip_serving.triton_models.backlog import Backlog
 from clip_serving.triton_models.inputs import embed_requests
 from clip_serving.triton_models.parameters import parameters_of
 
@@ -33,12 +34,15 @@ class TritonPythonModel:
             raise ConfigurationError(f"the parameter precision of the model's config: {error}") from error
         chosen = choose(version, precision, int(parameters["threads"]))
         self._encoder = chosen.encoder
+        self._backlog = Backlog.of_this_server()
+        self._backlog.add_encoder()
         # Triton's own logger writes later, but the embedded server reads this as soon as the model is ready.
         print(announcement(str(chosen)), file=sys.stderr, flush=True)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Runs the requests that Triton batched as one batch."""
-        return embed_requests(requests, "pixels", self._embed)
+        with self._backlog.embedding():
+            return embed_requests(requests, "pixels", self._embed)
 
     def _embed(self, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
         """Costs nothing for rows that are not valid: a batch of one photo may be filled with empty ones."""

@@ -20,6 +20,7 @@ import triton_python_backend_utils as pb_utils
 
 from clip_preprocess import Outcome, Preprocessor, PreprocessSettings
 from clip_serving import defaults
+from clip_serving.triton_models.backlog import Backlog
 from clip_serving.triton_models.inputs import Refused, read_inputs
 from clip_serving.triton_models.metrics import PhotoMetrics
 from clip_serving.triton_models.parameters import parameters_of
@@ -44,6 +45,7 @@ class TritonPythonModel:
         self._preprocessor = Preprocessor(
             self._settings, threads=int(parameters["threads"]), on_photo=self._guard
         )
+        self._backlog = Backlog.of_this_server()
         self._metrics = PhotoMetrics()
         self._since_trim = 0
         self._renewal: threading.Timer | None = None
@@ -66,6 +68,7 @@ class TritonPythonModel:
             rows = slice(start, start + each[0].size)
             responses.append(_response(pixels[rows], outcomes[rows]))
             start = rows.stop
+        self._backlog.hand_on(sum(outcome.valid for outcome in outcomes))
         self._renew_if_stuck()
         return responses
 
