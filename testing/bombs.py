@@ -102,6 +102,14 @@ def _tiff_bombs(cat: Image.Image) -> dict[str, Callable[[], bytes]]:
         one = [struct.pack("<HHHIII", 1, 256, LONG, 1, 9, 26 + 18 * index) for index in range(LENGTH // 18)]
         return b"II*\0\x08\0\0\0" + b"".join(one)
 
+    def pages() -> bytes:
+        """A picture, and then directories of one tag."""
+        file = bytearray(tiff_file(picture(np.asarray(cat))))
+        begin, count = len(file), LENGTH // 18
+        file[begin - 4 :] = struct.pack("<I", begin)
+        one = [struct.pack("<HHHIII", 1, 256, LONG, 1, 9, begin + 18 * index) for index in range(1, count)]
+        return bytes(file) + b"".join(one)
+
     def exif() -> bytes:
         """The values of an EXIF directory that is behind the picture."""
         child = Directory({33434: (RATIONAL, third * (LENGTH // 8))})
@@ -125,6 +133,7 @@ def _tiff_bombs(cat: Image.Image) -> dict[str, Callable[[], bytes]]:
         "tiff_fractions": lambda: tiff_file(picture(np.asarray(cat), t282=(RATIONAL, third * (LENGTH // 8)))),
         "tiff_exif": exif,
         "tiff_directories": directories,
+        "tiff_pages": pages,
     }
 
 

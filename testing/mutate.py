@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 
+from testing.odd_files import animations, odd_files
 from testing.odd_jpegs import header_places, segment
 from testing.pictures import (
     camera_photos,
@@ -16,6 +17,7 @@ from testing.pictures import (
     other_formats,
     source_picture,
 )
+from testing.tiffs import odd_tiffs, wide_pictures
 
 _EXTREMES = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\1", b"\xff\xd9")
 _HEADER = 400
@@ -33,11 +35,14 @@ def corpus() -> tuple[bytes, ...]:
         encoded(cat.convert("1"), "TIFF", compression="group4"),
         encoded(cat.quantize(8), "GIF", interlace=1),
     ]
+    odd = [each.data for each in (odd_files() | odd_tiffs()).values()]
+    odd += [data for data, *_ in (wide_pictures() | animations()).values()]
     broken = [data for data, _ in corrupt_pictures().values()]
     return (
         *odd_pictures().values(),
         *other_formats().values(),
         *extra,
+        *odd,
         *(data for data in broken if len(data) < 1_000_000),
         *camera_photos(2, seed=11),
     )

@@ -116,7 +116,10 @@ def _odd_bmps() -> dict[str, Odd]:
     core = struct.pack("<IHHHH", 12, *cat.size, 1, 24)
     os2 = bmp[:10] + struct.pack("<I", 26) + core + bmp[54:]
     assert bmp[22:26] == height
+    runs = run_length_bmp(cat.quantize(200))
     return {
+        "bmp_run_length": Odd(runs, encoded(cat.quantize(200), "BMP")),
+        "bmp_run_length_without_end": Odd(runs[:-2], runs, "missing_end"),
         "bmp_reserved_bytes": Odd(bmp[:6] + b"\1\2\3\4" + bmp[10:], bmp, "stray_bytes"),
         "bmp_wrong_file_size": Odd(bmp[:2] + b"\xff\xff\xff\xff" + bmp[6:], bmp),
         "bmp_file_size_of_zero": Odd(bmp[:2] + bytes(4) + bmp[6:], bmp),
@@ -128,6 +131,15 @@ def _odd_bmps() -> dict[str, Odd]:
             bmp[:10] + struct.pack("<I", 100) + bmp[14:54] + bytes(46) + bmp[54:], bmp
         ),
     }
+
+
+def run_length_bmp(picture: Image.Image) -> bytes:
+    """A palette picture with each pixel as a run of one."""
+    bmp = encoded(picture, "BMP")
+    (offset,) = struct.unpack_from("<I", bmp, 10)
+    rows = np.asarray(picture)[::-1]
+    runs = b"".join(b"".join(bytes((1, index)) for index in row) + b"\0\0" for row in rows)
+    return bmp[:30] + struct.pack("<II", 1, len(runs) + 2) + bmp[38:offset] + runs + b"\0\1"
 
 
 def _odd_webps() -> dict[str, Odd]:
@@ -190,6 +202,7 @@ def broken_files() -> dict[str, tuple[bytes, str]]:
         "png_wrong_checksum_of_picture": (bytes(wrong), "corrupt"),
         "gif_last_rows_lost": (gif[:-400], "truncated"),
         "gif_without_a_frame": (gif[: 13 + 768] + b";", "corrupt"),
+        "bmp_run_length_half": (_half(run_length_bmp(cat.quantize(200))), "truncated"),
         "bmp_last_pixel_lost": (bmp[:-4], "truncated"),
         "avif_half": (_half(encoded(cat, "AVIF", speed=10)), "truncated"),
         "heic_half": (_half(heic(cat)), "truncated"),
@@ -245,6 +258,8 @@ def named_files() -> dict[str, tuple[bytes, str]]:
         "notes.txt": (b"Dear diary,\n", "text"),
         "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
         "jpeg_in.bmp": (bmp[:30] + struct.pack("<I", 4) + bmp[34:], "JPEG"),
+        "array.bmp": (b"BA" + bytes(12) + bmp, "OS/2"),
+        "bananas.txt": (b"BANANA bread: mash the bananas\n", "text"),
         "os2_short.bmp": (bmp[:14] + struct.pack("<I", 16) + bmp[18:], "OS/2"),
         "two_bits.bmp": (bmp[:28] + struct.pack("<H", 2) + bmp[30:], "2 bits"),
     }

@@ -17,6 +17,9 @@ MAX_FRAMES = 32
 MAX_FRAME_PIXELS = 200_000_000
 """Pixels of those frames, all together."""
 
+_COUNTED = ("WEBP", "PNG", "AVIF")
+"""Formats whose header has the number of frames. Counting the pages of a TIFF would read them all."""
+
 
 def with_content(
     picture: ImageFile.ImageFile, reopen: Callable[[], ImageFile.ImageFile], quality: Quality
@@ -28,7 +31,7 @@ def with_content(
     if picture.format == "GIF":  # counting frames would unload the picture
         if not _is_blank(picture) or not getattr(reopen(), "is_animated", False):
             return picture, ()
-    elif getattr(picture, "n_frames", 1) < 2 or picture.format == "TIFF" or not _is_blank(picture):
+    elif picture.format not in _COUNTED or getattr(picture, "n_frames", 1) < 2 or not _is_blank(picture):
         return picture, ()
     if quality == "exact":
         text = "the first frame is blank; quality exact embeds it, as open_clip does"

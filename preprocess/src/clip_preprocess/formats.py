@@ -117,6 +117,7 @@ FORMATS = (
         bmp.matches,
         BmpImagePlugin.BmpImageFile,
         bmp.read_header,
+        is_cut=bmp.is_cut,
     ),
     Format("TIFF", lambda start: start[:4] in _TIFF_MAGICS, TiffImagePlugin.TiffImageFile, tiff.read_header),
     # AVIF comes before HEIC: both may list the neutral brand `mif1`.

@@ -42,7 +42,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (128, b"DICM", "DICOM"),
     (0, b"\xd7\xcd\xc6\x9a", "Windows metafile (WMF)"),
     (40, b" EMF", "Windows metafile (EMF)"),
-    (0, b"BA", "OS/2 bitmap array"),
+    (14, b"BM", "OS/2 bitmap array"),
     (0, b"%!PS", "PostScript"),
     (0, b"\xc5\xd0\xd3\xc6", "PostScript (EPS)"),
     (0, b"%PDF", "PDF"),

@@ -14,6 +14,8 @@ _HEADER_SIZES = {12, 16, 40, 52, 56, 64, 108, 124}
 _CORE = {12, 16}
 """OS/2 headers. Those of 16 bytes leave out all fields after the sides, and Pillow cannot read them."""
 _RAW, _RLE8, _RLE4, _BIT_FIELDS = range(4)
+_END = b"\0\1"
+"""Of run-length coding."""
 _BITS = {1, 4, 8, 16, 24, 32}
 
 
@@ -34,7 +36,7 @@ def read_header(data: Data, _allow_truncated: bool = False) -> Header:
     if header_size in _CORE:
         width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
         compression = _RAW
-    elif len(data) < 34:
+    elif len(data) < 38:
         raise header_cut("BMP")
     else:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
@@ -49,7 +51,16 @@ def read_header(data: Data, _allow_truncated: bool = False) -> Header:
         if missing:
             repaired = bytes(data) + bytes(missing)
             notices.append(Notice(NoticeCode.MISSING_END, "BMP: the padding of its last row is missing"))
+    elif is_cut(data):
+        notices.append(Notice(NoticeCode.MISSING_END, "BMP: the end of its run-length coding is missing"))
     return Header("BMP", *size, notices=tuple(notices), repaired=repaired)
+
+
+def is_cut(data: Data) -> bool:
+    """Whether a run-length coded bitmap has no end marker. Its decoder finds out whether rows are missing."""
+    offset, length = struct.unpack_from("<I", data, 10)[0], struct.unpack_from("<I", data, 34)[0]
+    end = offset + length if 0 < length <= len(data) - offset else len(data)
+    return bytes(data[end - 2 : end]) != _END and not bytes(data[-64:]).rstrip(b"\0").endswith(_END)
 
 
 def _check_supported(size: tuple[int, int], header_size: int, bits: int, compression: int) -> None:

@@ -61,7 +61,7 @@ def picture_alone(data: Data) -> bytes | None:
     chunks, _ = _walk(data)
     picture = next((chunk for chunk in chunks if chunk.kind in _PICTURE), None)
     size = _size([picture]) if picture else None
-    if picture is None or size is None:
+    if picture is None or size is None or 0 in size:
         return None
     alpha = [chunk for chunk in chunks if chunk.kind == b"ALPH"][:1] if picture.kind == b"VP8 " else []
     exif = [chunk for chunk in chunks if chunk.kind == b"EXIF"][:1]
