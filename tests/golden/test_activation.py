@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clip_export.cli import main
-from clip_export.errors import LoadError
+from clip_export.errors import HubUnreachable, LoadError
 from clip_export.load import LoadedModel, load
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from testing import towers
@@ -161,3 +161,19 @@ def test_a_file_for_a_model_with_its_own_weights_is_refused(checkpoint: Path, tm
     name = local_model(tmp_path / "model", checkpoint)
     with pytest.raises(LoadError, match=r"brings its own weights, so open_clip would ignore .*mine\.pt"):
         load(name, str(checkpoint))
+
+
+@pytest.mark.parametrize("pretrained", [None, "none"])
+def test_a_hub_model_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch, pretrained: str | None) -> None:
+    """Its config comes from the hub, too."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HubUnreachable, match=r"^hf-hub:someone/model must be downloaded"):
+        load("hf-hub:someone/model", pretrained)
+
+
+@pytest.mark.parametrize("config", ["", "{}", '{"model_cfg": {}}'])
+def test_a_local_config_that_is_broken_is_named(checkpoint: Path, tmp_path: Path, config: str) -> None:
+    name = local_model(tmp_path / "model", checkpoint)
+    (tmp_path / "model" / "open_clip_config.json").write_text(config)
+    with pytest.raises(LoadError, match=f"^{name} cannot be loaded"):
+        load(name)

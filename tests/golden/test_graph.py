@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime as ort
 import open_clip
 import pytest
 
@@ -64,6 +65,29 @@ def test_a_cast_alone_reads_the_pixels(exported: dict[str, Path], form: str) -> 
     quantized = {name for name in unsigned if made[name].op_type == "DynamicQuantizeLinear"}
     assert unsigned == quantized
     assert not quantized or form == "onnx-int8"
+
+
+@pytest.mark.parametrize(
+    ("form", "level"),
+    [
+        ("onnx-fp32", ort.GraphOptimizationLevel.ORT_ENABLE_BASIC),
+        ("onnx-fp16", ort.GraphOptimizationLevel.ORT_ENABLE_BASIC),
+        ("onnx-fp16", ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED),
+    ],
+)
+def test_onnxruntimes_own_changes_leave_the_cast_first(
+    exported: dict[str, Path], tmp_path: Path, form: str, level: ort.GraphOptimizationLevel
+) -> None:
+    """TensorRT gets what onnxruntime makes of the file, and its optimizer moves a Transpose."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3  # an optimized file is for this machine only, which is said
+    ort.InferenceSession(str(exported[form]), options, providers=["CPUExecutionProvider"])
+    readers = [
+        node for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node if "pixels" in node.input
+    ]
+    assert [node.op_type for node in readers] == ["Cast"]
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["onnx-fp32", "onnx-fp16"])

@@ -197,11 +197,17 @@ def _explain(name: str, pretrained: str, error: Exception) -> LoadError:
     if "required pretrained weights" in text:
         return LoadError(f"{name} has a config but no weights. Random ones need `--pretrained none`")
     if not _is_file(pretrained) and any(word in text for word in _HUB_WORDS):
+        if _brings_weights(name):
+            return HubUnreachable(
+                f"{name} must be downloaded, but the hub does not answer. Export a copy of its files with "
+                "--model local-dir:FOLDER."
+            )
         return HubUnreachable(
             f"the weights {pretrained!r} of {name} must be downloaded, but the hub does not answer. "
             "Give a checkpoint file with --pretrained FILE, or `--pretrained none` for random weights."
         )
-    return LoadError(f"{name} with {pretrained!r} cannot be loaded: {first}")
+    weights = "" if _brings_weights(name) else f" with {pretrained!r}"
+    return LoadError(f"{name}{weights} cannot be loaded: {first}")
 
 
 class _LoadWarnings(logging.Handler):
@@ -231,7 +237,7 @@ class _LoadWarnings(logging.Handler):
 
     def raise_for(self, name: str, pretrained: str, *, random: bool) -> None:
         if self.found and not random:
-            raise LoadError(f"the weights {pretrained!r} do not match {name}: {self.found[0]}")
+            raise LoadError(f"the weights ({pretrained}) do not match {name}: {self.found[0]}")
 
 
 def _spec(model: Any, name: str, label: str, *, random: bool, preprocess_from: str | None) -> ModelSpec:
