@@ -92,7 +92,7 @@ def odd_tiffs() -> dict[str, Odd]:
     """Name -> a sound picture in an odd file."""
     cat = source_picture("chelsea.png")
     large, small = np.asarray(cat), np.asarray(cat.resize((90, 60)))
-    clean = encoded(cat, "PNG")
+    clean, page = encoded(cat, "PNG"), cat.resize((902, 600))
     full, thumbnail = picture(large, **_named(FULL)), picture(small, **_named(THUMBNAIL))
     parent = picture(small, **_named(THUMBNAIL))
     parent.children = [picture(small[:30], **_named(THUMBNAIL)), full]
@@ -118,6 +118,14 @@ def odd_tiffs() -> dict[str, Odd]:
         "tiff_thumbnail_last": Odd(tiff_file(full, thumbnail), clean),
         "tiff_pyramid": Odd(tiff_file(pyramid), clean),
         "tiff_pages": Odd(tiff_file(full, picture(large[::-1]), picture(large[:, ::-1])), clean),
+        "tiff_pages_of_different_resolution": Odd(
+            tiff_file(picture(np.asarray(page)), picture(np.asarray(page.resize((1804, 1200))))),
+            encoded(page, "PNG"),
+        ),
+        "tiff_small_page_of_a_document": Odd(
+            tiff_file(picture(small, t297=(SHORT, [0, 2])), picture(large, t297=(SHORT, [1, 2]))),
+            encoded(cat.resize((90, 60)), "PNG"),
+        ),
         "tiff_mask_last": Odd(tiff_file(full, picture(large[:, :, 0], t254=(LONG, [4]))), clean),
         "tiff_lost_profile": Odd(bytes(lost_profile), clean, "damaged_metadata"),
         "tiff_odd_tags": Odd(

@@ -27,9 +27,11 @@ MAX_DIRECTORIES = 64
 """Directories that are looked at. Later pages of a document are not."""
 _TILE_PIXELS = 4_000_000
 """A tile of this size may be larger than its picture."""
-_LARGER = 4
-"""How many times as many pixels as the first picture has another of the same shape, if the first is its
-thumbnail and says nothing about it."""
+_TILE_TIMES = 4
+"""So may a tile of this many times the pixels of its picture."""
+_LARGER, _THUMBNAIL_SIDE = 4, 512
+"""A first picture that does not say what it is counts as a thumbnail if its longer side has at most this many
+pixels, and another one of the same shape has at least so many times its pixels."""
 
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
 _MAKE, _STRIPS, _ORIENTATION, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR = 271, 273, 274, 277, 278, 279, 284
@@ -42,6 +44,8 @@ _LAYOUT |= {317, 320, *range(_TILE_WIDTH, _TILE_BYTES + 1), 338, _SAMPLE_FORMAT,
 _DNG_VERSION = 50706
 _SENSOR = {32803, 34892}
 """Photometric interpretations of camera raw: a color filter array, or linear sensor data."""
+_PAGES = {_SUBFILE, _OLD_SUBFILE, 297}
+"""Tags that say what a picture is; the last is the number of a page."""
 _THUMBNAIL, _MASK = 1, 4
 """Flags of NewSubfileType."""
 _SIZES = {
@@ -240,6 +244,8 @@ def _photo(found: list[_Directory]) -> _Directory:
     if largest.pixels > first.pixels and largest.at in first.numbers(_CHILDREN, MAX_DIRECTORIES):
         return largest
     width, height = largest.size
+    if _PAGES & set(first.tags) or max(first.size) > _THUMBNAIL_SIDE:
+        return first
     same_shape = abs(width * first.size[1] - height * first.size[0]) <= 0.03 * width * max(first.size[1], 1)
     return largest if same_shape and largest.pixels >= _LARGER * first.pixels else first
 
@@ -302,7 +308,7 @@ def _check_tiles(photo: _Directory) -> None:
     if count > MAX_TILES:
         cause = f"it has {count:,} tiles or strips, the limit is {MAX_TILES:,}"
         raise damaged(ErrorCode.TOO_COMPLEX, "TIFF", photo.size, cause)
-    if across * down > max(_LARGER * photo.pixels, _TILE_PIXELS):
+    if across * down > max(_TILE_TIMES * photo.pixels, _TILE_PIXELS):
         cause = f"its tiles of {across}x{down} are far larger than the picture"
         raise damaged(ErrorCode.TOO_COMPLEX, "TIFF", photo.size, cause)
 
