@@ -23,7 +23,7 @@ Work = Literal["whole", "null"]
 """Everything, or everything but the model: the null encoder returns a constant vector."""
 _NULL_MODEL = Path(__file__).parent / "null_encoder" / "model.py"
 _ADDED_OUTPUTS = ("notice", "format", "dimensions")
-_ADDED_PARAMETERS = ("activation", "background", "transform")
+_ADDED_PARAMETERS = ("activation", "background", "pixels_version", "transform")
 
 
 def default_spec() -> ModelSpec:

@@ -9,6 +9,9 @@ from typing import Any, Literal, get_args
 from clip_preprocess import background, defaults
 from clip_preprocess.errors import SettingsError
 
+PIXELS_VERSION = 1
+"""The version of the pixels. It increases only in a release in which the same photo, with the same settings,
+has other pixels, so that two machines can tell whether they compute the same ones."""
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
 ResizeMode = Literal["shortest", "squash", "longest"]
 Quality = Literal["exact", "high", "fast"]

@@ -13,7 +13,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_preprocess.errors import SettingsError
-from clip_preprocess.settings import PreprocessSettings
+from clip_preprocess.settings import PIXELS_VERSION, PreprocessSettings
 from clip_serving.errors import ConfigurationError
 from clip_serving.repository.deployment import Deployment
 from clip_serving.repository.families.image import IMAGE
@@ -269,6 +269,7 @@ def test_preprocess_settings_survive_the_config(spec: ModelSpec) -> None:
     config = parsed(render_image(spec, **chosen)["clip_image_preprocess/config.pbtxt"])
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     assert PreprocessSettings.from_parameters(parameters) == settings
+    assert parameters["pixels_version"] == str(PIXELS_VERSION)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from clip_preprocess import Outcome, Preprocessor, PreprocessSettings
+from clip_preprocess import PIXELS_VERSION, Outcome, Preprocessor, PreprocessSettings
 from clip_serving import defaults
+from clip_serving.errors import ConfigurationError
 from clip_serving.triton_models.backlog import Backlog
 from clip_serving.triton_models.inputs import Refused, read_inputs
 from clip_serving.triton_models.metrics import PhotoMetrics
@@ -41,6 +42,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         parameters = parameters_of(json.loads(args["model_config"]))
         os.nice(int(parameters["niceness"]))
+        _require_pixels(parameters.get("pixels_version"))
         self._settings = PreprocessSettings.from_parameters(parameters)
         self._preprocessor = Preprocessor(
             self._settings, threads=int(parameters["threads"]), on_photo=self._guard
@@ -98,6 +100,15 @@ class TritonPythonModel:
             self._renewal = threading.Timer(1.0, os._exit, (1,))
             self._renewal.daemon = True
             self._renewal.start()
+
+
+def _require_pixels(version: str | None) -> None:
+    """Clients that decode photos themselves rely on the config's version. Release 0.1 did not state one."""
+    if version not in (None, str(PIXELS_VERSION)):
+        raise ConfigurationError(
+            f"the model's config states pixels_version {version}, this release computes {PIXELS_VERSION}. "
+            "Render it again with: clip-render --repository DIR. New vectors differ slightly from old ones"
+        )
 
 
 def _response(pixels: npt.NDArray[np.uint8], outcomes: Sequence[Outcome]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+from clip_preprocess import PIXELS_VERSION
 from clip_serving import defaults
 from clip_serving.repository.families.configs import model_config, parameters
 from clip_serving.repository.families.image import tensors
@@ -30,6 +31,7 @@ def config(spec: ModelSpec, settings: ImageSettings) -> pb.ModelConfig:
             "parameters": parameters(
                 {
                     **preprocess_settings(spec, settings).to_parameters(),
+                    "pixels_version": PIXELS_VERSION,
                     "threads": settings.preprocess_threads,
                     "niceness": defaults.PREPROCESS_NICENESS,
                 }
