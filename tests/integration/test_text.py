@@ -10,10 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from skimage import data
 
-from clip_client import AsyncClipClient, ClipClient, ItemError, ServerMismatch
+from clip_client import (
+    AsyncClipClient,
+    ClipClient,
+    ItemError,
+    ServerMismatch,
+    embed_all,
+    open_sink,
+    open_source,
+)
 from clip_client.requests.wire import Embedding
+from clip_search import read_dataset
+from clip_search.cli import main as search
 from clip_serving.errors import ServerError
 from clip_serving.server.embedded import TritonServer
 from testing.repositories import repository_with_text
@@ -89,3 +102,33 @@ def test_the_command_prints_lines_of_json(both: TritonServer) -> None:
     assert abs(sum(number**2 for number in dog["embedding"]) - 1) < 1e-4
     assert long["embedding"] is None
     assert "too_many_bytes" in long["error"]
+
+
+def test_texts_and_labels_are_nearest_to_the_clients_vectors(
+    both: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The towers are random, so this shows that the parts fit, not that the answers mean something."""
+    dataset = tmp_path / "embeddings.parquet"
+    (tmp_path / "photos").mkdir()
+    for name in ("chelsea", "coffee", "rocket"):
+        Image.fromarray(getattr(data, name)()).save(tmp_path / "photos" / f"{name}.png")
+    words = ["a red car", "two people at sunset", "snow"]
+    with ClipClient(both.grpc_url) as client:
+        embed_all(client, open_source(str(tmp_path / "photos")), open_sink(str(dataset)))
+        vectors = client.embed_text(words)
+        scale = float(client.text_info.parameters["logit_scale"])
+    photos = read_dataset(dataset)
+    assert search(["query", str(dataset), words[1], "--url", both.grpc_url, "-k", "1", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["name"] == photos.row(int(np.argmax(photos.vectors @ vectors[1]))).name
+
+    (tmp_path / "labels.txt").write_text("\n".join(words))
+    (tmp_path / "templates.txt").write_text("{}\n")
+    out = tmp_path / "labels.parquet"
+    given = ["--labels", str(tmp_path / "labels.txt"), "--templates", str(tmp_path / "templates.txt")]
+    assert search(["label", str(dataset), *given, "--out", str(out), "--url", both.grpc_url]) == 0
+    rows = pq.read_table(out)
+    logits = scale * (photos.vectors @ vectors.T)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(rows["probability"], (powers / powers.sum(1, keepdims=True)).max(1), rtol=1e-3)
+    assert rows["label"].to_pylist() == [words[best] for best in logits.argmax(axis=1)]

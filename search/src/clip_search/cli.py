@@ -7,6 +7,7 @@ import dataclasses
 import json
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from types import FrameType
 
@@ -16,14 +17,15 @@ from clip_client import ClipClient
 from clip_client import defaults as client_defaults
 from clip_client.arguments import add_connection_options, connection_of
 from clip_client.errors import ClipClientError
-from clip_search import defaults
+from clip_client.sinks.base import describe_model
+from clip_search import defaults, labels
 from clip_search.dataset import Dataset, Vectors, read_dataset
 from clip_search.duplicates import Duplicates, find_duplicates
 from clip_search.errors import SearchError
 from clip_search.load import load
 from clip_search.loaders import open_loader
 from clip_search.photos import Photos
-from clip_search.query import Match, find, photo_vector, row_number, text_vector
+from clip_search.query import Match, check_same_model, find, photo_vector, row_number, text_vector
 from clip_search.terminal import printable, table
 
 _EPILOG = """\
@@ -32,6 +34,7 @@ examples:
   clip-search query embeddings.parquet --like-row 2024/a.jpg -k 20
   clip-search query embeddings.parquet "two people at sunset"
   clip-search duplicates embeddings.parquet --html review.html
+  clip-search label embeddings.parquet --labels labels.txt --out labels.parquet
   clip-search load embeddings.parquet --to lancedb:photos.lancedb
 
 exit status:
@@ -80,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_query(commands.add_parser("query", help="the photos nearest to a photo, a text or a row"))
     _add_duplicates(commands.add_parser("duplicates", help="photos that are there more than once"))
+    _add_label(commands.add_parser("label", help="the labels that fit each photo best, by their texts"))
     _add_load(commands.add_parser("load", help="copy the dataset into a database, or bring it up to date"))
     return parser
 
@@ -113,6 +117,11 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
         help="number of matches (default: %(default)s)",
     )
     _add_output(parser, "a contact sheet with thumbnails")
+    _add_server(parser)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--url", default=client_defaults.URL, help="the server's gRPC address (default: %(default)s)")
     add(
         "--model", default=client_defaults.MODEL, help="the model's name on the server (default: %(default)s)"
@@ -178,6 +187,50 @@ def _duplicates_table(found: Duplicates) -> str:
             ]
             rows.append(cells)
     return table(["group", "kind", "cosine", "MP", "sharpness", "name", "source"], rows)
+
+
+def _add_label(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_label)
+    parser.description = (
+        "Writes a Parquet file with the best labels of each photo. The model needs a text tower."
+    )
+    _add_dataset(parser)
+    add = parser.add_argument
+    add("--labels", type=Path, required=True, metavar="FILE", help="the labels, one on each line")
+    add("--templates", type=Path, metavar="FILE", help="prompts, one on each line, with {} for the label "
+        "(default: a few that begin with 'a photo of')")  # fmt: skip
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the Parquet file to write; replaced if it exists",
+    )
+    add("--count", type=_count, default=defaults.LABELS, metavar="N",
+        help="labels stored for each photo (default: %(default)s)")  # fmt: skip
+    _add_server(parser)
+
+
+def _label(options: argparse.Namespace) -> int:
+    names = labels.read_lines(options.labels, "labels")
+    given = options.templates
+    templates = labels.read_lines(given, "templates") if given else list(defaults.TEMPLATES)
+    dataset = read_dataset(options.dataset)
+    with ClipClient(options.url, model=options.model, connection=connection_of(options)) as client:
+        check_same_model(dataset, describe_model(client.info))
+        parameters = client.text_info.parameters
+        vectors = labels.label_vectors(client.embed_text, names, templates)
+    scale, bias = parameters.get("logit_scale"), parameters.get("logit_bias")
+    if not scale:
+        raise SearchError("the server does not report the model's logit scale. Export the model again")
+    found = labels.assign(
+        dataset.vectors, vectors, options.count, float(scale), float(bias) if bias else None
+    )
+    labels.write_labels(options.out, dataset, names, found)
+    counts = Counter(names[index] for index in found.labels[:, 0])
+    print(table(["photos", "label"], [[str(count), name] for name, count in counts.most_common()]))
+    _say(f"wrote {options.out}: {len(dataset)} rows")
+    return 0
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:

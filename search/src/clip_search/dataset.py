@@ -115,7 +115,7 @@ def _files(path: Path) -> list[Path]:
 
 def _open(path: Path) -> Any:
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        return pq.ParquetFile(path, buffer_size=defaults.READ_BYTES)
     except FileNotFoundError as error:
         raise DatasetError(f"{path} does not exist. Give the file that clip-embed wrote") from error
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -188,7 +188,8 @@ def _read_vectors(
     vectors: Vectors | None = None
     begin = filled = 0
     for file in files:
-        for batch in file.iter_batches(defaults.READ_ROWS, columns=[_VECTOR]):
+        # By this thread alone: each of Arrow's own threads would keep memory for itself.
+        for batch in file.iter_batches(defaults.READ_ROWS, columns=[_VECTOR], use_threads=False):
             column = batch.column(0)
             kept = np.asarray(column.is_valid())
             found = _matrix(path, column, int(kept.sum()))

@@ -5,8 +5,10 @@ from __future__ import annotations
 COUNT = 10
 """Matches of a query."""
 
-READ_ROWS = 10_000
-"""Rows decoded at once: 20 MB of vectors of 512 numbers."""
+READ_ROWS = 2_000
+"""Rows decoded at once: 4 MB of vectors of 512 numbers."""
+READ_BYTES = 1024 * 1024
+"""Read at once; without, a whole row group is."""
 BLOCK_ROWS = 65_536
 """Rows compared at once."""
 
@@ -39,3 +41,8 @@ MAX_DIFFERENT_BITS = 10
 """Of the 63 of a perceptual hash."""
 MAX_COLOR_DIFFERENCE = 24.0
 """Mean difference of two 8 x 8 pictures, in levels of 255."""
+
+TEMPLATES = ("a photo of a {}.", "a photo of the {}.", "a close-up photo of a {}.", "a photo of {}.")
+"""Prompts for a label."""
+LABELS = 3
+"""Labels stored for each photo."""
