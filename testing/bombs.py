@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from PIL import ExifTags, Image
 
+from testing.jpeg_bombs import jpeg_bombs
 from testing.pictures import encoded, heic, png_chunk, source_picture
 from testing.tiffs import LONG, RATIONAL, SHORT, Directory, picture, tiff_file
 
@@ -24,6 +25,9 @@ def bombs() -> dict[str, Callable[[], bytes]]:
     for group in (_png_bombs, _gif_bombs, _webp_bombs, _tiff_bombs, _media_bombs):
         found |= group(cat)
     found["bmp_runs"] = partial(_bmp_runs, encoded(cat, "BMP"))
+    jpegs = jpeg_bombs(LENGTH)
+    # The time of all of them is bounded in tests/unit/preprocess/test_jpeg_headers.py.
+    found |= {name: jpegs[name] for name in ("jpeg_exif", "jpeg_blocks_before_end", "jpeg_one_directory")}
     found["stray_bytes"] = lambda: bytes(LENGTH)
     found["text"] = lambda: b"<!-- " * (LENGTH // 5)
     return found
