@@ -203,6 +203,20 @@ def test_a_file_of_version_0_1_is_completed(album: Album) -> None:
     assert album.run()[1] == [], "the file has times now"
 
 
+def test_a_vector_beside_an_error_becomes_a_notice(album: Album) -> None:
+    """A truncated photo of a server of version 0.1 that embedded what was there."""
+    write_version_0_1(album)
+    table = pq.read_table(album.out)
+    codes = pa.array(["truncated", "corrupt"])
+    pq.write_table(table.set_column(5, "error_code", codes).set_column(6, "error_text", codes), album.out)
+    summary, _ = album.run()
+    assert (summary.embedded, summary.failed) == (2, {"corrupt": 1})
+    row = album.rows()["photos/a"]
+    assert row["embedding"] == [1, 0]
+    assert (row["error_code"], row["error_text"]) == (None, None)
+    assert (row["notices"], row["notice_text"]) == (["truncated"], "truncated")
+
+
 def test_a_file_of_version_0_1_beside_another_source(album: Album) -> None:
     write_version_0_1(album)
     summary, _ = album.run(add_source=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -78,7 +79,7 @@ class Shards:
         return rows
 
     def keys(self, batch: Any) -> Iterator[Key]:
-        sources = (source or self.unnamed for source in column(batch, "source"))
+        sources = (sys.intern(source) if source else self.unnamed for source in column(batch, "source"))
         return zip(sources, column(batch, "name"), strict=True)
 
     def merged(
@@ -143,8 +144,28 @@ class Merge:
             schema,
             source=[source for source, _ in keys],
             mtime_ns=[self.times.get(key, time) for key, time in zip(keys, times, strict=True)],
+            **(_errors_as_notices(batch) if vectors else {}),
         )
         return table.filter(pa.array(keep, pa.bool_()))
+
+
+def _errors_as_notices(batch: Any) -> dict[str, list[Any]]:
+    """Columns for rows that have a vector: in version 0.1, a truncated photo could also have an error."""
+    codes = column(batch, "error_code")
+    if not any(codes):
+        return {}
+    columns = (codes, *(column(batch, name) for name in ("error_text", "notices", "notice_text")))
+    rows = [
+        ([code], text) if code else (notices, notice)
+        for code, text, notices, notice in zip(*columns, strict=True)
+    ]
+    nothing = [None] * batch.num_rows
+    return {
+        "error_code": nothing,
+        "error_text": nothing,
+        "notices": [notices for notices, _ in rows],
+        "notice_text": [text for _, text in rows],
+    }
 
 
 def column(batch: Any, name: str) -> list[Any]:
