@@ -30,6 +30,7 @@ def bombs() -> dict[str, Callable[[], bytes]]:
     found |= {name: jpegs[name] for name in ("jpeg_exif", "jpeg_blocks_before_end", "jpeg_one_directory")}
     found["stray_bytes"] = lambda: bytes(LENGTH)
     found["text"] = lambda: b"<!-- " * (LENGTH // 5)
+    found["comments"] = lambda: b"<!---->" * 100
     return found
 
 

@@ -192,6 +192,9 @@ def broken_files() -> dict[str, tuple[bytes, str]]:
     half_stream = png[:8] + header + png_chunk(b"IDAT", zlib.compress(rows)) + end
     interlaced = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *cat.size, 8, 2, 0, 0, 1))
     first_passes = png[:8] + interlaced + png_chunk(b"IDAT", zlib.compress(rows[: len(rows) // 2])) + end
+    palette = encoded(cat.quantize(200), "PNG")
+    without_palette = palette[:33] + palette[palette.index(b"IDAT") - 4 :]
+    one_color = encoded(Image.new("P", (90, 60), 3), "PNG")
     wrong = bytearray(png)
     wrong[png.index(b"IDAT") + 50] ^= 1
     return {
@@ -200,6 +203,11 @@ def broken_files() -> dict[str, tuple[bytes, str]]:
         "png_interlaced_stream_ends_early": (first_passes, "corrupt"),
         "png_header_alone": (png[:33], "truncated"),
         "png_wrong_checksum_of_picture": (bytes(wrong), "corrupt"),
+        "png_without_its_palette": (without_palette, "corrupt"),
+        "png_of_one_color_without_its_palette": (
+            one_color[:33] + one_color[one_color.index(b"IDAT") - 4 :],
+            "corrupt",
+        ),
         "gif_last_rows_lost": (gif[:-400], "truncated"),
         "gif_without_a_frame": (gif[: 13 + 768] + b";", "corrupt"),
         "bmp_run_length_half": (_half(run_length_bmp(cat.quantize(200))), "truncated"),

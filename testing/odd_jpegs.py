@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from PIL import Image
 
@@ -56,7 +57,7 @@ def odd_jpegs() -> dict[str, Odd]:
     flat = _flat(0x11)
     for sampling in (0x12, 0x21, 0x22, 0x31, 0x13, 0x41, 0x14, 0x42, 0x24):
         files[f"jpeg_sampling_{sampling:02x}"] = Odd(_flat(sampling), flat, "single_color")
-    return files | seven | _metadata(baseline) | _starts(baseline) | _xmp()
+    return files | seven | _films() | _metadata(baseline) | _starts(baseline) | _xmp()
 
 
 def _flat(sampling: int) -> bytes:
@@ -96,6 +97,19 @@ def _stray(data: bytes) -> dict[str, Odd]:
         files[f"{name}_bytes_before_end"] = _insert(data, _ends_of_scans(data)[-1:], junk)
     files["bytes_behind_all_scans"] = _insert(data, _ends_of_scans(data), JUNK * 2)
     return {name: Odd(odd, data, "stray_bytes") for name, odd in files.items()}
+
+
+def _films() -> dict[str, Odd]:
+    """Frames of Motion JPEG, which lack Huffman tables, with bytes before their end."""
+    files = {}
+    for width in (200, 208, 216, 220, 224, 228, 232, 240):
+        data = encoded(source_picture("chelsea.png").resize((width, 200)), "JPEG")
+        tables = [(at, end) for at, end in pairwise(header_places(data)) if data[at + 1] == 0xC4]
+        frame = data
+        for at, end in reversed(tables):
+            frame = frame[:at] + frame[end:]
+        files[f"jpeg_film_of_width_{width}"] = Odd(frame[:-2] + JUNK + END, data, "stray_bytes")
+    return files
 
 
 def _insert(data: bytes, places: list[int], junk: bytes) -> bytes:

@@ -218,4 +218,25 @@ def undecodable_tiffs() -> dict[str, tuple[bytes, str]]:
         "two_bands.tiff": (tiff_file(picture(cat[:, :, :2])), "samples"),
         "jpeg_2000.tiff": (tiff_file(picture(cat, t259=(SHORT, [34712]))), "JPEG 2000"),
         "jpeg_xl.tiff": (tiff_file(picture(cat, t259=(SHORT, [50002]))), "JPEG XL"),
+        "big_and_big_endian.tiff": (_big_and_big_endian(cat[:, :, 0]), "BigTIFF"),
     }
+
+
+def _big_and_big_endian(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """A BigTIFF with the most significant byte first, as some scientific software writes it."""
+    height, width = pixels.shape
+    numbers = {
+        256: width,
+        257: height,
+        258: 8,
+        259: 1,
+        262: 1,
+        273: 16,
+        277: 1,
+        278: height,
+        279: pixels.size,
+    }
+    directory = struct.pack(">Q", len(numbers))
+    directory += b"".join(struct.pack(">HHQQ", tag, 16, 1, number) for tag, number in numbers.items())
+    at = 16 + pixels.size
+    return struct.pack(">2sHHHQ", b"MM", 43, 8, 0, at) + pixels.tobytes() + directory + bytes(8)

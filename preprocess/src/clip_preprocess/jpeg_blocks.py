@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import simplejpeg
 
 from clip_preprocess.headers.jpeg_segments import DHT, FRAMES, PROGRESSIVE, segments
 
@@ -26,18 +30,30 @@ def are_blocks(padding: str, data: bytes, tables: bytes, scan: bytes) -> bool:
     """Whether the bits of `padding` and `data` are blocks of the scan, with ones up to the last byte.
 
     `tables` are the segments before the scan, and `scan` is its header. False for the scans of a progressive
-    file that refine coefficients: their bits have no structure of their own.
+    file that refine coefficients: their bits have no structure of their own. Frames of a film have no Huffman
+    tables, and mean the standard ones.
     """
     data = data.replace(b"\xff\0", b"\xff")
     bits = padding + f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}"
-    unit = _unit(tables, scan)
-    at: int | None = 0
-    while unit and at is not None:
+    unit = _unit(_standard_tables() + tables, scan)
+    at, begin = 0, -1
+    while unit and at > begin:
         if len(bits) - at < 8 and "0" not in bits[at:]:
             return True
+        begin = at
         for block in unit:
-            at = _skip(bits, at, block) if at is not None else None
+            after = _skip(bits, at, block)
+            if after is None:
+                return False
+            at = after
     return False
+
+
+@cache
+def _standard_tables() -> bytes:
+    """The DHT segments that the encoder writes unless it is told to optimize."""
+    data = simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    return b"".join(data[each.body - 4 : each.end] for each in segments(data, 2) if each.marker == DHT)
 
 
 def _unit(tables: bytes, scan: bytes) -> list[_Block]:

@@ -193,6 +193,7 @@ def _preprocess(photo: Data, settings: PreprocessSettings) -> tuple[Outcome, Pix
         decoded = _decode(photo, kind, header, settings)
         decoded_at = time.perf_counter()
         pixels = fit(decoded, settings)
+        notices = decoded.notices + _single_color(pixels, decoded, settings)
     except Exception as raised:
         decode_s = (decoded_at or time.perf_counter()) - started
         width, height = _possible(header.size) if header else (0, 0)
@@ -207,7 +208,7 @@ def _preprocess(photo: Data, settings: PreprocessSettings) -> tuple[Outcome, Pix
         decoded.picture.width * decoded.picture.height,
         decoded_at - started,
         time.perf_counter() - decoded_at,
-        decoded.notices + _single_color(pixels, decoded, settings),
+        notices,
         width,
         height,
         decoded.scale,

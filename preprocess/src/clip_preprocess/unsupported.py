@@ -78,9 +78,11 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 """(offset, the bytes there, name). The first match wins."""
 _BRANDS = {b"crx ": "camera raw (CR3)", b"qt  ": "video (QuickTime)", b"M4A ": "audio (M4A)"}
 """Major brands of ISO media files; all others are video."""
+_COMMENTS = rb"(<!--((?!-->).)*-->\s*)*"
+"""Each part ends at the first `-->`: if it could end at a later one, the time would double per comment."""
 _MARKUP: tuple[tuple[bytes, str], ...] = (
-    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!doctype svg[^>]*>\s*)?<svg[\s>]", "SVG"),
-    (rb"\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)", "HTML page"),
+    (rb"\s*(<\?xml[^>]*>\s*)?" + _COMMENTS + rb"(<!doctype svg[^>]*>\s*)?<svg[\s>]", "SVG"),
+    (rb"\s*" + _COMMENTS + rb"<(!doctype html|html|head|body)", "HTML page"),
     (rb"\s*<(\?xml|error)[\s>]", "XML document"),
     (rb'\s*[{\[]\s*("|\{|\[|\]|\})', "JSON document"),
 )

@@ -16,6 +16,8 @@ from clip_preprocess.notices import Notice, NoticeCode
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 65_536
 """A file of 32 MB in chunks of 512 bytes; common encoders write 4 to 64 KB into each."""
+_PALETTE = 3
+"""The color type whose pixels are numbers of the palette's colors."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples per pixel, by color type."""
 _DEFLATE_MOST = 1032
@@ -58,6 +60,8 @@ def read_header(data: Data, allow_truncated: bool = False) -> Header:
     if (row_bytes + 1) * height > chunks.compressed * _DEFLATE_MOST and not allow_truncated:
         cause = f"{chunks.compressed:,} bytes of picture data cannot hold its rows"
         raise damaged(ErrorCode.TRUNCATED, "PNG", size, cause)
+    if data[25] == _PALETTE and not any(kind == b"PLTE" for kind, _, _ in chunks.spans):
+        raise damaged(ErrorCode.CORRUPT, "PNG", size, "its palette is missing")
     notices = []
     if not chunks.ended:
         notices.append(Notice(NoticeCode.MISSING_END, "PNG: the end chunk is missing"))

@@ -285,6 +285,8 @@ def _check_supported(photo: _Directory) -> None:
         cause = (
             f"compression {_COMPRESSION_NAMES.get(compression, f'number {compression}')} cannot be decoded"
         )
+    elif photo.file.big and photo.file.order == ">":
+        cause = "BigTIFF with the most significant byte first cannot be decoded"
     elif kinds & {5, 6}:
         cause = "complex samples cannot be decoded"
     elif 3 in kinds and (samples > 1 or bits != 32):
