@@ -12,6 +12,7 @@ from clip_client.client import ClipClient
 from clip_client.errors import (
     ClipClientError,
     ItemError,
+    MissingExtra,
     ServerBusy,
     ServerMismatch,
     ServerUnavailable,
@@ -37,6 +38,7 @@ __all__ = [
     "EmbeddedObject",
     "Existing",
     "ItemError",
+    "MissingExtra",
     "ModelInfo",
     "Notice",
     "ObjectInfo",

@@ -18,6 +18,7 @@ from clip_client.errors import ItemError
 from clip_client.photos import Image, as_list, read_photo
 from clip_client.requests import wire
 from clip_client.requests.drivers import run_async
+from clip_client.requests.pixels import wait_for_async
 from clip_client.requests.wire import Embedding, ModelInfo
 from clip_client.results import PhotoResult
 from clip_client.sources.base import ObjectInfo, Source
@@ -30,6 +31,7 @@ class AsyncClipClient(BaseClient):
 
     _grpc: ClassVar[Any] = grpc.aio
     _event: ClassVar[type[Any]] = asyncio.Event
+    _wait_for: ClassVar[Any] = staticmethod(wait_for_async)
     _loop: asyncio.AbstractEventLoop | None = None
 
     @cached_property
@@ -41,7 +43,7 @@ class AsyncClipClient(BaseClient):
         """Ends requests in flight and waiting ones."""
         self._engine.slots.close()
         await self._transport.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._close_threads()
 
     async def __aenter__(self) -> AsyncClipClient:
         return self
@@ -58,7 +60,7 @@ class AsyncClipClient(BaseClient):
         """Like ClipClient.info."""
         self._require_own_loop()
         if self._info is None:
-            self._info = await run_async(self._engine.model_info(self._model, self._deadline_s))
+            self._info = await run_async(self._connect(self._deadline_s))
         return self._info
 
     async def wait(self, deadline_s: float) -> ModelInfo:
@@ -66,7 +68,7 @@ class AsyncClipClient(BaseClient):
         self._require_own_loop()
         if self._info is None:
             deadline_s = positive("deadline_s", deadline_s, MAX_DEADLINE_S)
-            self._info = await run_async(self._engine.model_info(self._model, deadline_s, starting=True))
+            self._info = await run_async(self._connect(deadline_s, starting=True))
         return self._info
 
     def _require_own_loop(self) -> None:
@@ -199,13 +201,14 @@ class AsyncClipClient(BaseClient):
             await client.embed(photos)
         print(table(timings.stages()))
         """
-        timings, before = Timings(), await run_async(self._engine.statistics(await self.info()))
+        timings, info = Timings(), self._measured(await self.info())
+        before = await run_async(self._engine.statistics(info))
         self._timings = timings
         try:
             yield timings
         finally:
             self._timings = None
-            after = await run_async(self._engine.statistics(await self.info())) if before else {}
+            after = await run_async(self._engine.statistics(info)) if before else {}
             timings.set_server(before, after)
 
     async def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
@@ -214,7 +217,7 @@ class AsyncClipClient(BaseClient):
 
     async def _request(self, photos: Sequence[bytes]) -> list[PhotoResult]:
         timings = self._timings
-        flow = self._engine.request(await self.info(), photos, timed=timings is not None)
+        flow = self._embedding(await self.info(), photos, timed=timings is not None)
         with self._saying_if_closed():
             answer = await run_async(flow)
         if timings is not None:
@@ -223,7 +226,7 @@ class AsyncClipClient(BaseClient):
 
     async def request_timed(self, photos: Sequence[bytes], request_id: str = "") -> TimedAnswer:
         """Like request(), with its times. `request_id` names it in the server's traces."""
-        flow = self._engine.request(await self.info(), photos, timed=True, request_id=request_id)
+        flow = self._embedding(await self.info(), photos, timed=True, request_id=request_id)
         return await run_async(flow)
 
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -137,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default=defaults.MODEL, help="the model's name on the server (default: %(default)s)")
     add("--concurrency", type=count, default=defaults.CONCURRENCY, metavar="N",
         help="photos in flight (default: %(default)s)")  # fmt: skip
+    add("--decode", choices=get_args(defaults.Placement), default=defaults.DECODE,
+        help="which side decodes photos; client sends pixels, and needs the extra decode "
+        "(default: %(default)s)")  # fmt: skip
     add("--deadline", type=seconds, default=defaults.DEADLINE_S, metavar="SECONDS",
         help="time limit for one photo, retries included (default: %(default).0f)")  # fmt: skip
     add("--wait", type=seconds, default=defaults.WAIT_FOR_SERVER_S, metavar="SECONDS",
@@ -265,6 +268,7 @@ def _embed(options: argparse.Namespace) -> int:
         connection=connection_of(options),
         deadline_s=options.deadline,
         concurrency=options.concurrency,
+        decode=options.decode,
     )
     with closing(options.out), client:
         source.check()

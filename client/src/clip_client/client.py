@@ -16,10 +16,12 @@ import grpc
 from clip_client import defaults
 from clip_client.errors import ItemError
 from clip_client.photos import Image, as_list, read_photo, size_of
+from clip_client.placement import decoder_of
 from clip_client.requests import wire
 from clip_client.requests.channel import ConnectionOptions, Transport, require_address
 from clip_client.requests.drivers import run
-from clip_client.requests.retry import RetryEngine
+from clip_client.requests.pixels import ClientPlacement, wait_for
+from clip_client.requests.retry import Flow, RetryEngine
 from clip_client.requests.wire import Embedding, ModelInfo
 from clip_client.results import PhotoResult
 from clip_client.sinks.base import EmbeddedObject
@@ -57,10 +59,15 @@ class BaseClient:
 
     One call to embed() is split into requests of at most `images_per_request` photos (at most the model's
     largest batch) and `bytes_per_request` bytes; a larger photo is sent alone.
+
+    `decode="client"` decodes photos in this process, on as many threads as it has cores, with the settings of
+    the server, and sends pixels. Results are the same. It needs the extra `decode`: MissingExtra is raised
+    without it, and ServerMismatch at the first call to a server whose pixels this process cannot compute.
     """
 
     _grpc: ClassVar[Any] = grpc
     _event: ClassVar[type[Any]] = threading.Event
+    _wait_for: ClassVar[Any] = staticmethod(wait_for)
 
     def __init__(
         self,
@@ -73,6 +80,7 @@ class BaseClient:
         concurrency: int = defaults.CONCURRENCY,
         images_per_request: int = defaults.IMAGES_PER_REQUEST,
         bytes_per_request: int = defaults.BYTES_PER_REQUEST,
+        decode: defaults.Placement = defaults.DECODE,
         transport: Transport | None = None,
     ) -> None:
         require_address(url, ssl=connection is not None and connection.ssl)
@@ -84,6 +92,7 @@ class BaseClient:
         ):
             positive(name, value)
         self.url = url
+        self._open_decoder = decoder_of(decode)
         self._model, self._text_model = model, text_model
         self._deadline_s = deadline_s
         self._concurrency = concurrency
@@ -93,6 +102,7 @@ class BaseClient:
         self._engine = RetryEngine(url, self._transport, deadline_s, concurrency, self._event)
         self._threads = DaemonExecutor(concurrency, "clip-client")
         self._info: ModelInfo | None = None
+        self._placement: ClientPlacement | None = None
         self._text_info: ModelInfo | None = None
         self._timings: Timings | None = None
 
@@ -100,6 +110,33 @@ class BaseClient:
     def dead_processes(self) -> frozenset[str]:
         """The server's processes that this client found dead and that were not restarted since."""
         return frozenset(self._engine.dead_processes.names)
+
+    def _connect(self, deadline_s: float, *, starting: bool = False) -> Flow[ModelInfo]:
+        """Reads what the server says about its models. Raises ServerUnavailable and ServerMismatch."""
+        info = yield from self._engine.model_info(self._model, deadline_s, starting=starting)
+        if self._open_decoder is not None:
+            self._placement = yield from ClientPlacement.open(
+                self._engine, info, deadline_s, self._open_decoder, self._wait_for
+            )
+        return info
+
+    def _embedding(
+        self, info: ModelInfo, photos: Sequence[bytes], *, timed: bool, request_id: str = ""
+    ) -> Flow[TimedAnswer]:
+        """Embeds at most a batch of encoded photos, wherever they are decoded. Raises ServerUnavailable."""
+        place = self._placement
+        if place is not None:
+            return place.request(photos, timed=timed, request_id=request_id)
+        return self._engine.request(info, photos, timed=timed, request_id=request_id)
+
+    def _measured(self, info: ModelInfo) -> ModelInfo:
+        """What the server's statistics are read for."""
+        return info if self._placement is None else self._placement.encoder
+
+    def _close_threads(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._placement is not None:
+            self._placement.close()
 
     def _groups(self, images: Sequence[Image], info: ModelInfo) -> list[list[Image]]:
         """The photos of each request of one call."""
@@ -128,7 +165,7 @@ class ClipClient(BaseClient):
         """Ends requests in flight and waiting ones."""
         self._engine.slots.close()
         self._transport.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._close_threads()
 
     def __enter__(self) -> ClipClient:
         return self
@@ -148,14 +185,14 @@ class ClipClient(BaseClient):
         Raises ServerUnavailable, at once if nothing listens at the address, or ServerMismatch.
         """
         if self._info is None:
-            self._info = run(self._engine.model_info(self._model, self._deadline_s))
+            self._info = run(self._connect(self._deadline_s))
         return self._info
 
     def wait(self, deadline_s: float) -> ModelInfo:
         """Like `info`, but waits at most `deadline_s` for a server that is still starting."""
         if self._info is None:
             deadline_s = positive("deadline_s", deadline_s, MAX_DEADLINE_S)
-            self._info = run(self._engine.model_info(self._model, deadline_s, starting=True))
+            self._info = run(self._connect(deadline_s, starting=True))
         return self._info
 
     @overload
@@ -265,13 +302,14 @@ class ClipClient(BaseClient):
             client.embed(photos)
         print(table(timings.stages()))
         """
-        timings, before = Timings(), run(self._engine.statistics(self.info))
+        timings, info = Timings(), self._measured(self.info)
+        before = run(self._engine.statistics(info))
         self._timings = timings
         try:
             yield timings
         finally:
             self._timings = None
-            timings.set_server(before, run(self._engine.statistics(self.info)) if before else {})
+            timings.set_server(before, run(self._engine.statistics(info)) if before else {})
 
     def is_unready(self) -> bool:
         """Whether the server reports that it is not ready; since Triton 26.04 also if a process is dead."""
@@ -286,11 +324,11 @@ class ClipClient(BaseClient):
 
     def _request(self, photos: Sequence[bytes]) -> list[PhotoResult]:
         timings = self._timings
-        answer = run(self._engine.request(self.info, photos, timed=timings is not None))
+        answer = run(self._embedding(self.info, photos, timed=timings is not None))
         if timings is not None:
             timings.add(answer)
         return answer.results
 
     def request_timed(self, photos: Sequence[bytes], request_id: str = "") -> TimedAnswer:
         """Like request(), with its times. `request_id` names it in the server's traces."""
-        return run(self._engine.request(self.info, photos, timed=True, request_id=request_id))
+        return run(self._embedding(self.info, photos, timed=True, request_id=request_id))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Placement = Literal["server", "client"]
+"""Which side decodes photos."""
 MODEL = "clip_image"
 TEXT_MODEL = "clip_text"
 URL = "127.0.0.1:8001"
 
+DECODE: Placement = "server"
 CONCURRENCY = 16
 """Requests in flight. Triton batches across them."""
 IMAGES_PER_REQUEST = 8

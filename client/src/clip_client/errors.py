@@ -5,6 +5,7 @@ ClipClientError
 ├── ServerUnavailable  no answer within the deadline despite retries, or the server rejects this client
 │   └── ServerBusy     the server answers, but rejected load until the deadline
 ├── ServerMismatch     the server is not a clip-triton server, or does not have the model
+├── MissingExtra       a part of this client needs an extra that is not installed
 ├── SourceError        a bucket or folder cannot be listed, or its credentials are rejected
 └── SinkError          the output cannot be written
 """
@@ -65,6 +66,10 @@ class ServerBusy(ServerUnavailable):
 
 class ServerMismatch(ClipClientError):  # noqa: N818 - reads as the state that it names
     """The server does not have the model, or the model's metadata is not that of a clip-triton model."""
+
+
+class MissingExtra(ClipClientError):  # noqa: N818 - reads as the state that it names
+    """A part of this client needs an extra that is not installed; the text says how to install it."""
 
 
 class SourceError(ClipClientError):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tritonclient.grpc import InferResult
 
 from clip_client.errors import ItemError
-from clip_client.requests.wire import ModelInfo, read_answer
+from clip_client.requests.wire import ModelInfo
 from clip_client.results import Embedding, PhotoResult
 
 STAGES = ("load", "transport", "queue", "decode", "preprocess", "embed")
@@ -71,7 +71,7 @@ class TimedAnswer:
         """From the answer to a message of wire.request_bytes() with `count` photos."""
         photo_s = answer.as_numpy(info.seconds_output) if info.seconds_output else None
         own_s = None if photo_s is None else photo_s[:count]
-        return cls(read_answer(info, answer)[:count], seconds, own_s, waited_s)
+        return cls(info.read_answer(answer)[:count], seconds, own_s, waited_s)
 
 
 @dataclass

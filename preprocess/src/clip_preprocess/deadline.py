@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+NewExecutor = Callable[[int], Executor]
+"""Starts that number of threads."""
+
+
+def new_executor(threads: int) -> Executor:
+    """Threads that Python waits for when it exits."""
+    return ThreadPoolExecutor(threads, "preprocess")
 
 
 class DeadlinePool:
@@ -17,10 +24,11 @@ class DeadlinePool:
     its width; `stuck` counts those that still run.
     """
 
-    def __init__(self, threads: int, timeout_s: float) -> None:
+    def __init__(self, threads: int, timeout_s: float, executor: NewExecutor = new_executor) -> None:
         self._threads = threads
         self._timeout_s = timeout_s
-        self._pool = self._new_pool()
+        self._new_executor = executor
+        self._pool = executor(threads)
         self._given_up: set[Future[Any]] = set()
 
     @property
@@ -60,12 +68,9 @@ class DeadlinePool:
         """Ends the threads that are not stuck."""
         self._pool.shutdown(wait=not self.stuck, cancel_futures=True)
 
-    def _new_pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._threads, "preprocess")
-
     def _replace_pool(self, piece: Callable[[int], T], waiting: dict[Future[T], int]) -> dict[Future[T], int]:
         """Moves the pieces that have not begun to a new pool; those that run finish in the old one."""
-        old, self._pool = self._pool, self._new_pool()
+        old, self._pool = self._pool, self._new_executor(self._threads)
         moved = {
             self._pool.submit(piece, index) if future.cancel() else future: index
             for future, index in waiting.items()

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_preprocess import defaults, jpeg, limits, pillow_decoder, unsupported
-from clip_preprocess.deadline import DeadlinePool
+from clip_preprocess.deadline import DeadlinePool, NewExecutor, new_executor
 from clip_preprocess.decoded import Decoded
 from clip_preprocess.errors import ErrorCode, ItemError, SettingsError, forget
 from clip_preprocess.formats import FORMATS, Format, sniff, without_stray_start
@@ -75,11 +75,13 @@ class Preprocessor:
         *,
         mean: Sequence[float] = defaults.MEAN,
         std: Sequence[float] = defaults.STD,
+        executor: NewExecutor = new_executor,
     ) -> None:
         """`mean` and `std` are per channel, for pixels from 0 to 1; run() does not use them.
 
         Raises SettingsError if they are not three numbers each.
         `on_photo` is called when run() begins each photo, so that a watchdog sees that the process is alive.
+        `executor` starts the threads of run(); by default, Python waits for them when it exits.
         """
         self.settings = settings
         try:
@@ -91,6 +93,7 @@ class Preprocessor:
             raise SettingsError(f"threads is {threads}, and must be at least 1")
         self._threads = threads
         self._on_photo = on_photo
+        self._executor = executor
         self._pools: dict[int, DeadlinePool] = {}
 
     @classmethod
@@ -147,7 +150,8 @@ class Preprocessor:
         """Made when this process first uses it: a forked process does not have its parent's threads."""
         process = os.getpid()
         if process not in self._pools:
-            self._pools = {process: DeadlinePool(self._threads, self.settings.limits.decode_timeout_s)}
+            timeout_s = self.settings.limits.decode_timeout_s
+            self._pools = {process: DeadlinePool(self._threads, timeout_s, self._executor)}
         return self._pools[process]
 
     def __getstate__(self) -> dict[str, Any]:

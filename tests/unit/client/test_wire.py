@@ -41,7 +41,8 @@ class Answer:
 def test_the_public_names() -> None:
     assert sorted(clip_client.__all__) == [
         "AsyncClipClient", "CheckResult", "ClipClient", "ClipClientError", "ConnectionOptions",
-        "EmbeddedObject", "Existing", "ItemError", "ModelInfo", "Notice", "ObjectInfo", "PhotoResult",
+        "EmbeddedObject", "Existing", "ItemError", "MissingExtra", "ModelInfo", "Notice", "ObjectInfo",
+        "PhotoResult",
         "RunOptions", "ServerBusy", "ServerMismatch", "ServerUnavailable", "Sink", "SinkError", "Source",
         "SourceError", "SourceOptions", "Stage", "StoredRow", "TimedAnswer", "Timings", "Transport", "check",
         "embed_all", "open_sink", "open_source",

@@ -13,7 +13,7 @@ if that crashes the server again. A group of photos is then split, and each phot
 
 Triton fails a whole batch for one malformed request in it, and a photo that takes long delays its batch. So
 another client can be the cause if a request is rejected or late. Such a request is sent again, in the end as
-a batch of its own (wire.request_bytes(alone=True)). If that fails too, the photo has an error; a late one
+a batch of its own (request_bytes(alone=True)). If that fails too, the photo has an error; a late one
 only if the server still answers others.
 """
 
@@ -29,7 +29,6 @@ from tritonclient.grpc import InferResult
 
 from clip_client import defaults
 from clip_client.errors import ServerMismatch, ServerUnavailable
-from clip_client.requests import wire
 from clip_client.requests.backoff import Backoff
 from clip_client.requests.channel import Transport
 from clip_client.requests.failures import (
@@ -134,9 +133,7 @@ class Message:
     request_id: str = ""
 
     def serialized(self, *, alone: bool) -> bytes:
-        return wire.request_bytes(
-            self.info, self.photos, timed=self.timed, request_id=self.request_id, alone=alone
-        )
+        return self.info.request_bytes(self.photos, timed=self.timed, request_id=self.request_id, alone=alone)
 
 
 class RetryEngine:
@@ -154,7 +151,8 @@ class RetryEngine:
         event: Callable[[], Event],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._url, self._transport, self._deadline_s, self._clock = url, transport, deadline_s, clock
+        self.url = url
+        self._transport, self._deadline_s, self._clock = transport, deadline_s, clock
         self._probe_s = min(defaults.PROBE_S, deadline_s / 2)
         self._answered_at = float("-inf")
         self.slots = SlotQueue(concurrency, event, clock)
@@ -168,6 +166,13 @@ class RetryEngine:
     def model_info(
         self, model: str, deadline_s: float, advice: str = "", *, starting: bool = False
     ) -> Flow[ModelInfo]:
+        """Reads the description of an ensemble; see model_config()."""
+        config = yield from self.model_config(model, deadline_s, advice, starting=starting)
+        return ModelInfo.from_config(config)
+
+    def model_config(
+        self, model: str, deadline_s: float, advice: str = "", *, starting: bool = False
+    ) -> Flow[Any]:
         """Reads the model's config, retrying until the deadline. Raises ServerUnavailable, ServerMismatch.
 
         `advice` is what to do if the server does not have the model. Unless the server may be `starting`, an
@@ -178,18 +183,18 @@ class RetryEngine:
         while True:
             answer = yield self._call(self._transport.config, model, end)
             if not isinstance(answer, Failure):
-                return ModelInfo.from_config(answer.config)
+                return answer.config
             if answer.is_misconfigured or (answer.is_nobody and not starting):
                 self.require_open()
-                raise cannot_connect(self._url, answer)
+                raise cannot_connect(self.url, answer)
             pause_s = backoff.next_s()
             if answer.is_retryable and self._clock() + pause_s <= end:
                 yield Wait(self.slots.closed, pause_s)
                 if not self.slots.closed.is_set():
                     continue
             self.require_open()
-            raise server_error(self._url, deadline_s, answer) or ServerMismatch(
-                f"the server at {self._url} does not serve {model}: {answer}" + f". {advice}" * bool(advice)
+            raise server_error(self.url, deadline_s, answer) or ServerMismatch(
+                f"the server at {self.url} does not serve {model}: {answer}" + f". {advice}" * bool(advice)
             )
 
     def statistics(self, info: ModelInfo) -> Flow[dict[str, ServerTimes]]:
@@ -255,7 +260,7 @@ class RetryEngine:
             self.require_open()
             if answer.is_shared_memory_full and self._answered_at > begin:
                 return answer, waited_s  # there is enough for other photos
-            if error := server_error(self._url, self._deadline_s, answer):
+            if error := server_error(self.url, self._deadline_s, answer):
                 raise error
             return answer, waited_s
 
@@ -285,7 +290,7 @@ class RetryEngine:
         """None if the server has answered a request `since` then, or now answers an empty photo."""
         if self._answered_at > since:
             return None
-        answer = yield Call(self._transport.infer, wire.request_bytes(info, [b""]), self._probe_s)
+        answer = yield Call(self._transport.infer, info.request_bytes([b""]), self._probe_s)
         if isinstance(answer, Failure) and (answer.is_unreachable or answer.is_retryable):
             return answer
         self._answered_at = self._clock()
@@ -301,8 +306,8 @@ class RetryEngine:
             return min(end, self._clock() + self._deadline_s)
         self.require_open()
         if self.slots.limit.is_overloaded:
-            raise busy(self._url, self._deadline_s)
-        raise no_answer(self._url, self._deadline_s, "nor to earlier requests")
+            raise busy(self.url, self._deadline_s)
+        raise no_answer(self.url, self._deadline_s, "nor to earlier requests")
 
     def _slot(self, suspicion: Suspicion, end: float | None = None) -> Flow[float | None]:
         """Waits for a slot until `end`, or with a new deadline; returns the end, or None without a slot."""

@@ -80,6 +80,16 @@ class ModelInfo:
         """The largest photo to unpack from an object that is stored compressed."""
         return int(self.parameters.get("max_bytes", defaults.UNPACKED_BYTES))
 
+    def request_bytes(
+        self, photos: Sequence[bytes], *, timed: bool = False, request_id: str = "", alone: bool = False
+    ) -> bytes:
+        """A serialized request; see request_bytes()."""
+        return request_bytes(self, photos, timed=timed, request_id=request_id, alone=alone)
+
+    def read_answer(self, result: InferResult) -> list[PhotoResult]:
+        """One entry per photo, in the order of the request."""
+        return read_answer(self, result)
+
     def __repr__(self) -> str:
         """Without the pictures among the parameters: they have thousands of characters."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -150,10 +160,13 @@ def request_bytes(
         inputs=[{"name": info.image_input, "datatype": "BYTES", "shape": [len(photos), 1]}],
         outputs=[{"name": name} for name in wanted],
     )
-    parts = [head.SerializeToString(), _RAW_INPUT_CONTENTS, _varint(sum(4 + len(photo) for photo in photos))]
-    for photo in photos:
-        parts += (len(photo).to_bytes(4, "little"), photo)
-    return b"".join(parts)
+    entries = (part for photo in photos for part in (len(photo).to_bytes(4, "little"), photo))
+    return b"".join([head.SerializeToString(), *raw_contents(list(entries))])
+
+
+def raw_contents(parts: Sequence[bytes]) -> list[bytes]:
+    """The field with the content of one input, which consists of `parts`."""
+    return [_RAW_INPUT_CONTENTS, _varint(sum(map(len, parts))), *parts]
 
 
 _RAW_INPUT_CONTENTS = bytes([pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
@@ -194,7 +207,7 @@ def _read_photo(
 ) -> PhotoResult:
     width, height, scale = (number or None for number in dimensions)
     return PhotoResult.of(
-        _read_row(row, error),
+        read_row(row, error),
         notices=tuple(map(Notice.from_wire, notice.splitlines())),
         width=width,
         height=height,
@@ -210,7 +223,8 @@ def _texts(result: InferResult, output: str | None, count: int) -> list[str]:
     return [text.decode("utf-8", "replace") for text in result.as_numpy(output).reshape(-1)]
 
 
-def _read_row(row: Embedding, error: str) -> Embedding | ItemError:
+def read_row(row: Embedding, error: str) -> Embedding | ItemError:
+    """The vector if its norm is 1, else an error."""
     if error:
         return ItemError.from_wire(error)
     norm = float(np.linalg.norm(row))

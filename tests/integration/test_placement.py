@@ -1,0 +1,136 @@
+"""Decoding in the client gives what decoding on the server gives: vectors, pixels, codes, notices, facts."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
+
+from clip_client import AsyncClipClient, ClipClient, PhotoResult
+from clip_preprocess import Preprocessor, PreprocessSettings
+from clip_serving.server.embedded import TritonServer
+from testing.odd_files import broken_files, named_files, odd_files
+from testing.odd_jpegs import broken_jpegs, odd_jpegs, unsupported_jpegs
+from testing.pictures import camera_photos, corrupt_pictures, odd_pictures, other_formats
+from testing.tiffs import odd_tiffs, undecodable_tiffs
+from testing.transparent import with_alpha
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+
+@pytest.fixture(scope="module")
+def corpus() -> dict[str, bytes]:
+    """Good, odd and bad photos by name."""
+    odd = {**odd_files(), **odd_jpegs(), **odd_tiffs()}
+    broken = {
+        **broken_files(), **named_files(), **broken_jpegs(), **unsupported_jpegs(), **undecodable_tiffs(),
+        **corrupt_pictures(),
+    }  # fmt: skip
+    return {
+        **{f"photo {index}": photo for index, photo in enumerate(camera_photos(6, seed=3))},
+        **odd_pictures(),
+        **other_formats(),
+        **with_alpha(),
+        **{name: each.data for name, each in odd.items()},
+        **{name: data for name, (data, _) in broken.items()},
+    }
+
+
+@pytest.fixture(scope="module")
+def server_client(server: TritonServer) -> Iterator[ClipClient]:
+    with ClipClient(server.grpc_url) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def local_client(server: TritonServer) -> Iterator[ClipClient]:
+    with ClipClient(server.grpc_url, decode="client") as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def decoded_here(local_client: ClipClient, corpus: dict[str, bytes]) -> dict[str, PhotoResult]:
+    """By name. One photo a request: a vector may differ in its last bits with the size of the batch."""
+    return {name: local_client.embed_photos([photo])[0] for name, photo in corpus.items()}
+
+
+def described(result: PhotoResult) -> dict[str, object]:
+    """Everything but the vector; an error by its wire text."""
+    return {**dataclasses.asdict(dataclasses.replace(result, embedding=None, error=None)),
+            "error": result.error and str(result.error)}  # fmt: skip
+
+
+def assert_equal(names: list[str], wanted: list[PhotoResult], found: list[PhotoResult]) -> None:
+    assert len(found) == len(wanted) == len(names)
+    assert dict(zip(names, map(described, found), strict=True)) == dict(
+        zip(names, map(described, wanted), strict=True)
+    )
+    for name, here, there in zip(names, found, wanted, strict=True):
+        if there.embedding is not None:
+            assert here.embedding is not None
+            np.testing.assert_array_equal(here.embedding, there.embedding, name)
+
+
+def test_both_placements_agree_on_every_photo(
+    server_client: ClipClient, decoded_here: dict[str, PhotoResult], corpus: dict[str, bytes]
+) -> None:
+    wanted = [server_client.embed_photos([photo])[0] for photo in corpus.values()]
+    assert any(result.error for result in wanted)
+    assert any(result.notices for result in wanted)
+    assert_equal(list(corpus), wanted, list(decoded_here.values()))
+
+
+def test_pixels_are_those_of_the_server(server: TritonServer, corpus: dict[str, bytes]) -> None:
+    with InferenceServerClient(server.grpc_url) as client:
+        config = client.get_model_config("clip_image_preprocess").config
+        settings = PreprocessSettings.from_parameters(
+            {key: value.string_value for key, value in config.parameters.items()}
+        )
+        there = []
+        for photo in corpus.values():
+            data = InferInput("image", [1, 1], "BYTES")
+            data.set_data_from_numpy(np.array([[photo]], np.object_))
+            there.append(client.infer("clip_image_preprocess", [data]).as_numpy("pixels")[0])
+    here = np.empty((len(corpus), *settings.image_size, 3), np.uint8)
+    preprocessor = Preprocessor(settings)
+    preprocessor.run(list(corpus.values()), here)
+    preprocessor.close()
+    for name, ours, theirs in zip(corpus, here, there, strict=True):
+        np.testing.assert_array_equal(ours, theirs, name)
+
+
+def test_a_group_with_bad_photos_keeps_its_order(
+    local_client: ClipClient, decoded_here: dict[str, PhotoResult], corpus: dict[str, bytes]
+) -> None:
+    alone = list(decoded_here.values())
+    together = local_client.embed_photos(corpus.values())
+    assert list(map(described, together)) == list(map(described, alone))
+    for one, other in zip(together, alone, strict=True):
+        if other.embedding is not None:
+            assert one.embedding is not None
+            np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-5)
+
+
+def test_the_asyncio_client_gives_the_same(
+    server: TritonServer, decoded_here: dict[str, PhotoResult], corpus: dict[str, bytes]
+) -> None:
+    names = list(corpus)[::5]
+
+    async def embed() -> list[PhotoResult]:
+        async with AsyncClipClient(server.grpc_url, decode="client") as client:
+            return [(await client.embed_photos([corpus[name]]))[0] for name in names]
+
+    assert_equal(names, [decoded_here[name] for name in names], asyncio.run(embed()))
+
+
+def test_stages_are_measured_in_the_client(local_client: ClipClient, corpus: dict[str, bytes]) -> None:
+    photos = [corpus[f"photo {index}"] for index in range(6)]
+    with local_client.timed() as timings:
+        local_client.embed(photos)
+    stages = timings.stages()
+    assert stages["decode"].count == 6
+    assert all((stages[name].mean_s or 0) > 0 for name in ("decode", "preprocess", "embed"))
