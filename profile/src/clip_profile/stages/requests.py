@@ -119,7 +119,8 @@ class Requests:
         for item in items:
             begin = time.monotonic()
             try:
-                loaded.append(load(self._source, item, self._client.info.unpacked_bytes))
+                _, data = load(self._source, item, self._client.info.unpacked_bytes)
+                loaded.append((item, data))
                 seconds.append(time.monotonic() - begin)
             except ItemError as error:
                 self.rotation.leave_out(item, error)
