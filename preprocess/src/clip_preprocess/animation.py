@@ -16,6 +16,8 @@ MAX_FRAMES = 32
 """Frames that are looked at for one with content."""
 MAX_FRAME_PIXELS = 200_000_000
 """Pixels of those frames, all together."""
+MAX_CANVAS_PIXELS = 25_000_000
+"""Of larger animations the first frame is embedded: the decoders hold several canvases."""
 
 _COUNTED = ("WEBP", "PNG", "AVIF")
 """Formats whose header has the number of frames. Counting the pages of a TIFF would read them all."""
@@ -29,12 +31,15 @@ def with_content(
     Quality `exact` keeps the first frame, as open_clip does.
     """
     if picture.format == "GIF":  # counting frames would unload the picture
-        if not _is_blank(picture) or not getattr(reopen(), "is_animated", False):
+        if not _is_blank(picture) or not _has_second_frame(reopen()):
             return picture, ()
     elif picture.format not in _COUNTED or getattr(picture, "n_frames", 1) < 2 or not _is_blank(picture):
         return picture, ()
     if quality == "exact":
         text = "the first frame is blank; quality exact embeds it, as open_clip does"
+        return picture, (Notice(NoticeCode.OTHER_PICTURE, text),)
+    if picture.width * picture.height > MAX_CANVAS_PIXELS:
+        text = "the first frame is blank and was embedded; the picture is too large to look at others"
         return picture, (Notice(NoticeCode.OTHER_PICTURE, text),)
     other = reopen()
     most = min(MAX_FRAMES, max(MAX_FRAME_PIXELS // (picture.width * picture.height), 1))
@@ -48,6 +53,15 @@ def with_content(
             text = f"the first frame is blank; frame {index + 1} was embedded"
             return other, (Notice(NoticeCode.OTHER_PICTURE, text),)
     return picture, (Notice(NoticeCode.OTHER_PICTURE, "the first frames are blank; the first was embedded"),)
+
+
+def _has_second_frame(gif: ImageFile.ImageFile) -> bool:
+    """Pillow raises many types for a file that is cut in its second frame; the first one is whole."""
+    try:
+        gif.seek(1)
+    except Exception:
+        return False
+    return True
 
 
 def _is_blank(picture: Image.Image) -> bool:

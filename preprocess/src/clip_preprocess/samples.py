@@ -92,7 +92,8 @@ def _range(extremes: Range, *, floats: bool) -> Range:
 
 def _scaled(values: npt.NDArray[Any], black_white: Range, *, inverted: bool) -> npt.NDArray[np.uint8]:
     black, white = black_white
-    levels = (values.astype(np.float64) - black) * (255 / (white - black or 1))
+    with np.errstate(invalid="ignore"):  # NaN
+        levels = (values.astype(np.float64) - black) * (255 / (white - black or 1))
     levels = np.nan_to_num(levels, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255)
     scaled: npt.NDArray[np.uint8] = np.rint(255 - levels if inverted else levels).astype(np.uint8)
     return scaled

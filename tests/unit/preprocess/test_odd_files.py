@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from clip_preprocess import (
     ErrorCode,
@@ -19,6 +20,7 @@ from clip_preprocess import (
 )
 from testing.odd_files import animations, broken_files, named_files, odd_files
 from testing.odd_jpegs import broken_jpegs, odd_jpegs, unsupported_jpegs
+from testing.pictures import encoded
 from testing.tiffs import camera_raw_tiffs, odd_tiffs, picture, tiff_file, undecodable_tiffs, wide_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -104,3 +106,12 @@ def test_a_blank_first_frame_gives_way_to_the_first_with_content(name: str, qual
     assert (
         np.abs(row.astype(int) - expected).mean() < 8
     )  # frames are compressed again; cat and canvas differ by 90
+
+
+@pytest.mark.parametrize("length", range(1, 11))
+def test_a_blank_gif_may_be_cut_anywhere_in_its_second_frame(length: int) -> None:
+    blank = encoded(Image.new("P", (90, 60), 3), "GIF")
+    data = blank[:-1] + b",\0\0\0\0\5\0\5\0\0\2"[:length]
+    (outcome,) = Preprocessor(PreprocessSettings((64, 64))).run([data], np.zeros((1, 64, 64, 3), np.uint8))
+    assert outcome.error is None
+    assert "missing_end" in [notice.code.value for notice in outcome.notices]
