@@ -24,6 +24,7 @@ import numpy as np
 import requests
 
 from clip_client import ClipClient, ItemError
+from clip_client.defaults import Placement
 from clip_client.memory import keep_freed_memory
 from clip_client.sources import open_source
 from clip_client.sources.base import SourceOptions
@@ -129,10 +130,11 @@ def litserve(job: Job, loads: Loads) -> Iterator[Callable[[], Request]]:
 
 @contextmanager
 def triton_bytes(job: Job, loads: Loads) -> Iterator[Callable[[], Request]]:
-    """A photo's bytes in a gRPC request, by our client."""
+    """A photo's bytes in a gRPC request by our client; or its pixels, which the client decodes."""
     del loads
     photos = cycle(read_photos(Path(job.photos)))
-    with ClipClient(job.address, concurrency=job.in_flight) as client:
+    decode: Placement = "client" if job.kind == "triton-pixels" else "server"
+    with ClipClient(job.address, concurrency=job.in_flight, decode=decode) as client:
         yield lambda: lambda: _embed(client, next(photos))
 
 
@@ -225,6 +227,7 @@ CLIENTS: dict[str, Callable[[Job, Loads], Client]] = {
     "origin": origin,
     "litserve": litserve,
     "triton-bytes": triton_bytes,
+    "triton-pixels": triton_bytes,
     "triton-bucket": triton_bucket,
     "ceiling": in_process,
     "floor": in_process,

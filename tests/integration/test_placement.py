@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
@@ -90,14 +91,15 @@ def test_pixels_are_those_of_the_server(server: TritonServer, corpus: dict[str, 
         settings = PreprocessSettings.from_parameters(
             {key: value.string_value for key, value in config.parameters.items()}
         )
-        there = []
-        for photo in corpus.values():
-            data = InferInput("image", [1, 1], "BYTES")
-            data.set_data_from_numpy(np.array([[photo]], np.object_))
-            there.append(client.infer("clip_image_preprocess", [data]).as_numpy("pixels")[0])
-    here = np.empty((len(corpus), *settings.image_size, 3), np.uint8)
+        photos = list(corpus.values())
+        there: list[npt.NDArray[np.uint8]] = []
+        for begin in range(0, len(photos), 32):
+            batch = np.array([[photo] for photo in photos[begin : begin + 32]], np.object_)
+            data = InferInput("image", list(batch.shape), "BYTES").set_data_from_numpy(batch)
+            there.extend(client.infer("clip_image_preprocess", [data]).as_numpy("pixels"))
+    here = np.empty((len(photos), *settings.image_size, 3), np.uint8)
     preprocessor = Preprocessor(settings)
-    preprocessor.run(list(corpus.values()), here)
+    preprocessor.run(photos, here)
     preprocessor.close()
     for name, ours, theirs in zip(corpus, here, there, strict=True):
         np.testing.assert_array_equal(ours, theirs, name)

@@ -160,7 +160,7 @@ class ServerOf01(TritonServer):
 
     def _stage(self) -> None:
         super()._stage()
-        for path in self._folder.rglob("config.pbtxt"):
+        for path in self._folder.rglob("*.pbtxt"):
             config = text_format.Parse(path.read_text(), pb.ModelConfig())
             without_additions(config)
             path.write_text(text_format.MessageToString(config))
