@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from clip_client import AsyncClipClient, ClipClient, PhotoResult
+from clip_client import AsyncClipClient, ClipClient, PhotoResult, ServerUnavailable
 from clip_preprocess import Preprocessor, PreprocessSettings
 from clip_serving.server.embedded import TritonServer
 from testing.odd_files import broken_files, named_files, odd_files
@@ -19,6 +20,7 @@ from testing.odd_jpegs import broken_jpegs, odd_jpegs, unsupported_jpegs
 from testing.pictures import camera_photos, corrupt_pictures, odd_pictures, other_formats
 from testing.tiffs import odd_tiffs, undecodable_tiffs
 from testing.transparent import with_alpha
+from tests.integration.embed_command import clip_embed, rows_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
@@ -127,6 +129,40 @@ def test_the_asyncio_client_gives_the_same(
             return [(await client.embed_photos([corpus[name]]))[0] for name in names]
 
     assert_equal(names, [decoded_here[name] for name in names], asyncio.run(embed()))
+
+
+def test_clip_embed_writes_the_same_rows(
+    server: TritonServer, corpus: dict[str, bytes], tmp_path: Path
+) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    for index, data in enumerate(list(corpus.values())[::7]):
+        (source / f"{index:03}").write_bytes(data)
+    written = {}
+    for placement in ("server", "client"):
+        out = tmp_path / f"{placement}.parquet"
+        done = clip_embed(
+            str(source),
+            "--out",
+            str(out),
+            "--url",
+            server.grpc_url,
+            "--decode",
+            placement,
+            "--concurrency",
+            "1",
+        )
+        assert done.returncode == 1, done.stderr  # some are broken
+        written[placement] = rows_of(out)
+    assert written["client"] == written["server"]
+
+
+def test_a_closed_client_says_so(server: TritonServer, corpus: dict[str, bytes]) -> None:
+    client = ClipClient(server.grpc_url, decode="client")
+    client.embed([corpus["photo 0"]])
+    client.close()
+    with pytest.raises(ServerUnavailable, match="closed"):
+        client.request([corpus["photo 0"]])
 
 
 def test_stages_are_measured_in_the_client(local_client: ClipClient, corpus: dict[str, bytes]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.grpc import model_config_pb2 as pb
 
-from clip_client import AsyncClipClient, ClipClient, ItemError, Notice, check
+from clip_client import AsyncClipClient, ClipClient, ItemError, Notice, ServerMismatch, check
 from clip_client.requests.wire import Embedding
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.odd_jpegs import broken_jpegs, odd_jpegs, unsupported_jpegs
@@ -186,6 +186,11 @@ def test_configs_of_an_older_release_are_served_as_they_are(
     assert (good.notices, good.format, good.width) == ((), None, None)
     assert bad.error is not None
     assert bad.error.code == "unsupported_format"
+    with (
+        ClipClient(older_server.grpc_url, decode="client") as client,
+        pytest.raises(ServerMismatch, match="does not state its pixels_version"),
+    ):
+        client.embed([photos[0]])
 
 
 def test_concurrent_requests_share_the_encoders_batches(
