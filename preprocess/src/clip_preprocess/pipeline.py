@@ -112,8 +112,7 @@ class Preprocessor:
 
         Raises ItemError, and TypeError for anything but the bytes of a file.
         """
-        _require_bytes(photo)
-        pixels = preprocess_one(photo, self.settings).transpose(2, 0, 1)
+        pixels = preprocess_one(_bytes_of(photo), self.settings).transpose(2, 0, 1)
         normalized: npt.NDArray[np.float32] = (pixels / np.float32(255) - self._mean) / self._std
         return normalized
 
@@ -122,17 +121,16 @@ class Preprocessor:
 
         Never raises for a photo: its error is in its Outcome. Raises TypeError for anything else in `images`.
         """
-        for image in images:
-            _require_bytes(image)
+        photos = [_bytes_of(image) for image in images]
 
         def work(index: int) -> tuple[Outcome, Pixels | int]:
             if self._on_photo is not None:
                 self._on_photo()
-            return _preprocess(images[index], self.settings)
+            return _preprocess(photos[index], self.settings)
 
         outcomes = []
-        for index, result in enumerate(self._pool.run(work, len(images))):
-            outcome, out[index] = result or (self._timed_out(images[index]), 0)
+        for index, result in enumerate(self._pool.run(work, len(photos))):
+            outcome, out[index] = result or (self._timed_out(photos[index]), 0)
             outcomes.append(outcome)
         return outcomes
 
@@ -165,10 +163,13 @@ class Preprocessor:
         return Outcome(error, _name(sniff(photo)), decode_s=timeout_s)
 
 
-def _require_bytes(photo: object) -> None:
-    """Raises TypeError for a path or an opened picture, which open_clip's transform would take."""
-    if isinstance(photo, bytes | bytearray):
-        return
+def _bytes_of(photo: object) -> Data:
+    """The bytes of any buffer, such as a NumPy array, not copied.
+
+    Raises TypeError for a path or an opened picture, which open_clip's transform would take.
+    """
+    if isinstance(photo, bytes):
+        return photo
     try:
         view = memoryview(photo)  # type: ignore[arg-type]
     except TypeError:
@@ -178,6 +179,7 @@ def _require_bytes(photo: object) -> None:
             f"a photo must be the bytes of its encoded file, not {type(photo).__name__}. "
             "Read a path with: Path(name).read_bytes()"
         )
+    return view.cast("B")
 
 
 def preprocess_one(photo: Data, settings: PreprocessSettings) -> Pixels:

@@ -109,6 +109,8 @@ CHECK_WAITS_S = (10.0, 20.0, 30.0)
 restarted server first answers the requests that waited for it."""
 
 READY_TIMEOUT_S = 180.0
+STUB_TIMEOUT_S = 120
+"""How long a Python process may take to start. Triton's 30 s are too few if many start on busy cores."""
 EXIT_TIMEOUT_S = 10
 """How long tritonserver may take to finish the requests in flight after SIGTERM."""
 RESTART_BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)

@@ -54,6 +54,7 @@ def server_arguments(
     options += [(name, value) for name, value in optional if value is not None]
     if shm_prefix is not None:
         options.append(("backend-config", f"python,shm-region-prefix-name={shm_prefix}"))
+        options.append(("backend-config", f"python,stub-timeout-seconds={defaults.STUB_TIMEOUT_S}"))
     if admin_key is not None:
         for option in ("http-restricted-api", "grpc-restricted-protocol"):
             options.append((option, f"{_RESTRICTED}:{_KEY}={admin_key}"))
