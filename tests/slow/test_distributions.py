@@ -18,6 +18,13 @@ import importlib.util, sys
 import {module}
 print(*[name for name in {names!r} if importlib.util.find_spec(name)])
 """
+_WITHOUT_EXTRA = """
+from clip_client import ClipClient, MissingExtra
+try:
+    ClipClient(decode="client")
+except MissingExtra as error:
+    print(error)
+"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,9 @@ def test_the_client(environment: Environment) -> None:
     environment.install("./client[parquet]", *_TESTS)
     environment.test("client")
     assert environment.has("clip_client", _HEAVY) == ["pyarrow"]
+    assert "./client[decode]" in environment.run("python", "-c", _WITHOUT_EXTRA)
+    environment.install("./preprocess", "./client[decode]")
+    environment.test("decode")
 
 
 def test_preprocess(environment: Environment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from PIL import Image
 from tritonclient.grpc import service_pb2
 
 from clip_client import ClipClient, MissingExtra, ServerMismatch
@@ -16,14 +18,21 @@ from clip_client.decode import ThreadedDecoder, settings_of
 from clip_client.requests.pixels import EncoderInfo
 from clip_preprocess import PIXELS_VERSION, DecodeLimits, PreprocessSettings, formats, pipeline
 from clip_preprocess.resizer import pillow_resize
-from testing.pictures import encoded, noise
 from testing.waiting import PATIENCE_S
 
 _SETTINGS = PreprocessSettings((32, 48), quality="high")
 _SERVER = {
     **_SETTINGS.to_parameters(), "pixels_version": str(PIXELS_VERSION), "threads": "1", "niceness": "10"
 }  # fmt: skip
-_PHOTO = encoded(noise(64, 48), "PNG")
+
+
+def png() -> bytes:
+    data = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 48)).save(data, "PNG")
+    return data.getvalue()
+
+
+_PHOTO = png()
 
 
 def test_the_servers_settings_are_read() -> None:
