@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -246,6 +247,31 @@ def test_a_stopped_overwrite_continues_beside_a_file_of_another_model(tmp_path: 
         sink.write(row(2))
         sink.finish()
     assert pq.read_table(out).column("name").to_pylist() == ["001.jpg", "002.jpg"]
+
+
+def test_a_stopped_overwrite_goes_on_with_its_own_source_only(tmp_path: Path) -> None:
+    """The rows of the other source are in OUT alone, and it would not go on from OUT."""
+    out, other = tmp_path / "out.parquet", "gs://other"
+    finished(out, row(1))
+    finished(out, row(2), source=other, resume=True, add_source=True)
+    with opened(out, source=other, overwrite=True):
+        pass  # killed before the first row
+    with pytest.raises(SinkError, match="holds rows of gs://other, and this run reads gs://album"):
+        finished(out, row(1), resume=True)
+    assert pq.read_table(out).num_rows == 2
+    finished(out, row(3), source=other, resume=True)
+    table = pq.read_table(out)
+    assert table.column("name").to_pylist() == ["003.jpg"]
+    assert b"clip_triton_source" not in table.schema.metadata
+
+
+@pytest.mark.parametrize("add_source", [False, True])
+def test_a_parquet_file_of_other_columns_is_left_alone(tmp_path: Path, add_source: bool) -> None:
+    out = tmp_path / "out.parquet"
+    pq.write_table(pa.table({"price": [1, 2]}), out)
+    with pytest.raises(SinkError, match=r"out\.parquet has no embeddings of clip-embed"):
+        finished(out, row(1), resume=True, add_source=add_source)
+    assert pq.read_schema(out).names == ["price"]
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from clip_client.sinks.base import (
     check_same_source,
     how_to_continue,
 )
-from clip_client.sinks.schema import METADATA_KEY, schema_of, table_of, without_vectors
+from clip_client.sinks.schema import METADATA_KEY, SOURCE_KEY, schema_of, table_of, without_vectors
 from clip_client.sinks.shards import Key, Shards, described, sources_of
 from clip_client.sources.base import ObjectInfo
 
@@ -187,9 +187,13 @@ class ParquetSink:
         _copy(self._out, self._shards.first)
 
     def _forget(self) -> None:
-        """Removes earlier shards. An empty first one keeps the next run from starting with OUT."""
+        """Removes earlier shards. An empty first one keeps the next run from starting with OUT.
+
+        It names the source, so that a run of another one does not go on and leave out the rows of OUT.
+        """
+        named = self._schema.with_metadata({**self._schema.metadata, SOURCE_KEY: self._source.encode()})
         with self._writing(self._shards.first) as shard:
-            _write(shard, self._schema, iter(()))
+            _write(shard, named, iter(()))
         for path in self._shards.paths():
             if path != self._shards.first:
                 path.unlink()

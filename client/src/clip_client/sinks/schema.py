@@ -20,6 +20,8 @@ else:
         pa = None
 
 METADATA_KEY = b"clip_triton"
+SOURCE_KEY = b"clip_triton_source"
+"""In the empty first shard of a run that overwrites: the source that it reads."""
 VECTOR = "embedding"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from clip_client import defaults
 from clip_client.errors import SinkError
 from clip_client.sinks.base import StoredRow
-from clip_client.sinks.schema import METADATA_KEY, conformed, has_vector, without_vectors
+from clip_client.sinks.schema import METADATA_KEY, SOURCE_KEY, conformed, has_vector, without_vectors
 
 try:
     import pyarrow as pa
@@ -193,19 +193,28 @@ def batches(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int,
 
 def described(path: Path) -> dict[str, str]:
     """The description of the model that made a file's vectors."""
-    with _reading(path), pq.ParquetFile(path) as file:
-        metadata = file.schema_arrow.metadata or {}
-    values: dict[str, str] = json.loads(metadata.get(METADATA_KEY, b"{}"))
+    values: dict[str, str] = json.loads(_metadata(path).get(METADATA_KEY, b"{}"))
     return values
 
 
+def _metadata(path: Path) -> dict[bytes, bytes]:
+    """The metadata of an output. Raises SinkError for a Parquet file of other columns."""
+    with _reading(path), pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+    if not {"name", "generation"} <= set(schema.names):
+        raise SinkError(f"{path} has no embeddings of clip-embed. Choose another --out, or --overwrite")
+    return schema.metadata or {}
+
+
 def sources_of(path: Path, source: str) -> set[str]:
-    """The sources that a file's rows name.
+    """The sources that a file's rows name, and that a run began to read which overwrites.
 
     For rows of version 0.1, which name none: nothing if they can be rows of `source`, else "a bucket" or "a
     folder". Only rows of buckets have generations.
     """
     found: set[str] = set()
+    if begun := _metadata(path).get(SOURCE_KEY):
+        found.add(begun.decode())
     for _, batch in batches(path, ["source", "generation"]):
         if "source" in batch.schema.names:
             found.update(filter(None, pc.unique(batch.column("source")).to_pylist()))
