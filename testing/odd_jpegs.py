@@ -228,6 +228,11 @@ def broken_jpegs() -> dict[str, tuple[bytes, str]]:
             flat[: -(len(flat) - flat.index(b"\xff\xda")) // 2],
             "truncated",
         )
+    fine = encoded(source_picture("coffee.png").resize((200, 150)), "JPEG", quality=100, subsampling=0)
+    scan = scan_places(fine)[0] + 14
+    for part in (1, 4, 10, 19, 43, 55, 70, 82, 94, 108, 119):
+        at = scan + (len(fine) - 2 - scan) * part // 120
+        files[f"fine_bytes_in_scan_{part}"] = (fine[:at] + _TEXT + fine[at:], "corrupt")
     return files | {
         "progressive_half_with_end": (progressive[: len(progressive) // 2] + END, "truncated"),
         "progressive_without_its_last_scan": (progressive[:last] + END, "truncated"),

@@ -27,6 +27,8 @@ _READ_AHEAD = 24
 """Most bytes that the decoder has read and does not count, with their stuffing."""
 _SURE_PADDING = 3
 """Bits. Blocks seldom have so many ones in the place of padding, while stray bytes may look like blocks."""
+_SURE_BLOCKS = 16
+"""Bytes. So many are seldom blocks to the last bit by chance, whatever the padding is."""
 _COUNT = re.compile(r"(\d+) extraneous bytes before marker")
 
 Decode = Callable[[bytes], bytes]
@@ -67,7 +69,9 @@ def _is_stray(left_over: bytes, padding: str, scan: Scan, tables: bytes) -> bool
         padding = padding[padding.rfind("0") + 1 :]
     if "0" in padding:
         return False
-    return len(padding) >= _SURE_PADDING or not are_blocks(padding, left_over, tables, scan.header)
+    if len(padding) >= _SURE_PADDING and len(left_over) < _SURE_BLOCKS:
+        return True
+    return not are_blocks(padding, left_over, tables, scan.header)
 
 
 def _is_needed(earlier: Scan, scan: Scan) -> bool:
