@@ -173,7 +173,7 @@ def test_a_killed_server_is_restarted_and_its_log_continues(small_repository: Pa
         assert server.pid != first
     after = log.read_text()
     assert after.startswith(before)
-    assert after.count("clip-serve starts tritonserver") == 2
+    assert after.count("clip-serve starts tritonserver") >= 2  # more if Triton crashes while it starts
 
 
 def test_the_command_ends_with_an_unsupervised_server(small_repository: Path) -> None:

@@ -109,6 +109,8 @@ CHECK_WAITS_S = (10.0, 20.0, 30.0)
 restarted server first answers the requests that waited for it."""
 
 READY_TIMEOUT_S = 180.0
+START_TRIES = 3
+"""First starts of a server that crashes in them; a wrong setting or model is not tried again."""
 STUB_TIMEOUT_S = 120
 """How long a Python process may take to start. Triton's 30 s are too few if many start on busy cores."""
 EXIT_TIMEOUT_S = 10

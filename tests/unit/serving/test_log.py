@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clip_serving.errors import ServerError
-from clip_serving.server.log import announced, announcement, begin_run, explain
+from clip_serving.server.log import announced, announcement, begin_run, crashed, explain
 
 _TRACEBACK = (
     'I1124 10:42:00.1 7 model_lifecycle.cc:472] "loading: clip_image_preprocess:1"\n'
@@ -62,3 +62,16 @@ def test_only_the_last_run_is_read(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=rf"{tmp_path}: Is a directory"):
         begin_run(tmp_path)
+
+
+def test_a_crash_is_named_rather_than_an_earlier_error(tmp_path: Path) -> None:
+    path = log(
+        tmp_path,
+        'E1126 02:09:01.832075 3894 server.cc:241] "CudaDriverHelper has not been initialized."\n'
+        "terminate called after throwing an instance of 'boost::interprocess::lock_exception'\n"
+        "  what():  boost::interprocess::lock_exception\n",
+    )
+    assert explain(path) == "tritonserver crashed: boost::interprocess::lock_exception"
+    assert crashed(path) == "boost::interprocess::lock_exception"
+    begin_run(path).close()
+    assert crashed(path) is None

@@ -133,7 +133,7 @@ class TritonServer:
             self._stage()
             wanted = (self._options.grpc_port, self._options.http_port, self._options.metrics_port)
             self._ports = ports.reserve(_HOST, wanted)
-            self._start()
+            self._start_first()
         except BaseException:
             self.stop()
             raise
@@ -182,6 +182,17 @@ class TritonServer:
         stage(self._repository, staged, fit)
         backends = [entry.name for entry in self._runtime.backends.iterdir()]
         refuse_other_backends(self._repository, self._options.model_config_name, backends)
+
+    def _start_first(self) -> None:
+        """The first start. Triton 24.10 sometimes crashes in it, in its own lock, if the machine is busy."""
+        for tries_left in reversed(range(defaults.START_TRIES)):
+            try:
+                return self._start()
+            except ServerError as error:
+                if not tries_left or not server_log.crashed(self.log_path):
+                    raise
+                _logger.warning("%s. Starting it again", error)
+                self._end(grace_s=0.0)
 
     def _start(self) -> None:
         with server_log.begin_run(self.log_path) as log:

@@ -54,6 +54,8 @@ def explain(log: Path) -> str:
     }
     if failures:
         return "\n".join(failures.values())
+    if crash := crashed(log):
+        return f"tritonserver crashed: {crash}"
     errors = [_PREFIX.sub("", entry) for entry in _entries(text) if entry.startswith("E")]
     if errors:
         return _shorten(errors[-1])
@@ -61,6 +63,12 @@ def explain(log: Path) -> str:
         return f"tritonserver rejected its command line: {text.splitlines()[0]}"
     tail = "\n".join(text.splitlines()[-8:])
     return f"tritonserver ended and logged no error. The end of its log:\n{tail}"
+
+
+def crashed(log: Path) -> str | None:
+    """The C++ exception that ended the last run; None if there was none."""
+    found = re.search(r"^terminate called after throwing an instance of '([^']+)'", _last_run(log), re.M)
+    return found[1] if found else None
 
 
 def _last_run(log: Path) -> str:
