@@ -18,6 +18,7 @@ from clip_client import defaults as client_defaults
 from clip_client.arguments import add_connection_options, connection_of
 from clip_client.errors import ClipClientError
 from clip_client.sinks.base import describe_model
+from clip_client.terminal import printable
 from clip_search import defaults, labels
 from clip_search.dataset import Dataset, Vectors, read_dataset
 from clip_search.duplicates import Duplicates, find_duplicates
@@ -26,7 +27,7 @@ from clip_search.load import load
 from clip_search.loaders import open_loader
 from clip_search.photos import Photos
 from clip_search.query import Match, check_same_model, find, photo_vector, row_number, text_vector
-from clip_search.terminal import printable, table
+from clip_search.terminal import table
 
 _EPILOG = """\
 examples:
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"clip-search: {printable(text)}", file=sys.stderr)
+    print(f"clip-search: {printable(text, keep='')}", file=sys.stderr)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

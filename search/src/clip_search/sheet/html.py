@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clip_client.files import replacing
+from clip_client.terminal import printable
 from clip_search.errors import SearchError
-from clip_search.terminal import printable
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
@@ -32,4 +32,4 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 
 def _printable(value: Any) -> Any:
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return printable(value, keep="") if isinstance(value, str) and not isinstance(value, Markup) else value
