@@ -97,8 +97,8 @@ def _decode_parts(
 
 
 def _trimmed(parts: jpeg_repair.Parts, header: JpegHeader) -> jpeg_repair.Parts | None:
-    def decode(file: bytes) -> bytes:
-        return jpeg_turbo.decode(file, header, 1, strict=True).tobytes()
+    def decode(file: bytes, scale: int) -> bytes:
+        return jpeg_turbo.decode(file, header, scale, strict=True).tobytes()
 
     return jpeg_leftover.without_stray_ends(parts, header, decode)
 

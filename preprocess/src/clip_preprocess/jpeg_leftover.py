@@ -19,8 +19,10 @@ from clip_preprocess.headers.jpeg import JpegHeader
 from clip_preprocess.jpeg_blocks import are_blocks
 from clip_preprocess.jpeg_repair import Parts, Scan, file_of
 
-MAX_WORK = 40_000_000
-"""Pixels times scans. A larger photo with such bytes counts as damaged: it would take many seconds."""
+MAX_WORK = 6_000_000_000
+"""Pixels times scans, over all decodes of one photo: about 8 s. A photo that needs more counts as damaged."""
+_WARNINGS = 8
+"""The scale for a decode whose warnings matter and whose pixels do not: warnings are the same at all."""
 MAX_STRAY = 4096
 """Bytes. Zeros may be more: some cameras fill up a block of storage."""
 _READ_AHEAD = 24
@@ -31,22 +33,32 @@ _SURE_BLOCKS = 16
 """Bytes. So many are seldom blocks to the last bit by chance, whatever the padding is."""
 _COUNT = re.compile(r"(\d+) extraneous bytes before marker")
 
-Decode = Callable[[bytes], bytes]
-"""From a file to its pixels. Raises ValueError with libjpeg-turbo's first warning."""
+Decode = Callable[[bytes, int], bytes]
+"""From a file to its pixels at a scale. Raises ValueError with libjpeg-turbo's first warning."""
+
+
+class _TooMuchWork(Exception):  # noqa: N818 - reads as the state that it names
+    """More than MAX_WORK."""
 
 
 def without_stray_ends(parts: Parts, header: JpegHeader, decode: Decode) -> Parts | None:
     """The parts without stray bytes behind their scans; None if there are none, or too many to be sure."""
-    if header.width * header.height * len(parts.scans) > MAX_WORK:
-        return None
+    work = 0
     scans: list[Scan] = []
     for scan in parts.scans:
         before = [each if _is_needed(each, scan) else Scan(each.tables) for each in scans]
 
-        def decoded(data: bytes, before: list[Scan] = before, scan: Scan = scan) -> bytes:
-            return decode(file_of([*before, replace(scan, data=data)]))
+        def decoded(data: bytes, scale: int, before: list[Scan] = before, scan: Scan = scan) -> bytes:
+            nonlocal work
+            work += header.width * header.height * (1 + sum(bool(each.data) for each in before))
+            if work > MAX_WORK:
+                raise _TooMuchWork
+            return decode(file_of([*before, replace(scan, data=data)]), scale)
 
-        end = _end(scan.data, decoded)
+        try:
+            end = _end(scan.data, decoded)
+        except _TooMuchWork:
+            return None
         if end is None:
             return None
         data, padding = end
@@ -67,6 +79,9 @@ def _is_stray(left_over: bytes, padding: str, scan: Scan, tables: bytes) -> bool
         return False
     if scan.counts_runs:  # bits that count the blocks of the last run may change nothing either
         padding = padding[padding.rfind("0") + 1 :]
+    elif scan.refines:  # the last correction may be too small to change a pixel
+        ones = padding[padding.rfind("0") + 1 :]
+        padding = ones if len(ones) >= _SURE_PADDING else padding
     if "0" in padding:
         return False
     if len(padding) >= _SURE_PADDING and len(left_over) < _SURE_BLOCKS:
@@ -88,7 +103,7 @@ def _end(data: bytes, decode: Decode) -> tuple[bytes, str] | None:
     All of it and "" if nothing is left over. None if the data is damaged.
     """
     try:
-        decode(data)
+        decode(data, _WARNINGS)
     except ValueError as error:
         count = _COUNT.search(str(error))
     else:
@@ -100,22 +115,22 @@ def _end(data: bytes, decode: Decode) -> tuple[bytes, str] | None:
     high = min(high + _READ_AHEAD, len(data))  # FF 00 counts as one byte
     while high - low > 1:
         middle = (low + high) // 2
-        if _pixels(decode, data[:middle]) is None:
+        if _pixels(decode, data[:middle], _WARNINGS) is None:
             low = middle
         else:
             high = middle
     data = data[:high]
-    pixels = _pixels(decode, data)
+    pixels = _pixels(decode, data, 1)
     unused = _unused_bits(data, pixels, decode) if pixels else None
     if unused is None or unused == 8:
         return None
     return data, f"{_last_byte(data):08b}"[8 - unused :]
 
 
-def _pixels(decode: Decode, data: bytes) -> bytes | None:
+def _pixels(decode: Decode, data: bytes, scale: int) -> bytes | None:
     """None if the data is too short or damaged."""
     try:
-        return decode(data)
+        return decode(data, scale)
     except ValueError as error:
         return b"" if _COUNT.search(str(error)) else None
 
@@ -130,7 +145,7 @@ def _unused_bits(data: bytes, pixels: bytes, decode: Decode) -> int:
     unused = 0
     while unused < 8:
         flipped = bytes([_last_byte(data) ^ 1 << unused])
-        if _pixels(decode, stem + flipped + (b"\0" if flipped == b"\xff" else b"")) != pixels:
+        if _pixels(decode, stem + flipped + (b"\0" if flipped == b"\xff" else b""), 1) != pixels:
             break
         unused += 1
     return unused

@@ -49,6 +49,11 @@ class Scan:
         return self.header[at], self.header[at + 1]
 
     @property
+    def refines(self) -> bool:
+        """Whether it adds a bit to coefficients of earlier scans, other than DC."""
+        return self.band[0] > 0 and self.header[-1] >= 16
+
+    @property
     def counts_runs(self) -> bool:
         """Whether its last code may be the length of a run, as in the first scan of a band without DC."""
         return self.band[0] > 0 and self.header[-1] < 16

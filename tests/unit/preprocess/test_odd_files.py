@@ -20,7 +20,7 @@ from clip_preprocess import (
 )
 from testing.odd_files import animations, broken_files, named_files, odd_files
 from testing.odd_jpegs import broken_jpegs, odd_jpegs, unsupported_jpegs
-from testing.pictures import encoded
+from testing.pictures import encoded, source_picture
 from testing.tiffs import camera_raw_tiffs, odd_tiffs, picture, tiff_file, undecodable_tiffs, wide_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -115,3 +115,13 @@ def test_a_blank_gif_may_be_cut_anywhere_in_its_second_frame(length: int) -> Non
     (outcome,) = Preprocessor(PreprocessSettings((64, 64))).run([data], np.zeros((1, 64, 64, 3), np.uint8))
     assert outcome.error is None
     assert "missing_end" in [notice.code.value for notice in outcome.notices]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_stray_bytes_at_the_end_of_a_large_photo_change_no_pixel(progressive: bool) -> None:
+    photo = encoded(source_picture("astronaut.png").resize((2560, 1920)), "JPEG", progressive=progressive)
+    odd = photo[:-2] + bytes.fromhex("123456789a1011") + photo[-2:]
+    rows = np.zeros((2, 64, 64, 3), np.uint8)
+    outcome, _ = Preprocessor(PreprocessSettings((64, 64), quality="high")).run([odd, photo], rows)
+    assert [notice.code for notice in outcome.notices] == [NoticeCode.STRAY_BYTES], outcome.error
+    np.testing.assert_array_equal(rows[0], rows[1])
