@@ -5,6 +5,7 @@ The blocks of one page run in their order in one folder, which holds two photos,
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from clip_client import ClipClient
+from clip_client.timings import table
 from clip_serving.server.embedded import TritonServer
 from testing.fake_gcs import FakeGcs
 from testing.markdown import ROOT, Block, blocks, pages
@@ -103,3 +105,12 @@ def _run(block: Block, code: str, folder: Path) -> str:
     )
     assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def test_the_example_in_a_docstring_runs(
+    server: TritonServer, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = (inspect.getdoc(ClipClient.timed) or "").partition("\n\n")[2]
+    with ClipClient(server.grpc_url) as client:
+        exec(example, {"client": client, "photos": list(photos.iterdir()), "table": table})
+    assert "preprocess" in capsys.readouterr().out
