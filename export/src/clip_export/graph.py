@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ TORCHSCRIPT_OLDEST_TRITON = {"2.14": "26.05"}
 """By torch's release, the Triton whose PyTorch backend was seen to load what it writes."""
 
 
-class ServedTower(nn.Module):
+class ServedTower(nn.Module, ABC):
     """A tower with everything around it that a server would otherwise do: its normalization and its mask.
 
     `items` and `valid` [N,1] to L2-normalized float32 [N,D]; a row is NaN if it is not valid.
@@ -36,9 +37,9 @@ class ServedTower(nn.Module):
     inputs: tuple[str, str]
     """The graph's names of forward()'s arguments."""
 
+    @abstractmethod
     def example(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Arguments of forward() to trace it with."""
-        raise NotImplementedError
 
 
 class ServedImageTower(ServedTower):
