@@ -225,8 +225,10 @@ def test_addresses_that_are_wrong_are_named_at_once(
     guarded: Guarded, server: TritonServer, photo: bytes, how: Any, unused_port: int
 ) -> None:
     other_name = guarded.url.replace("127.0.0.1", "localhost")
+    # gRPC reports only one of localhost's addresses; where nothing listens on ::1, it may be that one.
+    other_host = "(TLS failed: the server's certificate is for another host name|nothing listens there.*ipv6)"
     for url, connection, said in (
-        (other_name, guarded.options, "TLS failed: the server's certificate is for another host name"),
+        (other_name, guarded.options, other_host),
         (
             server.grpc_url,
             ConnectionOptions(ssl=True),
