@@ -97,12 +97,14 @@ class GcsSource:
     def _listing(self) -> Iterator[None]:
         """Raises SourceError for everything that can go wrong in the block."""
         where = f"gs://{self._name}"
+        late = f"cannot list {where}: no answer within {self._options.load_timeout_s:.0f} s"
         try:
             with deadline(self._options.load_timeout_s):
                 yield
         except _TIMEOUTS as error:
-            text = f"cannot list {where}: no answer within {self._options.load_timeout_s:.0f} s"
-            raise SourceError(text) from error
+            raise SourceError(late) from error
+        except api.RetryError as error:
+            raise SourceError(f"{late} ({error.cause})") from error
         except api.NotFound as error:
             raise SourceError(f"the bucket {where} does not exist") from error
         except api.Forbidden as error:
@@ -124,6 +126,9 @@ class GcsSource:
                 data = self._download(item)
         except _TIMEOUTS as error:
             raise ItemError("load_timeout", f"{name} {self._why_late(error)}") from error
+        except api.RetryError as error:
+            text = f"was not loaded within {self._options.load_timeout_s:g} s (--load-timeout): {error.cause}"
+            raise ItemError("load_timeout", f"{name} {text}") from error
         except api.NotFound as error:
             raise ItemError("not_found", f"{name} was deleted after it was listed") from error
         except api.Forbidden as error:
