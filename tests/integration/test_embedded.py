@@ -161,6 +161,15 @@ def stubs_below(pid: int) -> list[psutil.Process]:
     return [one for one in family if "triton_python_backend_stub" in " ".join(one.cmdline())]
 
 
+def starts(log: str) -> list[str]:
+    """Its runs of tritonserver, but for those that crashed while they started.
+
+    Triton 24.10 sometimes ends in its own shared-memory lock, on a busy machine, and is started again.
+    """
+    runs = log.split("=== clip-serve starts tritonserver, ")[1:]
+    return [run for run in runs if "instance of 'boost::interprocess::lock_exception'" not in run]
+
+
 def test_a_killed_server_is_restarted_and_its_log_continues(small_repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     with TritonServer(small_repository, ServerOptions(layout=_SMALL, log=log)) as server:
@@ -173,7 +182,7 @@ def test_a_killed_server_is_restarted_and_its_log_continues(small_repository: Pa
         assert server.pid != first
     after = log.read_text()
     assert after.startswith(before)
-    assert after.count("clip-serve starts tritonserver") >= 2  # more if Triton crashes while it starts
+    assert len(starts(after)) == 2, after
 
 
 def test_the_command_ends_with_an_unsupervised_server(small_repository: Path) -> None:
