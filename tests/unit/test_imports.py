@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "clip_export": {"clip_preprocess", "clip_serving"},
     "clip_profile": {"clip_preprocess", "clip_client", "clip_serving"},
     "clip_search": {"clip_preprocess", "clip_client"},
+    "clip_batch": {"clip_preprocess", "clip_client"},
 }
 """Downwards only. The distributions above may also import what these import."""
 ONLY_FROM = {

@@ -1,0 +1,218 @@
+"""Where the output of a job is: the Storage protocol, and a local folder.
+
+To add a storage, write a class with Storage's members and register it in STORAGES.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import pyarrow as pa
+
+from clip_batch import defaults
+from clip_batch.errors import StorageError
+
+Write = Callable[[IO[bytes]], None]
+"""Writes a file's content into a binary file, from its begin to its end."""
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+"""Raised by file systems without hard links, such as some cluster mounts."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file by its name relative to the storage, and its size in bytes."""
+
+    name: str
+    size: int
+
+
+class Storage(Protocol):
+    """Files by name, such as "embeddings/000001-0000000.parquet". Safe to use from several threads.
+
+    A file is complete or absent, and is never changed. Every method raises StorageError if the storage
+    cannot be used.
+    """
+
+    @property
+    def uri(self) -> str:
+        """What open_storage() opens."""
+
+    @property
+    def local_path(self) -> Path | None:
+        """The folder, for a local storage: a folder of photos that contains it leaves it out."""
+
+    def check(self) -> None:
+        """Raises StorageError if nothing can be written. Fast: it comes before everything else."""
+
+    def list(self, folder: str) -> Iterator[StoredFile]:
+        """The complete files in a folder and below it, ordered by name; none if it does not exist."""
+
+    def open(self, name: str) -> Any:
+        """The file for random access, as pyarrow reads it; close it. Raises FileNotFoundError."""
+
+    def read(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+
+    def write_if_absent(self, name: str, write: Write) -> bool:
+        """Stores what `write` writes, whole or not at all, and durably.
+
+        Returns False, and keeps the older file, if there is one, even if it came while `write` wrote. An
+        exception of `write` is passed on, and nothing is stored.
+        """
+
+    def move(self, source: str, target: str) -> None:
+        """Gives a file another name; does nothing if it is not there, as after an earlier move."""
+
+    def delete(self, name: str) -> None:
+        """Does nothing if the file does not exist."""
+
+    def clean(self) -> None:
+        """Removes what killed processes have left behind."""
+
+
+def open_storage(uri: str) -> Storage:
+    """The storage that `uri` names: the path of a local folder. Nothing is written yet.
+
+    Raises StorageError for an unknown scheme.
+    """
+    scheme, separator, _ = uri.partition("://")
+    opener = STORAGES.get(scheme if separator else "")
+    if opener is None:
+        supported = ", ".join(f"{name}://" for name in STORAGES if name)
+        raise StorageError(
+            f"cannot write to {uri}: {scheme}:// is not supported. Give "
+            + " or ".join(filter(None, [supported, "the path of a local folder"]))
+        )
+    return opener(uri)
+
+
+class LocalStorage:
+    """A folder, which is created by the first file. On a network file system, several machines may use it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.uri = str(root)
+        self.local_path: Path | None = root
+
+    def check(self) -> None:
+        folder = next(parent for parent in (self._root, *self._root.absolute().parents) if parent.exists())
+        if not folder.is_dir():
+            raise StorageError(f"cannot write to {self._root}: {folder} is not a folder")
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+            raise StorageError(f"cannot write to {self._root}: no permission to write in {folder}")
+
+    def list(self, folder: str) -> Iterator[StoredFile]:
+        with self._failing("list", folder):
+            yield from sorted(self._files(self._root / folder), key=lambda file: file.name)
+
+    def _files(self, folder: Path) -> Iterator[StoredFile]:
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = Path(entry.path)
+            if entry.is_dir():
+                yield from self._files(path)
+                continue
+            with suppress(FileNotFoundError):  # deleted since
+                yield StoredFile(path.relative_to(self._root).as_posix(), entry.stat().st_size)
+
+    def open(self, name: str) -> Any:
+        with self._failing("read", name):
+            return pa.OSFile(str(self._root / name))
+
+    def read(self, name: str) -> bytes:
+        with self._failing("read", name):
+            return (self._root / name).read_bytes()
+
+    def write_if_absent(self, name: str, write: Write) -> bool:
+        path = self._root / name
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        with self._failing("write", name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                return False
+            try:
+                with temporary.open("xb") as file:
+                    write(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                return _published(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def move(self, source: str, target: str) -> None:
+        with self._failing("write", target), suppress(FileNotFoundError):
+            (self._root / target).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self._root / source, self._root / target)
+            _sync(self._root / target)
+
+    def delete(self, name: str) -> None:
+        with self._failing("delete", name):
+            (self._root / name).unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        with self._failing("clean", ""):
+            for path in self._root.rglob(".*.tmp"):
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > defaults.LEFTOVER_S:
+                        path.unlink()
+
+    @contextmanager
+    def _failing(self, verb: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            if verb == "read":
+                raise
+            raise StorageError(f"cannot {verb} {self._root / name}: no such file or folder") from None
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
+            advice = ". Free some space, then run the command again" if error.errno == errno.ENOSPC else ""
+            raise StorageError(f"cannot {verb} {self._root / name}: {reason}{advice}") from error
+
+
+def _published(temporary: Path, path: Path) -> bool:
+    """Gives the file its name if no other has it: a link, unlike a rename, never replaces a file."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            return False
+        os.replace(temporary, path)
+    _sync(path)
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Makes the name of a new file durable."""
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _local(uri: str) -> Storage:
+    if not uri:  # Path("") is the current folder: an unset variable in a script would fill that
+        raise StorageError("--out is empty. Give the path of a folder")
+    return LocalStorage(Path(uri))
+
+
+STORAGES: dict[str, Callable[[str], Storage]] = {"": _local}
+"""Storage by URI scheme; "" is a path. To add one, add its function here."""
