@@ -20,7 +20,7 @@ from clip_client.errors import ClipClientError
 from clip_client.sinks.base import describe_model
 from clip_client.terminal import printable
 from clip_search import defaults, labels
-from clip_search.dataset import Dataset, Vectors, read_dataset
+from clip_search.dataset import Dataset, read_dataset
 from clip_search.duplicates import Duplicates, find_duplicates
 from clip_search.errors import SearchError
 from clip_search.load import load
@@ -28,6 +28,7 @@ from clip_search.loaders import open_loader
 from clip_search.photos import Photos
 from clip_search.query import Match, check_same_model, find, photo_vector, row_number, text_vector
 from clip_search.terminal import table
+from clip_search.vectors import Vectors
 
 _EPILOG = """\
 examples:

@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clip_client.sinks.parquet import METADATA_KEY
 from clip_search import defaults
 from clip_search.errors import DatasetError
-
-Vectors = npt.NDArray[np.float32]
+from clip_search.vectors import COLUMN, ParquetPart, Vectors, open_part, read_vectors
 
 COLUMNS = {
     "source": pa.string(),
@@ -34,7 +32,6 @@ COLUMNS = {
     "format": pa.string(),
 }
 """What a Row has. All but `name` may be missing in a file, and are null then."""
-_VECTOR = "embedding"
 
 
 @dataclass(frozen=True)
@@ -87,20 +84,20 @@ def read_dataset(path: Path | str) -> Dataset:
     Peak memory is the vectors' bytes, one batch, and the other columns.
     """
     path = Path(path)
-    files = [_open(file) for file in _files(path)]
-    files = [file for file in files if len(files) == 1 or _VECTOR in file.schema_arrow.names]
+    parts = [open_part(file) for file in files_of(path)]
+    parts = [part for part in parts if len(parts) == 1 or COLUMN in part.file.schema_arrow.names]
     try:
-        model = _common_model(path, files)
-        tables = [_metadata(path, file) for file in files]
-        table = pa.concat_tables(tables)
-        newest = _newest(table) if len(files) > 1 else np.ones(len(table), bool)
-        vectors, used = _read_vectors(path, files, newest)
+        model = _common_model(path, parts)
+        table = pa.concat_tables([_metadata(path, part) for part in parts])
+        newest = _newest(table) if len(parts) > 1 else np.ones(len(table), bool)
+        vectors, used = read_vectors(path, parts, newest)
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(f"cannot read {path}: {error}") from error
-    return Dataset(path, table.filter(pa.array(used)), vectors, model)
+    return Dataset(path, table if used.all() else table.filter(pa.array(used)), vectors, model)
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """The file, or the Parquet files below the folder, by path. Raises DatasetError if there are none."""
     if not path.is_dir():
         return [path]
     found = [
@@ -113,20 +110,11 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _open(path: Path) -> Any:
-    try:
-        return pq.ParquetFile(path, buffer_size=defaults.READ_BYTES)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} does not exist. Give the file that clip-embed wrote") from error
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DatasetError(f"cannot read {path}: {error}") from error
-
-
-def _common_model(path: Path, files: Sequence[Any]) -> Mapping[str, str]:
+def _common_model(path: Path, parts: Sequence[ParquetPart]) -> Mapping[str, str]:
     """The description that all files share. Raises DatasetError if weights or settings differ."""
     models = []
-    for file in files:
-        stored = (file.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}")
+    for part in parts:
+        stored = (part.file.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}")
         models.append(json.loads(stored))
     for model in models[1:]:
         if difference := difference_of(models[0], model):
@@ -159,11 +147,11 @@ def _described(model: Mapping[str, str]) -> str:
     )
 
 
-def _metadata(path: Path, file: Any) -> Any:
-    names = file.schema_arrow.names
-    if "name" not in names or _VECTOR not in names:
-        raise DatasetError(f"{path} has no columns name and {_VECTOR}: it is not an output of clip-embed")
-    table = file.read([name for name in COLUMNS if name in names])
+def _metadata(path: Path, part: ParquetPart) -> Any:
+    names = part.file.schema_arrow.names
+    if "name" not in names or COLUMN not in names:
+        raise DatasetError(f"{path} has no columns name and {COLUMN}: it is not an output of clip-embed")
+    table = part.file.read([name for name in COLUMNS if name in names])
     arrays = [
         table[name].cast(kind) if name in names else pa.nulls(len(table), kind)
         for name, kind in COLUMNS.items()
@@ -178,46 +166,3 @@ def _newest(table: Any) -> npt.NDArray[np.bool_]:
     newest = np.zeros(len(table), bool)
     newest[last] = True
     return newest
-
-
-def _read_vectors(
-    path: Path, files: Sequence[Any], newest: npt.NDArray[np.bool_]
-) -> tuple[Vectors, npt.NDArray[np.bool_]]:
-    """The finite vectors of the rows in `newest`, float32 [N, D], and a mask of the rows they belong to."""
-    used = np.zeros(len(newest), bool)
-    vectors: Vectors | None = None
-    begin = filled = 0
-    for file in files:
-        # By this thread alone: each of Arrow's own threads would keep memory for itself.
-        for batch in file.iter_batches(defaults.READ_ROWS, columns=[_VECTOR], use_threads=False):
-            column = batch.column(0)
-            kept = np.asarray(column.is_valid())
-            found = _matrix(path, column, int(kept.sum()))
-            kept[kept] = np.isfinite(found).all(axis=1)
-            found = found[kept[np.asarray(column.is_valid())]]
-            wanted = newest[begin : begin + len(kept)][kept]
-            kept &= newest[begin : begin + len(kept)]
-            if vectors is None and len(found):
-                # The system provides memory only for the rows that are written.
-                vectors = np.empty((len(newest), found.shape[1]), np.float32)
-            count = int(wanted.sum())
-            if vectors is not None and count:
-                if found.shape[1] != vectors.shape[1]:
-                    raise DatasetError(
-                        f"{path} mixes vectors of {vectors.shape[1]} and {found.shape[1]} numbers"
-                    )
-                vectors[filled : filled + count] = found if count == len(found) else found[wanted]
-            used[begin : begin + len(kept)] = kept
-            begin, filled = begin + len(kept), filled + count
-    if vectors is None:
-        raise DatasetError(f"{path} has no row with an embedding")
-    return vectors[:filled], used
-
-
-def _matrix(path: Path, column: Any, rows: int) -> Vectors:
-    """The vectors of the column's `rows` rows that are not null, float32 [rows, D]."""
-    values = column.flatten()  # leaves out null rows
-    if rows and len(values) % rows:
-        raise DatasetError(f"{path} has vectors of different lengths")
-    numbers = values.to_numpy(zero_copy_only=False)
-    return np.asarray(numbers, np.float32).reshape(rows, len(values) // rows if rows else 0)

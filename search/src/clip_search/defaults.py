@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 COUNT = 10
 """Matches of a query."""
 
-READ_ROWS = 2_000
-"""Rows decoded at once: 4 MB of vectors of 512 numbers."""
-READ_BYTES = 1024 * 1024
+READ_ROWS = 500
+"""Rows decoded at once: 1 MB of vectors of 512 numbers."""
+READ_BYTES = 256 * 1024
 """Read at once; without, a whole row group is."""
+READERS = min(4, os.cpu_count() or 1)
+"""Threads that decode vectors. Each keeps about 10 MB."""
 BLOCK_ROWS = 65_536
 """Rows compared at once."""
 

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from clip_search import defaults, images
-from clip_search.dataset import Dataset, Row, Vectors
+from clip_search.dataset import Dataset, Row
 from clip_search.images import Signature, signature
 from clip_search.photos import Photos
+from clip_search.vectors import Vectors
 
 Kind = Literal["exact", "near"]
 Pair = tuple[int, int]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_search import defaults
-from clip_search.dataset import Vectors
+from clip_search.vectors import Vectors
 
 
 def top_k(vectors: Vectors, queries: Vectors, k: int) -> tuple[npt.NDArray[np.int64], Vectors]:

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from clip_client.files import replacing
 from clip_client.sinks.parquet import METADATA_KEY
 from clip_search import defaults
-from clip_search.dataset import Dataset, Vectors
+from clip_search.dataset import Dataset
 from clip_search.errors import SearchError
+from clip_search.vectors import Vectors
 
 Embed = Callable[[Sequence[str]], Vectors]
 

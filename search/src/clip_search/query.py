@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from clip_client import ClipClient
 from clip_client.sinks.base import describe_model
 from clip_search import exact
-from clip_search.dataset import Dataset, Row, Vectors, difference_of
+from clip_search.dataset import Dataset, Row, difference_of
 from clip_search.errors import SearchError
+from clip_search.vectors import Vectors
 
 
 @dataclass(frozen=True)

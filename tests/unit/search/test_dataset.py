@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +89,24 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
     vectors = np.full((2, 8), np.nan, np.float32)
     with pytest.raises(DatasetError, match="no row with an embedding"):
         read_dataset(write(tmp_path / "failed.parquet", ["a", "b"], vectors))
+
+
+def test_a_folder_of_lists_of_any_length_must_agree(tmp_path: Path) -> None:
+    kind = pa.list_(pa.float32())
+    for name, vector in (("a", [1.0, 0.0]), ("b", [1.0, 0.0, 0.0])):
+        pq.write_table(
+            pa.table({"name": [name], "embedding": pa.array([vector], kind)}), tmp_path / f"{name}.parquet"
+        )
+    with pytest.raises(DatasetError, match="mixes vectors of 2 and 3 numbers"):
+        read_dataset(tmp_path)
+
+
+def test_a_search_does_not_wait_for_pandas(tmp_path: Path) -> None:
+    """pyarrow imports it for most conversions to numpy."""
+    path = write(tmp_path / "e.parquet", ["a", "b"], clusters(2, 8))
+    code = (
+        "import sys; from clip_search import find, read_dataset; dataset = read_dataset(sys.argv[1]); "
+        "print([match.row.name for match in find(dataset, dataset.vectors[0], 1)], 'pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "['a'] False\n"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from clip_client.sinks.base import SETTINGS
-from clip_search.dataset import Row, Vectors, difference_of
+from clip_search.dataset import Row, difference_of
 from clip_search.errors import LoadError
+from clip_search.vectors import Vectors
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from clip_client.sinks.parquet import METADATA_KEY
 from clip_search import defaults
-from clip_search.dataset import COLUMNS, Vectors
+from clip_search.dataset import COLUMNS
 from clip_search.errors import LoadError
 from clip_search.loaders.base import Records, check_stored_model
+from clip_search.vectors import Vectors
 
 _VECTOR = "embedding"
 

@@ -21,9 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_client.files import replacing
-from clip_search.dataset import COLUMNS, Vectors
+from clip_search.dataset import COLUMNS
 from clip_search.errors import LoadError
 from clip_search.loaders.base import Records, check_stored_model
+from clip_search.vectors import Vectors
 
 _MODEL = "clip_triton.json"
 _VECTORS, _ROWS = "img_emb/img_emb_0.npy", "metadata/metadata_0.parquet"

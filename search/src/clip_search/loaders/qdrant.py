@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from clip_search import defaults
-from clip_search.dataset import COLUMNS, Vectors
+from clip_search.dataset import COLUMNS
 from clip_search.errors import LoadError
 from clip_search.loaders.base import Records, check_stored_model
+from clip_search.vectors import Vectors
 
 try:
     import qdrant_client

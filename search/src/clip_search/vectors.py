@@ -1,0 +1,159 @@
+"""Reads the vectors of Parquet files: on all cores, into one matrix, and without pandas.
+
+pyarrow imports pandas, where it is installed, for most conversions to and from numpy and Python: up to a
+second and 50 MB that a search does not need. DLPack is a way around it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_search import defaults
+from clip_search.errors import DatasetError
+
+Vectors = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+COLUMN = "embedding"
+
+
+@dataclass(frozen=True)
+class ParquetPart:
+    """A file of a dataset, and its footer."""
+
+    path: Path
+    file: Any
+
+    @property
+    def rows(self) -> int:
+        return int(self.file.metadata.num_rows)
+
+
+def open_part(path: Path) -> ParquetPart:
+    """Reads the footer. Raises DatasetError."""
+    try:
+        return ParquetPart(path, pq.ParquetFile(path, buffer_size=defaults.READ_BYTES))
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} does not exist. Give the file that clip-embed wrote") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from error
+
+
+def read_vectors(path: Path, parts: Sequence[ParquetPart], wanted: Mask) -> tuple[Vectors, Mask]:
+    """The finite vectors of the rows in `wanted`, float32 [N, D], and a mask of the rows they belong to.
+
+    Peak memory is the vectors' bytes and one batch for each thread. Raises DatasetError for `path`.
+    """
+    # The system provides memory only for the rows that are written.
+    vectors = np.empty((len(wanted), _dimension(path, parts)), np.float32)
+    used = wanted.copy()
+
+    def read(group: _RowGroup) -> None:
+        for begin, column in group.columns():
+            _take(path, column, vectors[begin : begin + len(column)], used[begin : begin + len(column)])
+
+    with ThreadPoolExecutor(defaults.READERS, "clip-search") as threads:
+        deque(threads.map(read, _row_groups(parts)), maxlen=0)
+    if not used.any():
+        raise DatasetError(f"{path} has no row with an embedding")
+    return _compacted(vectors, used), used
+
+
+@dataclass(frozen=True)
+class _RowGroup:
+    """Number `index` of its part; its first row is number `begin` of the dataset."""
+
+    part: ParquetPart
+    index: int
+    begin: int
+
+    def columns(self) -> Iterator[tuple[int, Any]]:
+        """The number of the first row, and the vectors, of each batch."""
+        begin = self.begin
+        # A file of its own, as each thread reads elsewhere. Arrow's own threads would split the work by
+        # columns, and this is one; each of them would keep memory for itself.
+        file = pq.ParquetFile(
+            self.part.path, metadata=self.part.file.metadata, buffer_size=defaults.READ_BYTES
+        )
+        with file:
+            for batch in file.iter_batches(
+                defaults.READ_ROWS, row_groups=[self.index], columns=[COLUMN], use_threads=False
+            ):
+                yield begin, batch.column(0)
+                begin += len(batch)
+
+
+def _row_groups(parts: Sequence[ParquetPart]) -> Iterator[_RowGroup]:
+    begin = 0
+    for part in parts:
+        for index in range(part.file.num_row_groups):
+            yield _RowGroup(part, index, begin)
+            begin += part.file.metadata.row_group(index).num_rows
+
+
+def _dimension(path: Path, parts: Sequence[ParquetPart]) -> int:
+    """The length of the vectors; 0 if there are none."""
+    found = {length: None for part in parts if (length := _length(path, part))}
+    if len(found) > 1:
+        raise DatasetError(f"{path} mixes vectors of {' and '.join(map(str, found))} numbers")
+    return next(iter(found), 0)
+
+
+def _length(path: Path, part: ParquetPart) -> int:
+    """By the schema, or of the first vector if that allows any length; 0 without a vector."""
+    kind = part.file.schema_arrow.field(COLUMN).type
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) if part.rows else 0
+    for group in _row_groups([part]):
+        for _, column in group.columns():
+            if rows := len(column) - column.null_count:
+                return int(_matrix(path, column, rows).shape[1])
+    return 0
+
+
+def _take(path: Path, column: Any, vectors: Vectors, used: Mask) -> None:
+    """Copies the column's vectors to the rows that are `used`, and clears those without a finite vector."""
+    present = np.from_dlpack(column.is_valid().cast(pa.uint8())).view(np.bool_)
+    found = _matrix(path, column, int(present.sum()))
+    if len(found) and found.shape[1] != vectors.shape[1]:
+        raise DatasetError(f"{path} mixes vectors of {vectors.shape[1]} and {found.shape[1]} numbers")
+    good = present.copy()
+    good[present] = np.isfinite(found).all(axis=1)
+    used &= good
+    if used.all():
+        vectors[:] = found
+    elif used.any():
+        vectors[used] = found[used[present]]
+
+
+def _matrix(path: Path, column: Any, rows: int) -> Vectors:
+    """The vectors of the column's `rows` rows that are not null, float32 [rows, D]."""
+    values = column.flatten()  # leaves out null rows
+    if rows and len(values) % rows:
+        raise DatasetError(f"{path} has vectors of different lengths")
+    if values.null_count:
+        values = values.fill_null(float("nan"))
+    numbers = np.from_dlpack(values.cast(pa.float32(), safe=False))
+    return numbers.reshape(rows, len(values) // rows if rows else 0)
+
+
+def _compacted(vectors: Vectors, used: Mask) -> Vectors:
+    """The rows that are used, moved to the front of the same memory."""
+    if used.all():
+        return vectors
+    filled = 0
+    for begin in range(0, len(used), defaults.READ_ROWS):
+        kept = vectors[begin : begin + defaults.READ_ROWS][used[begin : begin + defaults.READ_ROWS]]
+        vectors[filled : filled + len(kept)] = kept
+        filled += len(kept)
+    return vectors[:filled]
