@@ -26,6 +26,7 @@ COMMANDS = {
     "clip-render": "clip_serving.repository.cli:main",
     "clip-serve": "clip_serving.cli:main",
     "clip-embed": "clip_client.cli:main",
+    "clip-batch": "clip_batch.cli:main",
     "clip-profile": "clip_profile.cli:main",
     "clip-search": "clip_search.cli:main",
     "clip-perf-input": "clip_serving.server.perf_analyzer:main_input",

@@ -2,6 +2,7 @@
 
 ClipClientError
 ├── ItemError          one photo: a stable `code` and a text; other photos are not affected
+│   └── ServerCrash    the photo crashes servers
 ├── ServerUnavailable  no answer within the deadline despite retries, or the server rejects this client
 │   └── ServerBusy     the server answers, but rejected load until the deadline
 ├── ServerMismatch     the server is not a clip-triton server, or does not have the model
@@ -54,6 +55,13 @@ class ItemError(ClipClientError):
         """Reads the server's "code: text"."""
         code, _, text = message.partition(": ")
         return cls(code, text or code)
+
+
+class ServerCrash(ItemError):  # noqa: N818 - reads as the state that it names
+    """The photo crashed the server repeatedly, with no other request of this client in flight.
+
+    Its code is `request_failed`. Do not send the photo again.
+    """
 
 
 class ServerUnavailable(ClipClientError):  # noqa: N818 - reads as the state that it names

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import grpc
 
 from clip_client import defaults
-from clip_client.errors import ItemError, ServerBusy, ServerUnavailable
+from clip_client.errors import ItemError, ServerBusy, ServerCrash, ServerUnavailable
 
 _RETRYABLE = (
     "Stub process",  # a Python backend process died; the supervisor restarts the server
@@ -231,8 +231,8 @@ def item_errors(failure: Failure, count: int) -> list[ItemError]:
     if failure.is_timeout:
         text = "not answered within the deadline, nor when sent alone; the server answers other requests"
         return [ItemError("request_timeout", text) for _ in range(count)]
-    text = f"the server rejected the request: {failure}"
     if failure.is_crash:
-        crashes = defaults.MAX_ISOLATED_CRASHES
-        text = f"crashed the server {crashes} times when sent alone ({failure})"
+        text = f"crashed the server {defaults.MAX_ISOLATED_CRASHES} times when sent alone ({failure})"
+        return [ServerCrash("request_failed", text) for _ in range(count)]
+    text = f"the server rejected the request: {failure}"
     return [ItemError("request_failed", text) for _ in range(count)]

@@ -152,21 +152,25 @@ def describe_model(info: ModelInfo) -> dict[str, str]:
     return {"triton_model": info.name, **{name: info.parameters.get(name, "") for name in names}}
 
 
-def check_same_model(place: str, stored: Mapping[str, str], model: Mapping[str, str]) -> None:
-    """Raises SinkError if rows at `place`, made by the model `stored`, must not be mixed with `model`."""
+def model_difference(stored: Mapping[str, str], model: Mapping[str, str]) -> str | None:
+    """What a place with rows of the model `stored` holds if `model` must not be mixed in; None if it may."""
     known = [name for name in _IDENTITY if name == "weights_sha256" or (stored.get(name) and model.get(name))]
     if any(stored.get(name) != model.get(name) for name in known):
-        raise SinkError(
-            f"{place} holds another model's embeddings ({stored.get('model')}, {stored.get('pretrained')}). "
-            "Choose another --out, or give --overwrite"
-        )
+        return f"another model's embeddings ({stored.get('model')}, {stored.get('pretrained')})"
     for name in SETTINGS:
         then, now = (each.get(name) or _BEFORE_THE_SETTING.get(name) for each in (stored, model))
         if then and now and then != now:
-            raise SinkError(
-                f"{place} holds embeddings made with {name} {then}, but the server uses {now}. Restart the "
-                "server with the old setting, choose another --out, or give --overwrite"
-            )
+            return f"embeddings made with {name} {then}, but the server uses {now}"
+    return None
+
+
+def check_same_model(place: str, stored: Mapping[str, str], model: Mapping[str, str]) -> None:
+    """Raises SinkError if rows at `place`, made by the model `stored`, must not be mixed with `model`."""
+    if difference := model_difference(stored, model):
+        raise SinkError(
+            f"{place} holds {difference}. Restart the server with the old model or setting, choose another "
+            "--out, or give --overwrite"
+        )
 
 
 def check_same_source(place: str, stored: Collection[str], source: str) -> None:

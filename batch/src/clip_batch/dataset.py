@@ -1,0 +1,148 @@
+"""The rows in OUT: which files count, and what each says about itself.
+
+A compaction's JSON file lists all files of rows that count for the plans up to `through`. Of later plans,
+the shards of partitions count. Everything else was replaced, or was written too late, and is removed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from clip_batch.layout import COMPACTIONS, EMBEDDINGS, ERRORS, Partition, ShardName
+from clip_batch.manifest import Plan, read_plans
+from clip_batch.storage import Storage
+from clip_client.sinks.parquet import METADATA_KEY
+
+BATCH_KEY = b"clip_triton_batch"
+"""The key of ShardCounts in the metadata of a shard."""
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """What became of a partition. `failed` counts by error code; `errors` is the file of failed rows, if any.
+
+    `finished` is in seconds since 1970. `is_new` says whether this worker wrote the shard: it was there
+    before otherwise, or another worker came first.
+    """
+
+    partition: Partition
+    objects: int = 0
+    embedded: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+    megabytes: float = 0.0
+    seconds: float = 0.0
+    finished: float = 0.0
+    errors: str | None = None
+    is_new: bool = False
+
+    def to_json(self, **more: Any) -> bytes:
+        values = {name: value for name, value in vars(self).items() if name not in ("partition", "is_new")}
+        number = {"plan": self.partition.plan, "partition": self.partition.number}
+        return json.dumps({**number, **values, **more}).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ShardCounts:
+        """Ignores what a later release adds."""
+        values = json.loads(data)
+        partition = Partition(values.pop("plan"), values.pop("partition"))
+        known = cls.__dataclass_fields__
+        return cls(partition, **{name: value for name, value in values.items() if name in known})
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file's footer. `counts` is None for a file of a compaction."""
+
+    name: ShardName
+    rows: int
+    model: Mapping[str, str]
+    counts: ShardCounts | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The last compaction: `files` has all rows of the plans up to `through`."""
+
+    number: int = 0
+    through: int = 0
+    staging: str = ""
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is in OUT at one moment."""
+
+    storage: Storage
+    plans: Sequence[Plan]
+    snapshot: Snapshot
+    files: Mapping[str, int]
+    """Sizes in bytes of the files in embeddings/ and errors/ by name."""
+
+    @classmethod
+    def read(cls, storage: Storage) -> Dataset:
+        snapshot = read_snapshot(storage)
+        found = {file.name: file.size for folder in (EMBEDDINGS, ERRORS) for file in storage.list(folder)}
+        return cls(storage, read_plans(storage), snapshot, found)
+
+    @property
+    def epoch(self) -> int:
+        """The model that new vectors are of; 1 before the first plan."""
+        return max((plan.epoch for plan in self.plans), default=1)
+
+    def is_done(self, partition: Partition) -> bool:
+        return partition.plan <= self.snapshot.through or partition.shard in self.files
+
+    def undone(self, plans: Sequence[Plan] | None = None) -> list[Partition]:
+        """The partitions to embed, in order."""
+        chosen = self.plans if plans is None else plans
+        return [partition for plan in chosen for partition in plan.all() if not self.is_done(partition)]
+
+    def shards(self) -> list[ShardName]:
+        """The files of rows with vectors that count, oldest plan first."""
+        return self._live(EMBEDDINGS)
+
+    def _live(self, folder: str) -> list[ShardName]:
+        names = [name for name in self.snapshot.files if name.startswith(f"{folder}/")]
+        names += [name for name in self.files if name.startswith(f"{folder}/") and name not in names]
+        parsed = filter(None, map(ShardName.parse, names))
+        is_kept = set(self.snapshot.files)
+        return sorted(
+            (each for each in parsed if each.plan > self.snapshot.through or each.name in is_kept),
+            key=lambda each: (each.plan, each.name),
+        )
+
+    def infos(self) -> Iterator[FileInfo]:
+        """The footers of shards()."""
+        for shard in self.shards():
+            yield read_info(self.storage, shard)
+
+    def error_files(self, infos: Sequence[FileInfo]) -> list[ShardName]:
+        """The files of failed rows that count, given the footers of the shards."""
+        named = {info.counts.errors for info in infos if info.counts is not None}
+        kept = [*self.snapshot.files, *filter(None, named)]
+        found = (ShardName.parse(name) for name in sorted(kept) if name.startswith(f"{ERRORS}/"))
+        return sorted(filter(None, found), key=lambda each: (each.plan, each.name))
+
+
+def read_snapshot(storage: Storage) -> Snapshot:
+    names = [file.name for file in storage.list(COMPACTIONS) if file.name.endswith(".json")]
+    if not names:
+        return Snapshot()
+    values = json.loads(storage.read(names[-1]))
+    return Snapshot(**{**values, "files": tuple(values["files"])})
+
+
+def read_info(storage: Storage, shard: ShardName) -> FileInfo:
+    """A file's footer. Raises FileNotFoundError."""
+    with storage.open(shard.name) as file:
+        footer = pq.read_metadata(file)
+    found = footer.metadata or {}
+    counts = found.get(BATCH_KEY)
+    model = json.loads(found.get(METADATA_KEY, b"{}"))
+    return FileInfo(shard, footer.num_rows, model, ShardCounts.from_json(counts) if counts else None)

@@ -1,0 +1,168 @@
+"""What a plan lists: prefixes and folders, and files with names or URIs."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_batch.errors import BatchError
+from clip_batch.manifest import PlannedObject
+from clip_client import ObjectInfo, SourceOptions, open_source
+from clip_client.sources.folder import FolderSource
+
+LIST_SUFFIXES = (".txt", ".csv", ".parquet")
+"""Names of files that are taken as lists, and not as a single photo."""
+_READ_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Objects to plan, in a stable order. `text` is what the user gave.
+
+    A listing that `is_complete` yields every object of `source` that it `covers`: others are gone.
+    """
+
+    text: str
+    objects: Callable[[], Iterator[PlannedObject]]
+    source: str | None = None
+    covers: Callable[[str], bool] = lambda _: False
+
+    @property
+    def is_complete(self) -> bool:
+        return self.source is not None
+
+
+def open_listing(
+    text: str,
+    options: SourceOptions | None = None,
+    *,
+    out: Path | None = None,
+    base: str | None = None,
+    source_name: str | None = None,
+) -> Listing:
+    """The listing of a prefix, folder, object, or a list: a file of LIST_SUFFIXES, or "-" for lines on stdin.
+
+    `base` is the source of names in a list. `out` is left out of a folder that contains it. Rows are
+    recorded with `source_name` instead of a prefix's or folder's own uri. Raises SourceError, BatchError.
+    """
+    if text == "-" or (text.lower().endswith(LIST_SUFFIXES) and not Path(text).is_dir()):
+        return Listing(text, lambda: _listed(text, base, source_name))
+    source = open_source(text, options)
+    source.check()
+    if isinstance(source, FolderSource) and out is not None:
+        source = source.excluding(out)
+    name = source_name or source.uri
+
+    def objects() -> Iterator[PlannedObject]:
+        for info in source.list():
+            yield PlannedObject(name, source.uri, info)
+
+    return Listing(text, objects, name, source.covers)
+
+
+def _listed(text: str, base: str | None, source_name: str | None) -> Iterator[PlannedObject]:
+    resolve = _Resolver(text, base, source_name)
+    with _reading(text):
+        for number, row in enumerate(_rows(text), 1):
+            yield resolve(row, number)
+
+
+def _rows(text: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of a list, by column name; lines have the column uri."""
+    if text == "-":
+        yield from _lines(sys.stdin)
+    elif text.lower().endswith(".parquet"):
+        with pq.ParquetFile(text) as file:
+            known = [name for name in file.schema_arrow.names if name in _COLUMNS]
+            for batch in file.iter_batches(_READ_ROWS, columns=known, use_threads=False):
+                yield from batch.to_pylist()
+    elif text.lower().endswith(".csv"):
+        with open(text, newline="", encoding="utf-8-sig") as file:
+            yield from csv.DictReader(file)
+    else:
+        with open(text, encoding="utf-8-sig") as file:
+            yield from _lines(file)
+
+
+def _lines(file: IO[str]) -> Iterator[Mapping[str, Any]]:
+    for line in file:
+        if stripped := line.rstrip("\r\n"):
+            yield {"uri": stripped}
+
+
+_COLUMNS = {
+    "uri", "name", "bucket", "source", "generation", "size", "crc32c", "contentEncoding", "content_encoding",
+    "mtime_ns",
+}  # fmt: skip
+"""Those of a list, of a Cloud Storage inventory report, and of clip-triton's own files."""
+
+
+class _Resolver:
+    """From a row of a list to the object that it names."""
+
+    def __init__(self, text: str, base: str | None, source_name: str | None) -> None:
+        self._text, self._source_name = text, source_name
+        self._base = open_source(base).uri if base is not None else None
+
+    def __call__(self, row: Mapping[str, Any], number: int) -> PlannedObject:
+        uri, name = self._address(row, number)
+        try:
+            info = ObjectInfo(
+                name,
+                int(row.get("size") or 0),
+                _number(row.get("generation")),
+                row.get("crc32c") or None,
+                row.get("contentEncoding") or row.get("content_encoding") or None,
+                _number(row.get("mtime_ns")),
+            )
+        except ValueError as error:
+            raise BatchError(f"row {number} of {self._text}: {error}") from error
+        return PlannedObject(self._source_name or uri, uri, info)
+
+    def _address(self, row: Mapping[str, Any], number: int) -> tuple[str, str]:
+        """The source's uri and the object's name in it."""
+        bucket, source, name = row.get("bucket"), row.get("source"), row.get("name")
+        if name and bucket:
+            return f"gs://{bucket}", name
+        if name and source:
+            return source, name
+        given = name or row.get("uri")
+        if not given:
+            raise BatchError(
+                f"row {number} of {self._text} names no object. Give a column uri, or name with bucket, "
+                "source or --base"
+            )
+        scheme, separator, rest = given.partition("://")
+        if separator:
+            place, _, inner = rest.partition("/")
+            if not place or not inner:
+                raise BatchError(f"row {number} of {self._text}: {given} names no object in a bucket")
+            return f"{scheme}://{place}", inner
+        if self._base is None:
+            raise BatchError(
+                f"row {number} of {self._text}: {given} is not a URI. Give the bucket or folder of the names "
+                "with --base"
+            )
+        return self._base, given.removeprefix(f"{self._base}/")
+
+
+def _number(value: Any) -> int | None:
+    return None if value in (None, "") else int(value)
+
+
+@contextmanager
+def _reading(text: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BatchError(f"cannot read {text}: {error.strerror or error}") from error
+    except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
+        raise BatchError(f"cannot read {text}: {error}") from error

@@ -1,0 +1,47 @@
+"""The model behind an output's vectors: one file per epoch, which the first worker writes.
+
+Vectors of two models are not comparable. A job's output has one model, until a plan with --replace-model
+begins a new epoch, in which everything is embedded again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import IO
+
+from clip_batch.errors import ModelMismatch
+from clip_batch.layout import MODELS
+from clip_batch.storage import Storage
+from clip_client.sinks.base import model_difference
+
+
+def read_model(storage: Storage, epoch: int) -> dict[str, str] | None:
+    """The model's description, from describe_model(); None if the epoch has no vectors yet."""
+    try:
+        model: dict[str, str] = json.loads(storage.read(_name(epoch)))
+    except FileNotFoundError:
+        return None
+    return model
+
+
+def claim_model(storage: Storage, epoch: int, model: Mapping[str, str]) -> None:
+    """Makes `model` the epoch's if it has none yet. Raises ModelMismatch if it has another one."""
+    data = json.dumps(dict(model), indent=2).encode()
+
+    def write(file: IO[bytes]) -> None:
+        file.write(data)
+
+    stored = read_model(storage, epoch)
+    if stored is None:
+        storage.write_if_absent(_name(epoch), write)
+        stored = read_model(storage, epoch) or {}
+    if difference := model_difference(stored, model):
+        raise ModelMismatch(
+            f"{storage.uri} holds {difference}. Use a server with the old model and settings, choose another "
+            "--out, or embed everything again with: clip-batch plan --replace-model"
+        )
+
+
+def _name(epoch: int) -> str:
+    return f"{MODELS}/{epoch:06d}.json"
