@@ -22,6 +22,7 @@ from clip_client.errors import (
 )
 from clip_client.pipeline import RunOptions, embed_all
 from clip_client.requests.channel import ConnectionOptions, Transport
+from clip_client.requests.servers import ServerStatus
 from clip_client.requests.wire import ModelInfo
 from clip_client.results import Notice, PhotoResult
 from clip_client.sinks import open_sink
@@ -48,6 +49,7 @@ __all__ = [
     "ServerBusy",
     "ServerCrash",
     "ServerMismatch",
+    "ServerStatus",
     "ServerUnavailable",
     "Sink",
     "SinkError",

@@ -27,7 +27,7 @@ from clip_client.timings import TimedAnswer, Timings
 
 
 class AsyncClipClient(BaseClient):
-    """A connection to a clip-triton server for asyncio; close it, or use `async with`."""
+    """A connection to clip-triton servers for asyncio; close it, or use `async with`."""
 
     _grpc: ClassVar[Any] = grpc.aio
     _event: ClassVar[type[Any]] = asyncio.Event
@@ -42,7 +42,8 @@ class AsyncClipClient(BaseClient):
     async def close(self) -> None:
         """Ends requests in flight and waiting ones."""
         self._engine.slots.close()
-        await self._transport.close()
+        for transport in self._transports:
+            await transport.close()
         self._close_threads()
 
     async def __aenter__(self) -> AsyncClipClient:

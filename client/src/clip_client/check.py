@@ -8,7 +8,9 @@ correctly while one of its Python processes is dead, because Triton does not res
 from __future__ import annotations
 
 import base64
+import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy as np
 from clip_client import defaults
 from clip_client.client import ClipClient
 from clip_client.errors import ItemError, ServerMismatch
-from clip_client.requests.channel import ConnectionOptions
+from clip_client.requests.channel import ConnectionOptions, addresses
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class CheckResult:
 
 
 def check(
-    url: str = defaults.URL,
+    url: str | Sequence[str] = defaults.URL,
     *,
     model: str = defaults.MODEL,
     connection: ConnectionOptions | None = None,
@@ -41,7 +43,31 @@ def check(
 
     If the server has a text tower, embeds its reference text too, and `cosine` is the lesser of the two.
     By default `min_cosine` is the value in the server's config, which is lower if it serves int8.
+
+    With several addresses, checks each server, and that all have the same model and settings. The result is
+    that of the first server that fails, or of the one with the least cosine.
     """
+    urls = addresses(url, ssl=connection is not None and connection.ssl)
+    results = []
+    for each in urls:
+        result = _check_one(each, model, connection, wait_s, min_cosine)
+        if len(urls) > 1:
+            result = dataclasses.replace(result, message=f"{each}: {result.message}")
+        if not result.ok:
+            return result
+        results.append(result)
+    if len(urls) > 1:
+        try:
+            with ClipClient(urls, model=model, connection=connection, deadline_s=wait_s) as client:
+                client.wait(wait_s)
+        except ServerMismatch as error:
+            return CheckResult(False, None, 0.0, str(error))
+    return min(results, key=lambda each: each.cosine or 0.0)
+
+
+def _check_one(
+    url: str, model: str, connection: ConnectionOptions | None, wait_s: float, min_cosine: float | None
+) -> CheckResult:
     with ClipClient(url, model=model, connection=connection, deadline_s=wait_s, concurrency=1) as client:
         try:
             parameters = client.wait(wait_s).parameters

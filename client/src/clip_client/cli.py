@@ -50,6 +50,7 @@ as it was. Run the same command again to continue (after --overwrite: with --res
 _EPILOG = """\
 examples:
   clip-embed gs://albums/2024/ --out embeddings.parquet --url 127.0.0.1:8001
+  clip-embed gs://albums/2024/ --out embeddings.parquet --url gpu-1:8001 --url gpu-2:8001
   clip-embed ./photos --out embeddings.parquet --resume
   clip-embed --text "a dog on the beach" --text "two people at sunset"
   clip-embed --check 127.0.0.1:8001
@@ -130,13 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("source", nargs="*", help="gs://bucket/prefix, a folder, or one object or file")
     add("--out", type=sink, metavar="FILE", help="the Parquet file to write")
-    add("--url", default=defaults.URL, help="the server's gRPC address (default: %(default)s)")
-    add("--check", metavar="URL", help="embed the server's reference picture and compare the result")
+    add("--url", action="append", help=f"a server's gRPC address; can be repeated, for servers of the same "
+        f"model and settings (default: {defaults.URL})")  # fmt: skip
+    add("--check", action="append", metavar="URL", help="embed the server's reference picture and compare "
+        "the result; can be repeated, to check that all have the same model and settings")  # fmt: skip
     add("--text", action="append", metavar="TEXT", help="embed a text instead of photos, and print its "
         "embedding as a line of JSON; may be given several times")  # fmt: skip
     add("--model", default=defaults.MODEL, help="the model's name on the server (default: %(default)s)")
     add("--concurrency", type=count, default=defaults.CONCURRENCY, metavar="N",
-        help="photos in flight (default: %(default)s)")  # fmt: skip
+        help="photos in flight to each server (default: %(default)s)")  # fmt: skip
     add("--decode", choices=get_args(defaults.Placement), default=defaults.DECODE,
         help="which side decodes photos; client sends pixels, and needs the extra decode "
         "(default: %(default)s)")  # fmt: skip
@@ -179,12 +182,16 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
 
 def _source_options(options: argparse.Namespace) -> SourceOptions:
     return SourceOptions(
-        connections=options.concurrency,
+        connections=options.concurrency * len(_urls(options)),
         load_timeout_s=options.load_timeout,
         stall_timeout_s=options.stall_timeout,
         user_project=options.user_project,
         anonymous=options.anonymous,
     )
+
+
+def _urls(options: argparse.Namespace) -> list[str]:
+    return options.url or [defaults.URL]
 
 
 def sink(text: str) -> Sink:
@@ -236,7 +243,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _embed_text(options: argparse.Namespace) -> int:
     with ClipClient(
-        options.url, connection=connection_of(options), deadline_s=options.deadline, concurrency=1
+        _urls(options), connection=connection_of(options), deadline_s=options.deadline, concurrency=1
     ) as client:
         results = client.embed_text_results(options.text)
     for text, result in zip(options.text, results, strict=True):
@@ -263,7 +270,7 @@ def _embed(options: argparse.Namespace) -> int:
     )
     source = open_source(options.source[0], _source_options(options))
     client = ClipClient(
-        options.url,
+        _urls(options),
         model=options.model,
         connection=connection_of(options),
         deadline_s=options.deadline,
@@ -274,12 +281,16 @@ def _embed(options: argparse.Namespace) -> int:
         source.check()
         options.out.check(run.source_name or source.uri, run)
         client.wait(options.wait)
+        for each in client.servers:
+            if not each.is_compared:
+                _say(f"no answer from the server at {each.url}. The others do its work until it answers")
         timing = client.timed() if options.timings else nullcontext()
         with timing as timings, _Progress(quiet=options.quiet) as progress:
             summary = embed_all(
                 client, source, options.out, run, on_item=progress.show, on_total=progress.on_total
             )
-    _report(summary, timings.stages() if timings else {}, as_json=options.json)
+    servers = {each.url: each.answered for each in client.servers}
+    _report(summary, timings.stages() if timings else {}, servers, as_json=options.json)
     if summary.kept_in:
         _say(how_to_continue(overwrite=options.overwrite))
     if summary.interrupted:
@@ -330,11 +341,13 @@ _OF_AT_LEAST = "photos: {n_fmt} of at least {total_fmt} [{elapsed}, " + _RATE
 _OF_ALL = "photos: {n_fmt} of {total_fmt}, {percentage:.0f}% [{elapsed}, {remaining} left, " + _RATE
 
 
-def _report(summary: Summary, stages: dict[str, Stage], *, as_json: bool) -> None:
+def _report(summary: Summary, stages: dict[str, Stage], servers: dict[str, int], *, as_json: bool) -> None:
+    """`servers` are the requests that each server has answered, by address."""
     if as_json:
         values = {**dataclasses.asdict(summary), "photos_per_second": summary.photos_per_second}
         if stages:
             values["stages"] = {name: dataclasses.asdict(stage) for name, stage in stages.items()}
+        values["servers"] = servers
         print(json.dumps(_rounded(values)))
     skipped = f", {summary.skipped} already done" if summary.skipped else ""
     _say(
@@ -344,6 +357,9 @@ def _report(summary: Summary, stages: dict[str, Stage], *, as_json: bool) -> Non
     )
     for line in _places(summary):
         _say(line)
+    if len(servers) > 1:
+        answered = ", ".join(f"{url} {count:,}" for url, count in servers.items())
+        _say(f"requests answered: {answered}")
     if summary.notices:
         notices = ", ".join(f"{count} {code}" for code, count in sorted(summary.notices.items()))
         _say(f"notices: {notices}")

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, ClassVar, Literal, overload
 
@@ -18,10 +18,11 @@ from clip_client.errors import ItemError
 from clip_client.photos import Image, as_list, read_photo, size_of
 from clip_client.placement import decoder_of
 from clip_client.requests import wire
-from clip_client.requests.channel import ConnectionOptions, Transport, require_address
+from clip_client.requests.channel import ConnectionOptions, Transport, addresses
 from clip_client.requests.drivers import run
 from clip_client.requests.pixels import ClientPlacement, wait_for
 from clip_client.requests.retry import Flow, RetryEngine
+from clip_client.requests.servers import Servers, ServerStatus
 from clip_client.requests.wire import Embedding, ModelInfo
 from clip_client.results import PhotoResult
 from clip_client.sinks.base import EmbeddedObject
@@ -51,11 +52,13 @@ class BaseClient:
     """The options and properties that ClipClient and AsyncClipClient share.
 
     A client is connected to the server at `url` ("host:port", or any gRPC name) with `connection`'s TLS and
-    headers, or through another `transport`.
+    headers, or through another `transport`. With several addresses, each request goes to the server that is
+    expected to answer first, and those of a server that fails or stalls to the others. All must have the same
+    model and settings: ServerMismatch names two that differ, at the first call or when one comes back.
 
     `deadline_s` bounds one request with all its retries. UNAVAILABLE (the server sheds load, or restarts) is
     retried with jittered exponential backoff until then. The deadline starts when at most `concurrency`
-    other requests of this client are ahead of it; while the server is overloaded, waiting counts as well.
+    other requests to each server are ahead of it; while the servers are overloaded, waiting counts as well.
 
     One call to embed() is split into requests of at most `images_per_request` photos (at most the model's
     largest batch) and `bytes_per_request` bytes; a larger photo is sent alone.
@@ -71,7 +74,7 @@ class BaseClient:
 
     def __init__(
         self,
-        url: str = defaults.URL,
+        url: str | Sequence[str] = defaults.URL,
         *,
         model: str = defaults.MODEL,
         text_model: str = defaults.TEXT_MODEL,
@@ -83,7 +86,7 @@ class BaseClient:
         decode: defaults.Placement = defaults.DECODE,
         transport: Transport | None = None,
     ) -> None:
-        require_address(url, ssl=connection is not None and connection.ssl)
+        urls = addresses(url, ssl=connection is not None and connection.ssl)
         deadline_s = positive("deadline_s", deadline_s, MAX_DEADLINE_S)
         for name, value in (
             ("concurrency", concurrency),
@@ -91,16 +94,19 @@ class BaseClient:
             ("bytes_per_request", bytes_per_request),
         ):
             positive(name, value)
-        self.url = url
+        if transport is not None and len(urls) > 1:
+            raise ValueError("transport is for a single url")
+        connection = connection or ConnectionOptions()
+        self.url = ", ".join(urls)
         self._open_decoder = decoder_of(decode)
         self._model, self._text_model = model, text_model
         self._deadline_s = deadline_s
-        self._concurrency = concurrency
+        self._concurrency = concurrency * len(urls)
         self._images_per_request = images_per_request
         self._bytes_per_request = bytes_per_request
-        self._transport = transport or (connection or ConnectionOptions()).open(url, self._grpc)
-        self._engine = RetryEngine(url, self._transport, deadline_s, concurrency, self._event)
-        self._threads = DaemonExecutor(concurrency, "clip-client")
+        transports = {each: transport or connection.open(each, self._grpc) for each in urls}
+        self._engine = RetryEngine(Servers(transports, concurrency), deadline_s, self._event)
+        self._threads = DaemonExecutor(self._concurrency, "clip-client")
         self._info: ModelInfo | None = None
         self._placement: ClientPlacement | None = None
         self._text_info: ModelInfo | None = None
@@ -108,8 +114,17 @@ class BaseClient:
 
     @property
     def dead_processes(self) -> frozenset[str]:
-        """The server's processes that this client found dead and that were not restarted since."""
-        return frozenset(self._engine.dead_processes.names)
+        """The servers' processes that this client found dead and that were not restarted since."""
+        return self._engine.servers.dead_processes
+
+    @property
+    def servers(self) -> tuple[ServerStatus, ...]:
+        """What this client knows of each server, in the order of `url`."""
+        return self._engine.servers.statuses()
+
+    @property
+    def _transports(self) -> list[Transport]:
+        return [server.transport for server in self._engine.servers.all]
 
     def _connect(self, deadline_s: float, *, starting: bool = False) -> Flow[ModelInfo]:
         """Reads what the server says about its models. Raises ServerUnavailable and ServerMismatch."""
@@ -159,12 +174,13 @@ class BaseClient:
 
 
 class ClipClient(BaseClient):
-    """A connection to a clip-triton server; close it, or use `with`. Safe to use from several threads."""
+    """A connection to clip-triton servers; close it, or use `with`. Safe to use from several threads."""
 
     def close(self) -> None:
         """Ends requests in flight and waiting ones."""
         self._engine.slots.close()
-        self._transport.close()
+        for transport in self._transports:
+            transport.close()
         self._close_threads()
 
     def __enter__(self) -> ClipClient:
@@ -312,11 +328,12 @@ class ClipClient(BaseClient):
             timings.set_server(before, run(self._engine.statistics(info)) if before else {})
 
     def is_unready(self) -> bool:
-        """Whether the server reports that it is not ready; since Triton 26.04 also if a process is dead."""
-        try:
-            return not self._transport.ready(_READY_TIMEOUT_S).ready
-        except grpc.RpcError:
-            return False
+        """Whether a server reports that it is not ready; since Triton 26.04 also if a process is dead."""
+        for transport in self._transports:
+            with suppress(grpc.RpcError):
+                if not transport.ready(_READY_TIMEOUT_S).ready:
+                    return True
+        return False
 
     def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:
         """Sends one request, with retries. Returns one entry per photo; raises ServerUnavailable."""

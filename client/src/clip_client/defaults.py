@@ -44,6 +44,11 @@ SHARED_REJECTIONS = 2
 PROBE_S = 5.0
 """Time for a server that did not answer a photo in time to answer an empty one; at most half a deadline."""
 WAIT_FOR_SERVER_S = 10.0
+PATIENCE_S = 5.0
+"""For an answer, before a request is sent to another server. More if all servers answer slowly."""
+SLOW_S = 1.0
+SLOW_FACTOR = 4.0
+"""A server is slow whose answers take this many times as long as the fastest server's, and `SLOW_S`."""
 
 MIN_REFERENCE_COSINE = 0.999
 NORM_TOLERANCE = 1e-2

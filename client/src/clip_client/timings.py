@@ -89,6 +89,13 @@ class ServerTimes:
         compute = found.compute_input.ns + found.compute_infer.ns + found.compute_output.ns
         return cls(found.success.count, found.queue.ns, compute)
 
+    def __add__(self, other: ServerTimes) -> ServerTimes:
+        return ServerTimes(
+            self.requests + other.requests,
+            self.queue_ns + other.queue_ns,
+            self.compute_ns + other.compute_ns,
+        )
+
     def since(self, before: ServerTimes) -> ServerTimes:
         return ServerTimes(
             self.requests - before.requests,
@@ -101,8 +108,11 @@ class ServerTimes:
 
 
 def server_times(answers: Iterable[Any]) -> dict[str, ServerTimes]:
-    """By model, from Triton's ModelStatisticsResponse messages."""
-    return {each.name: ServerTimes.of(each) for answer in answers for each in answer.model_stats if each.name}
+    """By model, from the ModelStatisticsResponse messages of one or more servers, which are added up."""
+    times: dict[str, ServerTimes] = {}
+    for each in (each for answer in answers for each in answer.model_stats if each.name):
+        times[each.name] = times.get(each.name, ServerTimes()) + ServerTimes.of(each)
+    return times
 
 
 @dataclass

@@ -17,6 +17,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from clip_client import ModelInfo, TimedAnswer
 from clip_client.requests.failures import Failure
 from clip_client.requests.retry import Call, Flow, RetryEngine, Wait
+from clip_client.requests.servers import Servers
 
 INFO = ModelInfo("clip_image", "image", "embedding", "error", 2, 64, {})
 
@@ -177,9 +178,8 @@ class Simulation:
         self.most_in_flight = 0
         self._outcome, self._seconds, self._shuffle = outcome, seconds, shuffle
         transport = FakeTransport(outcome)
-        self.engine = RetryEngine(
-            "url", transport, deadline_s, concurrency, threading.Event, lambda: self.now
-        )
+        servers = Servers({"url": transport}, concurrency)
+        self.engine = RetryEngine(servers, deadline_s, threading.Event, lambda: self.now)
 
     def requests(self, *groups: Sequence[bytes]) -> list[Any]:
         """Sends all groups at once; the entries of each, or what was raised."""

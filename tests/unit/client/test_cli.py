@@ -50,7 +50,7 @@ def test_one_photo_is_reported_in_the_singular_and_without_rounding_errors(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     summary = Summary("out.parquet", photos=1, embedded=1, megabytes=0.1 + 0.2, seconds=0.7)
-    cli._report(summary, {"load": Stage.of("load", [0.1 + 0.2])}, as_json=True)
+    cli._report(summary, {"load": Stage.of("load", [0.1 + 0.2])}, {}, as_json=True)
     said = capsys.readouterr()
     values = json.loads(said.out)
     assert (values["megabytes"], values["photos_per_second"]) == (0.3, 1.428571)
@@ -61,7 +61,7 @@ def test_one_photo_is_reported_in_the_singular_and_without_rounding_errors(
 
 def test_notices_are_counted_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     counts = {"truncated": 3, "single_color": 1}
-    cli._report(Summary("out.parquet", photos=9, embedded=9, notices=counts), {}, as_json=True)
+    cli._report(Summary("out.parquet", photos=9, embedded=9, notices=counts), {}, {}, as_json=True)
     said = capsys.readouterr()
     assert "clip-embed: notices: 1 single_color, 3 truncated\n" in said.err
     assert json.loads(said.out)["notices"] == counts

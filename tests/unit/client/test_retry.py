@@ -20,6 +20,7 @@ from clip_client import ItemError, ServerBusy, ServerMismatch, ServerUnavailable
 from clip_client.requests.drivers import run, run_async
 from clip_client.requests.failures import DeadProcesses, Failure
 from clip_client.requests.retry import Call, Decision, RetryEngine, Suspicion, Wait
+from clip_client.requests.servers import Servers
 from tests.unit.client.servers import (
     BROKEN,
     CONNECTING,
@@ -44,8 +45,9 @@ _PHOTOS = [[b"photo"]] * 18
 def decisions(
     *failures: Failure, dead: DeadProcesses | None = None, isolated: bool = False
 ) -> list[Decision]:
-    suspicion = Suspicion(dead or DeadProcesses(), isolated=isolated, crashes_to_blame=2)
-    return [suspicion.decide(failure) for failure in failures]
+    suspicion = Suspicion(isolated=isolated, crashes_to_blame=2)
+    dead = dead or DeadProcesses()
+    return [suspicion.decide(failure, dead) for failure in failures]
 
 
 RETRY, RESTART, BLAME = Decision.RETRY, Decision.RESTART, Decision.BLAME
@@ -97,7 +99,8 @@ def test_a_denied_request_gives_up() -> None:
 
 
 def engine_of(clock: Any = lambda: 0.0, transport: Any = None, event: Any = threading.Event) -> RetryEngine:
-    return RetryEngine("url", transport or FakeTransport(lambda _: None), 60.0, 4, event, clock)
+    servers = Servers({"url": transport or FakeTransport(lambda _: None)}, 4)
+    return RetryEngine(servers, 60.0, event, clock)
 
 
 def test_the_commands_of_a_request_that_is_rejected_once() -> None:
@@ -106,13 +109,13 @@ def test_the_commands_of_a_request_that_is_rejected_once() -> None:
     call = next(flow)
     assert isinstance(call, Call)
     assert (photos_of(call.argument), call.timeout_s) == ([b"photo"], 60.0)
-    assert not engine.slots.limit.allows(isolated=True), "it has a slot"
+    assert not engine.servers.all[0].limit.allows(isolated=True), "it has a slot"
     pause = flow.send(FULL)
     assert isinstance(pause, Wait)
     assert pause.event is engine.slots.closed
     assert pause.timeout_s <= defaults.RETRY_INITIAL_S
-    assert engine.slots.limit.allows(isolated=True), "it gave its slot back"
-    assert engine.slots.limit.is_overloaded
+    assert engine.servers.all[0].limit.allows(isolated=True), "it gave its slot back"
+    assert engine.servers.all[0].limit.is_overloaded
     assert flow.send(None) == call
     with pytest.raises(StopIteration) as stop:
         flow.send(answer([b"photo"]))
@@ -129,7 +132,7 @@ def test_an_interrupted_request_gives_its_slot_back() -> None:
     waiting.close()
     for each in holding:
         each.close()
-    assert engine.slots.limit.allows(isolated=True)
+    assert engine.servers.all[0].limit.allows(isolated=True)
 
 
 class Interrupting(FakeTransport):
@@ -153,13 +156,13 @@ def test_the_drivers_give_back_the_slot_of_an_interrupted_call() -> None:
     # The exception keeps the flow alive, so that Python itself does not close it.
     with pytest.raises(KeyboardInterrupt) as interrupt:
         run(engine.request(INFO, [b"photo"]))
-    assert engine.slots.limit.allows(isolated=True), interrupt
+    assert engine.servers.all[0].limit.allows(isolated=True), interrupt
 
     async def cancelled() -> None:
         other = engine_of(transport=Cancelled(lambda _: None), event=asyncio.Event)
         with pytest.raises(asyncio.CancelledError) as cancellation:
             await run_async(other.request(INFO, [b"photo"]))
-        assert other.slots.limit.allows(isolated=True), cancellation
+        assert other.servers.all[0].limit.allows(isolated=True), cancellation
 
     asyncio.run(cancelled())
 
@@ -370,7 +373,7 @@ def sync_decisions(script: list[Failure | None], requests: list[list[bytes]]) ->
             results.append(described(run(engine.request(INFO, photos))))
         except ServerUnavailable as error:
             results.append([repr(error)])
-    return results, server.sent, engine.slots.limit.current, engine.dead_processes.names
+    return results, server.sent, engine.servers.all[0].limit.current, engine.servers.dead_processes
 
 
 def async_decisions(script: list[Failure | None], requests: list[list[bytes]]) -> Any:
@@ -383,7 +386,7 @@ def async_decisions(script: list[Failure | None], requests: list[list[bytes]]) -
                 results.append(described(await run_async(engine.request(INFO, photos))))
             except ServerUnavailable as error:
                 results.append([repr(error)])
-        return results, server.sent, engine.slots.limit.current, engine.dead_processes.names
+        return results, server.sent, engine.servers.all[0].limit.current, engine.servers.dead_processes
 
     return asyncio.run(decide())
 
@@ -420,7 +423,7 @@ def test_whatever_fails_each_photo_has_a_result_and_only_isolated_ones_are_blame
     )
     results = simulation.requests(*unique)
     assert simulation.most_in_flight <= most
-    assert simulation.engine.slots.limit.allows(isolated=True), "all slots were given back"
+    assert simulation.engine.servers.all[0].limit.allows(isolated=True), "all slots were given back"
     for photos, rows in zip(unique, results, strict=True):
         if isinstance(rows, ServerUnavailable):
             continue

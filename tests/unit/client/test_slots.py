@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from clip_client.requests.servers import Servers, TryResult
 from clip_client.requests.slots import SlotQueue, SlotRequest
+from tests.unit.client.servers import FakeTransport
 
 
 class Clock:
@@ -16,7 +18,12 @@ class Clock:
 
 def queue_of(most: int) -> tuple[SlotQueue, Clock]:
     clock = Clock()
-    return SlotQueue(most, threading.Event, clock), clock
+    servers = Servers({"url": FakeTransport(lambda _: None)}, most)
+    return SlotQueue(servers, threading.Event, clock), clock
+
+
+def finish(queue: SlotQueue, *, rejected: bool = False, answered: bool = True) -> None:
+    queue.finish(queue.servers.all[0], TryResult(rejected=rejected, answered=answered))
 
 
 def granted(*requests: SlotRequest) -> list[bool]:
@@ -28,7 +35,7 @@ def test_slots_are_handed_out_in_order() -> None:
     queue, _ = queue_of(2)
     first, second, third, fourth = (queue.enter(1.0) for _ in range(4))
     assert granted(first, second, third, fourth) == [True, True, False, False]
-    queue.finish(rejected=False, answered=True)
+    finish(queue)
     assert granted(third, fourth) == [True, False]
 
 
@@ -37,7 +44,7 @@ def test_retries_go_before_first_tries_and_suspects_before_all() -> None:
     queue.enter(1.0)
     new, retry, suspect = queue.enter(1.0), queue.enter(1.0, end=1.0), queue.enter(1.0, isolated=True)
     for expected in ([False, False, True], [False, True, True], [True, True, True]):
-        queue.finish(rejected=False, answered=True)
+        finish(queue)
         assert granted(new, retry, suspect) == expected
 
 
@@ -46,9 +53,9 @@ def test_a_suspect_waits_for_the_others_and_they_for_it() -> None:
     queue.enter(1.0)
     suspect, new = queue.enter(1.0, isolated=True), queue.enter(1.0)
     assert granted(suspect, new) == [False, False], "new ones would keep it waiting forever"
-    queue.finish(rejected=False, answered=True)
+    finish(queue)
     assert granted(suspect, new) == [True, False]
-    queue.finish(rejected=False, answered=True)
+    finish(queue)
     assert granted(new) == [True]
 
 
@@ -63,7 +70,7 @@ def test_a_suspect_that_gives_up_holds_back_no_request() -> None:
 def test_a_slot_that_came_too_late_goes_to_the_next() -> None:
     queue, _ = queue_of(1)
     first, second, third = (queue.enter(1.0) for _ in range(3))
-    queue.finish(rejected=False, answered=True)
+    finish(queue)
     assert granted(first, second, third) == [True, True, False]
     queue.leave(second)
     assert granted(third) == [True]
@@ -75,10 +82,10 @@ def test_time_behind_answered_requests_does_not_count() -> None:
     waiting = queue.enter(1.0)
     for clock.now in (0.9, 1.8, 2.7):
         assert queue.remaining_s(waiting) > 0
-        queue.limit.deadline_start(0.0)
+        queue.servers.deadline_start(0.0)
         if clock.now < 2.7:
             queue.enter(1.0, end=9.0)  # a retry goes first
-        queue.finish(rejected=False, answered=True)
+        finish(queue)
     assert granted(waiting) == [True]
     assert waiting.end == 2.7 + 1.0
 
@@ -91,7 +98,7 @@ def test_time_behind_suspects_does_not_count_for_other_suspects() -> None:
         assert suspect.end is not None
         assert suspect.end - clock.now == 0.75
         clock.now += 0.5
-        queue.finish(rejected=False, answered=True)
+        finish(queue)
 
 
 def test_time_behind_a_full_server_counts() -> None:
@@ -100,11 +107,11 @@ def test_time_behind_a_full_server_counts() -> None:
     waiting = queue.enter(1.0)
     clock.now = 0.5
     queue.enter(1.0, end=9.0)
-    queue.finish(rejected=True, answered=False)
+    finish(queue, rejected=True, answered=False)
     assert queue.remaining_s(waiting) == 0.5
     clock.now = 1.1
     assert queue.remaining_s(waiting) <= 0
-    queue.finish(rejected=False, answered=False)
+    finish(queue, answered=False)
     assert granted(waiting) == [False], "its time is up"
     assert waiting.event.is_set(), "it was woken to leave"
 
@@ -114,7 +121,7 @@ def test_closing_wakes_all_and_grants_nothing() -> None:
     queue.enter(1.0)
     waiting = [queue.enter(1.0), queue.enter(1.0, end=1.0), queue.enter(1.0, isolated=True)]
     queue.close()
-    queue.finish(rejected=False, answered=True)
+    finish(queue)
     assert all(each.event.is_set() for each in waiting)
     assert granted(*waiting, queue.enter(1.0)) == [False] * 4
     assert [queue.remaining_s(each) for each in waiting] == [0.0] * 3

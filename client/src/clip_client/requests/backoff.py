@@ -43,6 +43,10 @@ class InFlightLimit:
         return max(1, int(self._limit))
 
     @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    @property
     def is_overloaded(self) -> bool:
         """Whether the last request was rejected, or the limit is still reduced because of earlier ones."""
         return self._was_rejected or self._limit < self._most
@@ -71,6 +75,10 @@ class InFlightLimit:
             self._limit, self._decreased_at = max(1.0, self._limit * _DECREASE), now
         if answered and not self.is_overloaded:
             self._relieved_at = now
+
+    def collapse(self) -> None:
+        """Allows one request at a time, as TCP after a timeout, until answers raise the limit again."""
+        self._limit = 1.0
 
     def deadline_start(self, ready: float) -> float:
         """When the deadline started for a request that has been waiting for a slot since `ready`.

@@ -7,6 +7,7 @@ photo into a message, and the message into bytes, before gRPC sees it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,16 @@ _INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 _RESOLVERS = ("dns", "unix", "unix-abstract", "vsock", "ipv4", "ipv6", "xds", "google-c2p")
 """gRPC's own schemes."""
+
+
+def addresses(url: str | Sequence[str], *, ssl: bool) -> tuple[str, ...]:
+    """The different addresses in `url`. Raises ValueError for none; see also require_address()."""
+    urls = tuple(dict.fromkeys([url] if isinstance(url, str) else url))
+    if not urls:
+        raise ValueError("url must have at least one address")
+    for each in urls:
+        require_address(each, ssl=ssl)
+    return urls
 
 
 def require_address(url: str, *, ssl: bool) -> None:

@@ -98,6 +98,11 @@ class Failure:
         )
 
     @property
+    def is_away(self) -> bool:
+        """The server is down, starting or stopping, or lost a process: another server may do better."""
+        return self.is_retryable and not self.is_overload and not self.is_shared_memory_full
+
+    @property
     def is_connection_lost(self) -> bool:
         """The server ended after the request was sent and before it was answered."""
         sent = self.status is _UNAVAILABLE and _NOT_SENT not in self.text

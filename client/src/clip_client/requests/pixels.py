@@ -147,7 +147,7 @@ class ClientPlacement:
         preprocess = yield from engine.model_config(info.steps[0], deadline_s)
         encoder = EncoderInfo.from_config((yield from engine.model_config(info.steps[1], deadline_s)))
         parameters = {key: value.string_value for key, value in preprocess.parameters.items()}
-        return cls(engine, encoder, open_decoder(parameters, engine.url), wait)
+        return cls(engine, encoder, open_decoder(parameters, engine.servers.url), wait)
 
     def request(
         self, photos: Sequence[bytes], *, timed: bool = False, request_id: str = ""

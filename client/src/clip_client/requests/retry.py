@@ -15,6 +15,9 @@ Triton fails a whole batch for one malformed request in it, and a photo that tak
 another client can be the cause if a request is rejected or late. Such a request is sent again, in the end as
 a batch of its own (request_bytes(alone=True)). If that fails too, the photo has an error; a late one
 only if the server still answers others.
+
+A client of several servers (servers.py) sends a retry to any of them. It does not wait for one server until
+the deadline: a request that is not answered for a while is sent to another, once per server.
 """
 
 from __future__ import annotations
@@ -30,7 +33,6 @@ from tritonclient.grpc import InferResult
 from clip_client import defaults
 from clip_client.errors import ServerMismatch, ServerUnavailable
 from clip_client.requests.backoff import Backoff
-from clip_client.requests.channel import Transport
 from clip_client.requests.failures import (
     DeadProcesses,
     Failure,
@@ -40,7 +42,8 @@ from clip_client.requests.failures import (
     no_answer,
     server_error,
 )
-from clip_client.requests.slots import Event, SlotQueue
+from clip_client.requests.servers import Server, Servers, TryResult
+from clip_client.requests.slots import Event, SlotQueue, SlotRequest
 from clip_client.requests.wire import ModelInfo
 from clip_client.results import PhotoResult
 from clip_client.timings import ServerTimes, TimedAnswer, server_times
@@ -84,23 +87,31 @@ class Suspicion:
     """Decides about one request's failures, and blames it after `crashes_to_blame` isolated crashes.
 
     `isolated` requests are sent with no other request of this client in flight, `alone` ones as a batch of
-    their own.
+    their own. The request was late on the servers `late_on`. It failed on those to `avoid`, so that it should
+    be sent to others.
     """
 
-    def __init__(
-        self, dead: DeadProcesses, *, isolated: bool, crashes_to_blame: int, alone: bool = False
-    ) -> None:
+    def __init__(self, *, isolated: bool, crashes_to_blame: int, alone: bool = False) -> None:
         self.is_isolated = isolated
         self.is_alone = alone
-        self._dead = dead
+        self.late_on: set[Server] = set()
+        self.avoid: set[Server] = set()
         self._crashes_left = crashes_to_blame
         self._rejections_left = defaults.SHARED_REJECTIONS
 
-    def decide(self, failure: Failure) -> Decision:
-        """Call it before releasing the request's slot, because another request could see the same crash."""
+    def failed_on(self, server: Server, servers: Servers) -> None:
+        self.avoid.add(server)
+        if len(self.avoid) == len(servers.all):  # begin again, with the one that failed longest ago
+            self.avoid = {server}
+
+    def decide(self, failure: Failure, dead: DeadProcesses) -> Decision:
+        """`dead` are processes of the server that failed.
+
+        Call it before releasing the request's slot, because another request could see the same crash.
+        """
         if failure.is_timeout:
             return self._decide_late()
-        has_crashed, was_isolated = self._dead.is_new_crash(failure), self.is_isolated
+        has_crashed, was_isolated = dead.is_new_crash(failure), self.is_isolated
         self.is_isolated = was_isolated or has_crashed
         self._crashes_left -= has_crashed and was_isolated
         if self._crashes_left <= 0:
@@ -136,6 +147,14 @@ class Message:
         return self.info.request_bytes(self.photos, timed=self.timed, request_id=self.request_id, alone=alone)
 
 
+@dataclass(frozen=True)
+class Slot:
+    """A slot on a server, for a request that has time until `end`."""
+
+    server: Server
+    end: float
+
+
 class RetryEngine:
     """The flows of one client's calls. Safe to use from several threads.
 
@@ -144,19 +163,15 @@ class RetryEngine:
 
     def __init__(
         self,
-        url: str,
-        transport: Transport,
+        servers: Servers,
         deadline_s: float,
-        concurrency: int,
         event: Callable[[], Event],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.url = url
-        self._transport, self._deadline_s, self._clock = transport, deadline_s, clock
+        self.servers = servers
+        self._deadline_s, self._clock = deadline_s, clock
         self._probe_s = min(defaults.PROBE_S, deadline_s / 2)
-        self._answered_at = float("-inf")
-        self.slots = SlotQueue(concurrency, event, clock)
-        self.dead_processes = DeadProcesses()
+        self.slots = SlotQueue(servers, event, clock)
 
     def require_open(self) -> None:
         """Raises ServerUnavailable once the client was closed: its calls fail because of that."""
@@ -166,9 +181,32 @@ class RetryEngine:
     def model_info(
         self, model: str, deadline_s: float, advice: str = "", *, starting: bool = False
     ) -> Flow[ModelInfo]:
-        """Reads the description of an ensemble; see model_config()."""
+        """Reads the description of an ensemble; see model_config().
+
+        Raises ServerMismatch if servers have other settings. Those that do not answer now are compared later.
+        """
         config = yield from self.model_config(model, deadline_s, advice, starting=starting)
-        return ModelInfo.from_config(config)
+        info = ModelInfo.from_config(config)
+        if self.servers.are_several:
+            self.servers.compared.update((model, *info.steps[:1]))  # the first step has the pixels' settings
+            for server in self.servers.all:
+                if (yield from self._compare(server, self._clock() + self._probe_s)) is not None:
+                    server.rest(self._clock())
+        return info
+
+    def _compare(self, server: Server, end: float) -> Flow[Failure | None]:
+        """Compares the settings of a server that has not answered yet, or was away; None if they are equal.
+
+        Raises ServerMismatch if they are not.
+        """
+        for model in self.servers.missing(server):
+            answer = yield self._call(server.transport.config, model, min(end, self._clock() + self._probe_s))
+            if isinstance(answer, Failure):
+                if server_error(server.url, self._deadline_s, answer) is None:
+                    raise _no_model(server, model, answer)
+                return answer
+            self.servers.verify(server, answer.config)
+        return None
 
     def model_config(
         self, model: str, deadline_s: float, advice: str = "", *, starting: bool = False
@@ -181,32 +219,44 @@ class RetryEngine:
         self.require_open()
         end, backoff = self._clock() + deadline_s, Backoff()
         while True:
-            answer = yield self._call(self._transport.config, model, end)
+            server, answer = yield from self._config(model, end)
             if not isinstance(answer, Failure):
                 return answer.config
             if answer.is_misconfigured or (answer.is_nobody and not starting):
                 self.require_open()
-                raise cannot_connect(self.url, answer)
+                raise cannot_connect(server.url, answer)
             pause_s = backoff.next_s()
             if answer.is_retryable and self._clock() + pause_s <= end:
                 yield Wait(self.slots.closed, pause_s)
                 if not self.slots.closed.is_set():
                     continue
             self.require_open()
-            raise server_error(self.url, deadline_s, answer) or ServerMismatch(
-                f"the server at {self.url} does not serve {model}: {answer}" + f". {advice}" * bool(advice)
-            )
+            raise server_error(server.url, deadline_s, answer) or _no_model(server, model, answer, advice)
+
+    def _config(self, model: str, end: float) -> Flow[tuple[Server, Any]]:
+        """The first server that answers, with its answer; or one that may answer later, with its failure."""
+        failures = []
+        for server in self.servers.all:
+            until = min(end, self._clock() + self._probe_s) if self.servers.are_several else end
+            answer = yield self._call(server.transport.config, model, until)
+            if not isinstance(answer, Failure):
+                return server, answer
+            failures.append((server, answer))
+        return next(
+            (each for each in failures if each[1].is_retryable and not each[1].is_nobody), failures[0]
+        )
 
     def statistics(self, info: ModelInfo) -> Flow[dict[str, ServerTimes]]:
         """The statistics of each composing model; empty if the server does not allow or answer the calls."""
         answers = []
-        for step in info.steps:
-            answer = None
-            if not self.slots.closed.is_set():
-                answer = yield Call(self._transport.statistics, step, self._deadline_s)
-            if answer is None or isinstance(answer, Failure):
-                return {}
-            answers.append(answer)
+        for server in self.servers.all:
+            for step in info.steps:
+                answer = None
+                if not self.slots.closed.is_set():
+                    answer = yield Call(server.transport.statistics, step, self._deadline_s)
+                if answer is None or isinstance(answer, Failure):
+                    return {}
+                answers.append(answer)
         return server_times(answers)
 
     def request(
@@ -223,7 +273,7 @@ class RetryEngine:
         begin = self._clock()
         # One crash is enough to split a group.
         crashes = defaults.MAX_ISOLATED_CRASHES if len(photos) == 1 else 1
-        suspicion = Suspicion(self.dead_processes, isolated=isolated, crashes_to_blame=crashes, alone=alone)
+        suspicion = Suspicion(isolated=isolated, crashes_to_blame=crashes, alone=alone)
         answer, waited_s = yield from self._answer(Message(info, photos, timed, request_id), suspicion)
         seconds = self._clock() - begin
         if not isinstance(answer, Failure):
@@ -240,10 +290,10 @@ class RetryEngine:
     def _answer(self, message: Message, suspicion: Suspicion) -> Flow[tuple[Any, float]]:
         """The server's answer, or the Failure due to these photos; and the seconds before the last try."""
         begin, backoff = self._clock(), Backoff()
-        end = yield from self._first_slot(suspicion)
+        slot = yield from self._first_slot(suspicion)
         while True:
             waited_s = self._clock() - begin
-            answer, decision = yield from self._send(message, end, suspicion)
+            answer, decision = yield from self._send(message, slot, suspicion)
             if decision is None or decision is Decision.BLAME:
                 return answer, waited_s
             if decision is Decision.RESTART and answer.is_timeout and len(message.photos) > 1:
@@ -251,77 +301,126 @@ class RetryEngine:
             pause_s = backoff.next_s()
             if decision is Decision.RESTART:
                 yield Wait(self.slots.closed, pause_s)
-                end = yield from self._first_slot(suspicion)
+                slot = yield from self._first_slot(suspicion)
                 continue
-            if decision is Decision.RETRY and self._clock() + pause_s < end:
+            if decision is Decision.RETRY and self._clock() + pause_s < slot.end:
                 yield Wait(self.slots.closed, pause_s)
-                if (yield from self._slot(suspicion, end)) is not None:
+                if (next_slot := (yield from self._slot(suspicion, slot.end))) is not None:
+                    slot = next_slot
                     continue
             self.require_open()
-            if answer.is_shared_memory_full and self._answered_at > begin:
+            if answer.is_shared_memory_full and slot.server.answered_at > begin:
                 return answer, waited_s  # there is enough for other photos
-            if error := server_error(self.url, self._deadline_s, answer):
+            if error := server_error(slot.server.url, self._deadline_s, answer):
                 raise error
             return answer, waited_s
 
-    def _send(self, message: Message, end: float, suspicion: Suspicion) -> Flow[tuple[Any, Decision | None]]:
+    def _send(self, message: Message, slot: Slot, suspicion: Suspicion) -> Flow[tuple[Any, Decision | None]]:
         """One try, which releases its slot. An answer needs no decision."""
-        rejected = answered = False
-        begin = self._clock()
+        server, result = slot.server, TryResult()
         try:
+            if (failure := (yield from self._compare(server, slot.end))) is not None:
+                result.away = True
+                return failure, Decision.GIVE_UP if failure.is_denied else Decision.RETRY
+            begin, end = self._clock(), self._end_of_try(slot, suspicion)
             data = message.serialized(alone=suspicion.is_alone)
-            answer = yield self._call(self._transport.infer, data, end)
-            if isinstance(answer, Failure) and answer.is_timeout:
-                unreachable = yield from self._probe(message.info, begin)
-                if unreachable is not None:
-                    rejected = unreachable.is_overload
-                    return (unreachable if rejected else answer), Decision.GIVE_UP
-                answered = True
-                return answer, suspicion.decide(answer)
+            answer = yield self._call(server.transport.infer, data, end)
             if not isinstance(answer, Failure):
-                answered, self._answered_at = True, self._clock()
+                result.answered, result.answer_s = True, self._clock() - begin
                 return answer, None
-            rejected, answered = answer.is_overload, not answer.is_unreachable
-            return answer, suspicion.decide(answer)
+            if answer.is_timeout and end < slot.end:
+                return answer, self._move(server, suspicion, result, begin)
+            if answer.is_timeout:
+                return (yield from self._late(message.info, server, suspicion, result, begin, answer))
+            result.rejected, result.answered = answer.is_overload, not answer.is_unreachable
+            result.away = answer.is_away
+            return answer, suspicion.decide(answer, server.dead_processes)
         finally:
-            self.slots.finish(rejected=rejected, answered=answered)
+            if result.away or result.stalled:
+                suspicion.failed_on(server, self.servers)
+            self.slots.finish(server, result)
 
-    def _probe(self, info: ModelInfo, since: float) -> Flow[Failure | None]:
+    def _end_of_try(self, slot: Slot, suspicion: Suspicion) -> float:
+        """Earlier than the deadline while there is a server where the request was not late."""
+        if len(suspicion.late_on) >= len(self.servers.all) - 1:
+            return slot.end
+        return min(slot.end, self._clock() + self.servers.patience_s())
+
+    def _move(self, server: Server, suspicion: Suspicion, result: TryResult, begin: float) -> Decision:
+        """The request goes to another server: this one has stalled, or the photo takes long anywhere."""
+        result.stalled = server.answered_at <= begin
+        result.answered = not result.stalled
+        suspicion.late_on.update([server] if result.stalled else self.servers.all)
+        return Decision.RETRY
+
+    def _late(
+        self,
+        info: ModelInfo,
+        server: Server,
+        suspicion: Suspicion,
+        result: TryResult,
+        begin: float,
+        answer: Failure,
+    ) -> Flow[tuple[Failure, Decision]]:
+        """Whether the photos of a request are late, or the server, or all servers."""
+        unreachable = yield from self._probe(server, info, begin)
+        if unreachable is None:
+            result.answered = True
+            return answer, suspicion.decide(answer, server.dead_processes)
+        result.rejected = unreachable.is_overload
+        if self.servers.others_answered_since(server, begin):
+            result.stalled = not result.rejected
+            return answer, Decision.RESTART
+        return (unreachable if result.rejected else answer), Decision.GIVE_UP
+
+    def _probe(self, server: Server, info: ModelInfo, since: float) -> Flow[Failure | None]:
         """None if the server has answered a request `since` then, or now answers an empty photo."""
-        if self._answered_at > since:
+        if server.answered_at > since:
             return None
-        answer = yield Call(self._transport.infer, info.request_bytes([b""]), self._probe_s)
+        answer = yield Call(server.transport.infer, info.request_bytes([b""]), self._probe_s)
         if isinstance(answer, Failure) and (answer.is_unreachable or answer.is_retryable):
             return answer
-        self._answered_at = self._clock()
+        server.answered_at = self._clock()
         return None
 
-    def _first_slot(self, suspicion: Suspicion) -> Flow[float]:
-        """Waits for a slot with a new deadline; returns the time at which the deadline expires.
+    def _first_slot(self, suspicion: Suspicion) -> Flow[Slot]:
+        """Waits for a slot with a new deadline.
 
         It waits a little longer than that: requests in flight may all be late on a server that works.
         """
-        end = yield from self._slot(suspicion)
-        if end is not None:
-            return min(end, self._clock() + self._deadline_s)
+        slot = yield from self._slot(suspicion)
+        if slot is not None:
+            return Slot(slot.server, min(slot.end, self._clock() + self._deadline_s))
         self.require_open()
-        if self.slots.limit.is_overloaded:
-            raise busy(self.url, self._deadline_s)
-        raise no_answer(self.url, self._deadline_s, "nor to earlier requests")
+        if self.servers.is_overloaded:
+            raise busy(self.servers.url, self._deadline_s)
+        raise no_answer(self.servers.url, self._deadline_s, "nor to earlier requests")
 
-    def _slot(self, suspicion: Suspicion, end: float | None = None) -> Flow[float | None]:
-        """Waits for a slot until `end`, or with a new deadline; returns the end, or None without a slot."""
-        deadline_s = self._deadline_s + self._probe_s
-        place = self.slots.enter(deadline_s, end=end, isolated=suspicion.is_isolated)
-        has_slot = False
+    def _slot(self, suspicion: Suspicion, end: float | None = None) -> Flow[Slot | None]:
+        """Waits for a slot until `end`, or with a new deadline; None without a slot."""
+        place = self.slots.enter(
+            self._deadline_s + self._probe_s,
+            end=end,
+            isolated=suspicion.is_isolated,
+            avoid=suspicion.avoid,
+        )
+        slot = None
         try:
-            while not place.is_granted and (left_s := self.slots.remaining_s(place)) > 0:
+            while (slot := _granted(place)) is None and (left_s := self.slots.remaining_s(place)) > 0:
                 yield Wait(place.event, left_s)
-            has_slot = place.is_granted
         finally:
-            if not has_slot:
+            if slot is None:
                 self.slots.leave(place)
-        return place.end if has_slot else None
+        return slot
 
     def _call(self, function: Callable[[Any, float], Any], argument: Any, end: float) -> Call:
         return Call(function, argument, max(_LEAST_TIMEOUT_S, end - self._clock()))
+
+
+def _granted(place: SlotRequest) -> Slot | None:
+    return None if place.server is None or place.end is None else Slot(place.server, place.end)
+
+
+def _no_model(server: Server, model: str, answer: Failure, advice: str = "") -> ServerMismatch:
+    text = f"the server at {server.url} does not serve {model}: {answer}"
+    return ServerMismatch(f"{text}. {advice}" if advice else text)

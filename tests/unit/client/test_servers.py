@@ -1,0 +1,336 @@
+"""Which of several servers gets a request, and what happens if one fails, stalls or differs. Simulated."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import model_config_pb2
+
+from clip_client import AsyncClipClient, ClipClient, ServerMismatch, ServerUnavailable, defaults
+from clip_client.requests.drivers import run
+from clip_client.requests.failures import Failure
+from clip_client.requests.retry import Call, RetryEngine, Suspicion, Wait
+from clip_client.requests.servers import Server, Servers, TryResult
+from clip_client.requests.slots import SlotQueue
+from tests.unit.client.servers import (
+    BROKEN,
+    FULL,
+    REFUSED,
+    SILENT,
+    Failed,
+    FakeTransport,
+    Outcome,
+    Simulation,
+    answer,
+    photos_of,
+    without_padding,
+)
+
+_ANSWER = partial(TryResult, answered=True)
+
+
+def servers_of(*urls: str, concurrency: int = 4) -> Servers:
+    return Servers({url: FakeTransport(lambda _: None) for url in urls}, concurrency)
+
+
+def queue_of(servers: Servers, now: Callable[[], float] = lambda: 0.0) -> SlotQueue:
+    return SlotQueue(servers, threading.Event, now)
+
+
+def sent_to(queue: SlotQueue, count: int, **options: Any) -> Counter[str]:
+    """The servers of `count` requests that are sent at once; "" for those that wait."""
+    places = [queue.enter(9.0, **options) for _ in range(count)]
+    return Counter(place.server.url if place.server else "" for place in places)
+
+
+def best(servers: Servers, now: float, *avoid: Server) -> list[str]:
+    return [server.url for server in servers.best(now, avoid, None)]
+
+
+def test_requests_are_spread_within_each_servers_own_limit() -> None:
+    assert sent_to(queue_of(servers_of("a", "b", "c")), 6) == {"a": 2, "b": 2, "c": 2}
+    assert sent_to(queue_of(servers_of("a", "b")), 10) == {"a": 4, "b": 4, "": 2}
+
+
+def test_the_server_that_will_answer_first_gets_the_next_request() -> None:
+    servers = servers_of("fast", "slow", concurrency=9)
+    fast, slow = servers.all
+    for server, seconds in ((fast, 0.1), (slow, 0.4)):
+        server.limit.start()
+        servers.note(server, _ANSWER(answer_s=seconds), 0.0)
+    assert sent_to(queue_of(servers), 10) == {"fast": 8, "slow": 2}
+
+
+def test_a_server_that_is_away_rests_longer_each_time_and_is_used_if_no_other_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _, most: most)
+    servers = servers_of("a", "b")
+    a, b = servers.all
+    for rest_s in (0.1, 0.2, 0.4):
+        for _ in range(5):  # requests that fail together
+            a.limit.start()
+            servers.note(a, TryResult(away=True), 0.0)
+        assert (best(servers, rest_s * 0.99), best(servers, rest_s)) == (["b"], ["a", "b"])
+        a.rests_until = 0.0
+    b.rest(0.0)
+    a.rest(0.0)
+    assert best(servers, 0.05) == ["b"], "its rest ends first"
+    a.limit.start()
+    servers.note(a, _ANSWER(answer_s=0.1), 0.05)
+    assert best(servers, 0.05) == ["a"], "an answer ends the rest"
+
+
+def test_a_request_is_not_sent_again_to_the_server_where_it_failed() -> None:
+    servers = servers_of("a", "b")
+    a, b = servers.all
+    assert best(servers, 9.0, a) == ["b"]
+    assert best(servers, 9.0, a, b) == ["a", "b"], "unless there is no other"
+    suspicion = Suspicion(isolated=False, crashes_to_blame=2)
+    for server in (a, b):
+        suspicion.failed_on(server, servers)
+        assert suspicion.avoid == {server}
+
+
+def test_a_stalled_server_gets_one_request_at_a_time_until_it_answers() -> None:
+    servers = servers_of("a", "b")
+    a, _ = servers.all
+    for _ in range(4):
+        a.limit.start()
+    for _ in range(4):
+        servers.note(a, TryResult(stalled=True), 0.0)
+    assert best(servers, 0.9 * defaults.PATIENCE_S) == ["b"]
+    later = queue_of(servers, lambda: 2 * defaults.PATIENCE_S)
+    assert sent_to(later, 6) == {"a": 1, "b": 4, "": 1}
+
+
+def test_a_server_that_is_many_times_slower_is_sent_fewer_at_a_time() -> None:
+    servers = servers_of("fast", "slow", concurrency=16)
+    fast, slow = servers.all
+    for number in range(8):
+        for server, seconds in ((fast, 0.1), (slow, 2.0)):
+            server.limit.start()
+            servers.note(server, _ANSWER(answer_s=seconds), float(number))
+    assert (fast.limit.current, slow.limit.current) == (16, 1)
+
+
+def test_a_suspect_is_isolated_on_one_server_while_the_others_go_on() -> None:
+    servers = servers_of("a", "b", concurrency=2)
+    queue = queue_of(servers)
+    assert sent_to(queue, 2) == {"a": 1, "b": 1}
+    suspect = queue.enter(9.0, isolated=True)
+    a, b = servers.all
+    assert sent_to(queue, 3) == {"b": 1, "": 2}, "none where the suspect waits"
+    assert not suspect.is_granted
+    queue.finish(a, _ANSWER())
+    assert suspect.server is a
+    queue.finish(b, _ANSWER())
+    assert (a.limit.in_flight, b.limit.in_flight) == (1, 2)
+    queue.finish(a, _ANSWER())
+    assert a.limit.in_flight == 1, "the last one that waited"
+
+
+@dataclass
+class Replica:
+    """A simulated server. `outcome` is called at the end of a request, which takes `seconds`."""
+
+    outcome: Outcome = lambda _: None
+    seconds: float = 0.1
+    answered: int = 0
+
+
+class Cluster(Simulation):
+    """A Simulation of several servers."""
+
+    def __init__(self, *replicas: Replica, deadline_s: float = 60.0, concurrency: int = 4) -> None:
+        super().__init__(lambda _: None)
+        transports = [FakeTransport(each.outcome) for each in replicas]
+        self._replicas = dict(zip(transports, replicas, strict=True))
+        servers = Servers(dict(zip("abc", transports, strict=False)), concurrency)
+        self.engine = RetryEngine(servers, deadline_s, threading.Event, lambda: self.now)
+
+    def _replica(self, command: Call) -> Replica:
+        return self._replicas[command.function.__self__]  # type: ignore[attr-defined]
+
+    def _begin(self, command: Wait | Call) -> float:
+        if isinstance(command, Wait):
+            return command.timeout_s
+        return min(self._replica(command).seconds, command.timeout_s)
+
+    def _end_call(self, command: Call) -> Any:
+        replica, photos = self._replica(command), photos_of(command.argument)
+        if command.timeout_s < replica.seconds:
+            return SILENT
+        failure = replica.outcome(photos)
+        replica.answered += failure is None
+        return failure or answer(photos)
+
+
+def errors(results: list[Any]) -> list[Any]:
+    """What is no vector."""
+    return [each for each in results if isinstance(each, Exception) or isinstance(each[0], Exception)]
+
+
+_PHOTOS = [[b"%d" % number] for number in range(200)]
+
+
+def test_a_server_that_dies_and_comes_back_loses_nothing() -> None:
+    cluster = Cluster(
+        Replica(), Replica(lambda _: None if not 1.0 < cluster.now < 2.0 else REFUSED), deadline_s=5
+    )
+    assert errors(cluster.requests(*_PHOTOS)) == []
+    one, two = cluster._replicas.values()
+    assert one.answered + two.answered == len(_PHOTOS)
+    assert one.answered > two.answered > 20
+
+
+def test_the_requests_of_a_killed_server_are_answered_by_the_other() -> None:
+    """They are suspects, because one of them may have killed it."""
+    killed: list[bytes] = []
+
+    def dies(photos: list[bytes]) -> Failure | None:
+        killed.extend(photos)
+        return BROKEN if len(killed) <= 4 else REFUSED
+
+    cluster = Cluster(Replica(), Replica(dies))
+    assert errors(cluster.requests(*_PHOTOS)) == []
+    assert len(killed) >= 4
+
+
+def test_a_photo_that_kills_each_server_is_blamed_after_its_isolated_crashes() -> None:
+    kills = 0
+
+    def outcome(photos: list[bytes]) -> Failure | None:
+        nonlocal kills
+        kills += (crashes := b"7" in without_padding(photos))
+        return BROKEN if crashes else None
+
+    results = Cluster(Replica(outcome), Replica(outcome)).requests(*_PHOTOS[:20])
+    ((error,),) = errors(results)
+    assert error.code == "request_failed"
+    assert kills == 1 + defaults.MAX_ISOLATED_CRASHES
+
+
+def test_a_stalled_server_gets_little_and_costs_no_request() -> None:
+    cluster = Cluster(Replica(), Replica(seconds=1000.0))
+    assert errors(cluster.requests(*_PHOTOS)) == []
+    assert cluster.now < 3 * defaults.PATIENCE_S
+
+
+def test_a_slow_photo_is_tried_on_another_server_and_then_as_long_as_its_deadline_allows() -> None:
+    """It takes longer than a server's patience, on any of them, while these answer others."""
+    cluster = Cluster(Replica(seconds=20.0), Replica(seconds=20.0), Replica(seconds=20.0))
+    assert errors(cluster.requests([b"photo"])) == []
+    assert cluster.now <= 2 * defaults.PATIENCE_S + 20.0 + 2 * defaults.RETRY_MAXIMUM_S
+
+
+def test_overload_of_all_servers_is_reported_for_all() -> None:
+    cluster = Cluster(Replica(lambda _: FULL), Replica(lambda _: FULL), deadline_s=1.0)
+    (error,) = cluster.requests([b"photo"])
+    assert isinstance(error, ServerUnavailable)
+    gone = Cluster(Replica(lambda _: REFUSED, 0.0), Replica(lambda _: REFUSED, 0.0), deadline_s=1.0)
+    (error,) = gone.requests([b"photo"])
+    assert isinstance(error, ServerUnavailable)
+    assert "Connection refused" in str(error)
+
+
+class Configured(FakeTransport):
+    """A server whose model has these parameters; None if it is down."""
+
+    def __init__(self, **parameters: str) -> None:
+        super().__init__(lambda _: None if self.parameters is not None else REFUSED)
+        self.parameters: dict[str, str] | None = parameters
+        self.asked = 0
+
+    def config(self, model: str, timeout_s: float) -> Any:
+        self.asked += 1
+        if self.parameters is None:
+            raise Failed(REFUSED)
+        response = super().config(model, timeout_s)
+        for key, value in self.parameters.items():
+            response.config.parameters[key].CopyFrom(model_config_pb2.ModelParameter(string_value=value))
+        return response
+
+
+def engine_of(*transports: FakeTransport) -> RetryEngine:
+    servers = Servers(dict(zip("abc", transports, strict=False)), 4)
+    return RetryEngine(servers, 5.0, threading.Event)
+
+
+def test_servers_that_differ_are_refused_by_name_and_setting() -> None:
+    engine = engine_of(Configured(weights_sha256="1", quality="high"), Configured(weights_sha256="2"))
+    with pytest.raises(ServerMismatch, match=r"servers at a and b differ: .*quality high .*\(not set\)"):
+        run(engine.model_info("clip_image", 5.0))
+    for own in ("niceness", "threads", "encoder_version", "reference_embedding"):
+        alike = engine_of(Configured(quality="high", **{own: "1"}), Configured(quality="high", **{own: "2"}))
+        assert run(alike.model_info("clip_image", 5.0)).parameters[own] == "1"
+
+
+def test_a_server_that_is_down_at_the_start_is_compared_before_it_is_used() -> None:
+    up, down = Configured(quality="high"), Configured(quality="high")
+    down.parameters = None
+    engine = engine_of(up, down)
+    info = run(engine.model_info("clip_image", 5.0))
+    assert [status.is_compared for status in engine.servers.statuses()] == [True, False]
+    assert run(engine.request(info, [b"photo"])).outcomes[0].shape == (2,)  # type: ignore[union-attr]
+    down.parameters = {"quality": "exact"}
+    engine.servers.all[1].rests_until = float("-inf")
+    engine.servers.all[0].rests_until = float("inf")
+    with pytest.raises(ServerMismatch, match="servers at a and b differ"):
+        run(engine.request(info, [b"photo"]))
+
+
+def test_a_server_that_was_away_is_compared_again() -> None:
+    one, two = Configured(quality="high"), Configured(quality="high")
+    engine = engine_of(one, two)
+    info = run(engine.model_info("clip_image", 5.0))
+    one.parameters, two.parameters = None, {"quality": "high"}
+    run(engine.request(info, [b"photo"]))
+    assert not engine.servers.statuses()[0].is_compared
+    asked = one.asked
+    one.parameters = {"quality": "high"}
+    engine.servers.all[0].rests_until = float("-inf")
+    engine.servers.all[1].rests_until = float("inf")
+    run(engine.request(info, [b"photo"]))
+    assert one.asked == asked + 1
+    assert engine.servers.statuses()[0].answered == 1
+
+
+def test_a_server_without_the_model_is_refused() -> None:
+    class Without(Configured):
+        def config(self, model: str, timeout_s: float) -> Any:
+            del model, timeout_s
+            raise Failed(Failure(grpc.StatusCode.NOT_FOUND, "unknown model"))
+
+    with pytest.raises(ServerMismatch, match="the server at b does not serve clip_image"):
+        run(engine_of(Configured(), Without()).model_info("clip_image", 5.0))
+
+
+def test_no_server_at_all_is_an_error_at_once_that_names_one() -> None:
+    down = Configured()
+    down.parameters = None
+    with pytest.raises(ServerUnavailable, match="cannot connect to a: nothing listens there"):
+        run(engine_of(down, down).model_info("clip_image", 5.0))
+
+
+def test_clients_take_one_or_more_addresses() -> None:
+    for kind in (ClipClient, AsyncClipClient):
+        client = kind(["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1"], concurrency=3)
+        assert client.url == "127.0.0.1:1, 127.0.0.1:2"
+        assert [(each.url, each.in_flight_limit) for each in client.servers] == [
+            ("127.0.0.1:1", 3),
+            ("127.0.0.1:2", 3),
+        ]
+        with pytest.raises(ValueError, match="at least one address"):
+            kind([])
+        with pytest.raises(ServerUnavailable, match="x has no port"):
+            kind(["127.0.0.1:1", "x"])
+        with pytest.raises(ValueError, match="single url"):
+            kind(["a:1", "b:1"], transport=FakeTransport(lambda _: None))
