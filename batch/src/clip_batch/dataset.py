@@ -1,7 +1,8 @@
 """The rows in OUT: which files count, and what each says about itself.
 
 A compaction's JSON file lists all files of rows that count for the plans up to `through`. Of later plans,
-the shards of partitions count. Everything else was replaced, or was written too late, and is removed.
+the shards of partitions count. Everything else was replaced, or was written too late, and is
+removed.
 """
 
 from __future__ import annotations
@@ -86,9 +87,13 @@ class Dataset:
 
     @classmethod
     def read(cls, storage: Storage) -> Dataset:
+        """Finishes a compaction whose files are not in place yet."""
         snapshot = read_snapshot(storage)
-        found = {file.name: file.size for folder in (EMBEDDINGS, ERRORS) for file in storage.list(folder)}
-        return cls(storage, read_plans(storage), snapshot, found)
+        files = _files(storage)
+        if not all(name in files for name in snapshot.files):
+            recover(storage)
+            files = _files(storage)
+        return cls(storage, read_plans(storage), snapshot, files)
 
     @property
     def epoch(self) -> int:
@@ -124,10 +129,35 @@ class Dataset:
 
     def error_files(self, infos: Sequence[FileInfo]) -> list[ShardName]:
         """The files of failed rows that count, given the footers of the shards."""
-        named = {info.counts.errors for info in infos if info.counts is not None}
+        through = self.snapshot.through
+        named = {info.counts.errors for info in infos if info.counts and info.name.plan > through}
         kept = [*self.snapshot.files, *filter(None, named)]
         found = (ShardName.parse(name) for name in sorted(kept) if name.startswith(f"{ERRORS}/"))
         return sorted(filter(None, found), key=lambda each: (each.plan, each.name))
+
+
+def _files(storage: Storage) -> dict[str, int]:
+    return {file.name: file.size for folder in (EMBEDDINGS, ERRORS) for file in storage.list(folder)}
+
+
+def recover(storage: Storage) -> None:
+    """Finishes the last compaction: moves its files into place and removes what they replace."""
+    snapshot = read_snapshot(storage)
+    if not snapshot.number:
+        return
+    present = set(_files(storage))
+    for name in snapshot.files:
+        if name not in present:
+            storage.move(f"{snapshot.staging}/{name}", name)
+    kept = set(snapshot.files)
+    for name in present - kept:
+        parsed = ShardName.parse(name)
+        if parsed is not None and parsed.plan <= snapshot.through:
+            storage.delete(name)
+    for file in list(storage.list(COMPACTIONS)):
+        number, is_staged, _ = file.name.removeprefix(f"{COMPACTIONS}/").partition("-")
+        if is_staged and int(number) <= snapshot.number and not file.name.startswith(snapshot.staging):
+            storage.delete(file.name)
 
 
 def read_snapshot(storage: Storage) -> Snapshot:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import pyarrow.parquet as pq
+
 from clip_batch.dataset import Dataset, ShardCounts
 from clip_batch.storage import Storage
 
@@ -17,7 +19,7 @@ _WINDOW_S = 600.0
 class Status:
     """`rate` is in objects per second, by all workers together; None before the first partition is done.
 
-    `failed` counts this job's failed rows by error code, those of objects that a later plan retried included.
+    `failed` counts failed rows by error code, also of objects that a later plan embeds, until compact().
     `gone` objects are no longer in the sources, according to the last plans.
     """
 
@@ -59,11 +61,20 @@ def read_status(storage: Storage) -> Status:
     status.finished_objects += sum(each.objects for each in counts if each.partition.plan > through)
     failed: Counter[str] = Counter()
     for each in counts:
-        failed.update(each.failed)
+        failed.update(each.failed if each.partition.plan > through else {})
+    for name in dataset.error_files(infos):
+        if name.plan <= through:
+            failed.update(_codes(storage, name.name))
     status.failed = dict(failed.most_common())
     status.rate = rate_of(counts)
     status.gone = sum(plan.gone for plan in plans[-1:])
     return status
+
+
+def _codes(storage: Storage, name: str) -> list[str]:
+    with storage.open(name) as file:
+        codes: list[str] = pq.read_table(file, columns=["error_code"]).column(0).to_pylist()
+    return codes
 
 
 def rate_of(counts: Sequence[ShardCounts]) -> float | None:

@@ -174,9 +174,7 @@ class LocalStorage:
         try:
             yield
         except FileNotFoundError:
-            if verb == "read":
-                raise
-            raise StorageError(f"cannot {verb} {self._root / name}: no such file or folder") from None
+            raise
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else error
             advice = ". Free some space, then run the command again" if error.errno == errno.ENOSPC else ""

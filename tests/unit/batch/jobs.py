@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,23 @@ def vector_of(photo: bytes) -> np.ndarray[Any, Any]:
 
 
 class EmbedderTransport(FakeTransport):
-    """Answers with vector_of() each photo, or an error for those that begin with BAD."""
+    """Answers with vector_of() each photo, or an error if it begins with BAD or `is_broken` says so."""
 
-    def __init__(self, outcome: Outcome = lambda _: None, weights: str = "0" * 64) -> None:
+    def __init__(
+        self,
+        outcome: Outcome = lambda _: None,
+        weights: str = "0" * 64,
+        is_broken: Callable[[bytes], bool] = lambda _: False,
+    ) -> None:
         super().__init__(outcome)
-        self._weights = weights
+        self._weights, self._is_broken = weights, is_broken
         self.sent: list[bytes] = []
 
     def result(self, request: bytes) -> Any:
         super().result(request)
         photos = photos_of(request)
         self.sent += photos
-        return _answer(photos)
+        return _answer([b"" if self._is_broken(photo) else photo for photo in photos])
 
     def config(self, model: str, timeout_s: float) -> Any:
         answer = super().config(model, timeout_s)
@@ -60,7 +65,10 @@ class EmbedderTransport(FakeTransport):
 
 
 def _answer(photos: Sequence[bytes]) -> service_pb2.ModelInferResponse:
-    errors = [b"corrupt: not a photo" if photo.startswith(BAD) else b"" for photo in photos]
+    errors = [
+        b"corrupt: not a photo" if photo.startswith(BAD) else b"" if photo else b"internal: broken"
+        for photo in photos
+    ]
     vectors = [np.full(2, np.nan, np.float32) if error else vector_of(photo)
                for photo, error in zip(photos, errors, strict=True)]  # fmt: skip
     return service_pb2.ModelInferResponse(

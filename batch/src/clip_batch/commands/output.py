@@ -1,0 +1,148 @@
+"""`clip-batch status`, `verify`, `compact` and `stale`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from clip_batch import defaults
+from clip_batch.commands.arguments import (
+    add_common,
+    add_server_options,
+    count,
+    model_of,
+    say,
+    seconds,
+    writable,
+)
+from clip_batch.compact import compact
+from clip_batch.stale import find_stale
+from clip_batch.status import read_status
+from clip_batch.storage import open_storage
+from clip_batch.verify import verify
+from clip_client import defaults as client_defaults
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_status)
+    parser.description = "Shows how far a job is. Workers may be running."
+    add_common(parser)
+    parser.add_argument("--price-per-hour", type=float, metavar="PRICE",
+        help="what all machines of the job cost together, for an estimate")  # fmt: skip
+
+
+def _status(options: argparse.Namespace) -> int:
+    status = read_status(open_storage(options.out))
+    cost = status.cost(options.price_per_hour) if options.price_per_hour is not None else {}
+    if options.json:
+        values = {**dataclasses.asdict(status), "seconds_left": status.seconds_left, "cost": cost}
+        print(json.dumps(values))
+        return 0
+    print(f"partitions  {status.done} of {status.partitions} done, {status.plans} plans")
+    print(f"objects     {status.finished_objects} of {status.objects}")
+    codes = ", ".join(f"{count} {code}" for code, count in status.failed.items())
+    print(f"failed      {codes or 'none'}")
+    if status.gone:
+        print(f"gone        {status.gone} objects are no longer in the sources")
+    if status.rate is not None:
+        print(f"rate        {status.rate:.1f} objects/s by all workers")
+    if status.seconds_left is not None:
+        print(f"left        {_duration(status.seconds_left)}")
+    for name, price in cost.items():
+        if price is not None:
+            print(f"cost        {price:.2f} {name.replace('_', ' ')}")
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_verify)
+    parser.description = (
+        "Checks that every object of the plans is there once, with a vector of length 1 or a typed error, "
+        "and that all vectors are of one model."
+    )
+    add_common(parser)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    report = verify(open_storage(options.out))
+    if options.json:
+        print(json.dumps({**dataclasses.asdict(report), "ok": report.ok}))
+    for problem in report.problems:
+        say(f"WRONG: {problem}")
+    if report.problem_count > len(report.problems):
+        say(f"and {report.problem_count - len(report.problems)} more problems")
+    say(
+        f"{'right' if report.ok else 'not complete and right'}: {report.objects} objects in "
+        f"{report.partitions} partitions, {report.undone} of them not done; {report.embedded} rows with a "
+        f"vector, {report.failed} with an error, {report.superseded} superseded by newer rows, "
+        f"{report.unused} unused files"
+    )
+    return 0 if report.ok else 1
+
+
+def add_compact(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_compact)
+    parser.description = (
+        "Merges the shards of finished plans into large files, without rows that newer ones replace, of "
+        "objects marked by plan --prune, and of a model that was replaced. Workers may be running."
+    )
+    add_common(parser)
+    parser.add_argument("--rows", type=count, default=defaults.COMPACT_ROWS, metavar="N",
+        help="rows per file (default: %(default)s)")  # fmt: skip
+
+
+def _compact(options: argparse.Namespace) -> int:
+    done = compact(writable(options.out), options.rows)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(done)))
+    waiting = f"; {done.waiting} later plans are not finished" if done.waiting else ""
+    say(
+        f"{done.files_before} files are now {done.files}, with {done.rows} rows of the plans up to "
+        f"{done.through}{waiting}; removed {done.superseded} superseded rows, {done.pruned} of objects that "
+        f"are gone, {done.other_model} of a model that was replaced"
+    )
+    return 0
+
+
+def add_stale(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_stale)
+    parser.description = (
+        "Compares the model and settings behind each shard with those of a server: how many photos it would "
+        "embed differently, and what it takes to do so (`plan --replace-model`)."
+    )
+    add_common(parser)
+    add = parser.add_argument
+    add("--rate", type=seconds, metavar="N", help="objects per second of all workers (default: as in the "
+        "job's last partitions)")  # fmt: skip
+    add("--price-per-hour", type=float, metavar="PRICE", help="what all machines of the job cost together")
+    add_server_options(parser, client_defaults.URL)
+
+
+def _stale(options: argparse.Namespace) -> int:
+    model = model_of(options)
+    assert model is not None
+    found = find_stale(open_storage(options.out), model)
+    hours = found.hours(options.rate)
+    price = options.price_per_hour
+    cost = None if price is None or hours is None else price * hours
+    if options.json:
+        print(json.dumps({**dataclasses.asdict(found), "hours": hours, "cost": cost}))
+    say(f"{found.current} photos have vectors of the server's model and settings")
+    for reason, photos in found.reasons.items():
+        say(f"{photos} photos: {reason}")
+    if found.photos:
+        time_left = f" in {hours:.2f} hours" if hours is not None else ""
+        price_text = f", for {cost:.2f}" if cost is not None else ""
+        say(
+            f"{found.photos} photos in {len(found.shards)} shards are stale; embed them again{time_left}"
+            f"{price_text} with: clip-batch plan SOURCE --out {options.out} --url {options.url} "
+            "--replace-model"
+        )
+    return 1 if found.photos else 0

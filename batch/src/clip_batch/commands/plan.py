@@ -1,0 +1,137 @@
+"""`clip-batch plan` and `clip-batch retry`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+
+from tqdm import tqdm
+
+from clip_batch import defaults
+from clip_batch.commands.arguments import (
+    add_common,
+    add_server_options,
+    add_source_options,
+    count,
+    model_of,
+    say,
+    source_options,
+    writable,
+)
+from clip_batch.lists import open_listing
+from clip_batch.plan import PlanOptions, make_plan
+from clip_batch.retry import retry
+from clip_client.errors import CLIENT_CODES, SERVER_CODES
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_plan)
+    parser.description = (
+        "Lists the sources and plans the objects that are new or have changed since earlier plans of OUT. A "
+        "source is a bucket's prefix, a folder, an object, or a list of names or URIs: a file .txt (lines), "
+        ".csv or .parquet (with columns such as uri, or bucket and name, generation, size, crc32c, as in an "
+        "inventory report of Cloud Storage), or - for lines on standard input."
+    )
+    add = parser.add_argument
+    add("source", nargs="+", metavar="SOURCE", help="gs://bucket/prefix, a folder, or a list")
+    add_common(parser, "--out")
+    add("--partition-size", type=count, default=defaults.PARTITION_SIZE, metavar="N",
+        help="objects per partition (default: %(default)s)")  # fmt: skip
+    for name, text in (("include", "plan only"), ("exclude", "leave out")):
+        add(f"--{name}", action="append", default=[], metavar="PATTERN",
+            help=f"{text} objects that match, such as '*.jpg' or '2024/*'; can be repeated")  # fmt: skip
+    add("--base", metavar="SOURCE", help="the bucket or folder of names in lists that are no URIs")
+    add("--source-name", metavar="NAME", help="record NAME instead of the folder's path or the bucket")
+    add("--prune", action="store_true", help="mark rows of objects that the sources no longer have, for "
+        "compact to remove them")  # fmt: skip
+    add("--replace-model", action="store_true", help="embed everything again with the model of --url; rows "
+        "of the old model are removed by compact")  # fmt: skip
+    add_source_options(parser)
+    add_server_options(parser, None)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    storage = writable(options.out)
+    begin = time.monotonic()
+    model = model_of(options)
+    listings = [
+        open_listing(
+            text,
+            source_options(options, 1),
+            out=storage.local_path,
+            base=options.base,
+            source_name=options.source_name,
+        )
+        for text in options.source
+    ]
+    with tqdm(unit=" objects", desc="listed", disable=None, delay=0.5, leave=False) as bar:
+
+        def show(count: int) -> None:
+            bar.update(count - bar.n)
+
+        plan = make_plan(
+            storage,
+            listings,
+            PlanOptions(
+                include=options.include,
+                exclude=options.exclude,
+                partition_size=options.partition_size,
+                prune=options.prune,
+                model=model,
+                replace_model=options.replace_model,
+                on_listed=show,
+            ),
+        )
+    seconds = time.monotonic() - begin
+    if options.json:
+        print(json.dumps({**dataclasses.asdict(plan), "seconds": round(seconds, 3)}))
+    if not plan.objects:
+        say(f"nothing to embed: {plan.skipped} objects are planned already, {plan.excluded} are excluded")
+    else:
+        say(
+            f"plan {plan.number}: {plan.objects} objects ({plan.size / 1e9:.2f} GB) in {plan.partitions} "
+            f"partitions, in {seconds:.1f} s; {plan.skipped} planned before, {plan.excluded} excluded, "
+            f"{plan.repeated} listed twice"
+        )
+    if plan.gone:
+        then = "compact removes their rows" if plan.prune else "--prune removes their rows"
+        say(f"{plan.gone} objects are no longer in the sources: {then}")
+    return 0
+
+
+def add_retry(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_retry)
+    parser.description = "Plans objects again that failed. `run` then embeds them."
+    add_common(parser)
+    add = parser.add_argument
+    add("--failed", metavar="CODES", type=_codes, help="objects that failed with these error codes, "
+        "separated by commas, or 'all' (default: codes of errors that may pass). With request_failed, photos "
+        "that crashed servers are sent again, too")  # fmt: skip
+    add("--partition-size", type=count, default=defaults.PARTITION_SIZE, metavar="N",
+        help="objects per partition (default: %(default)s)")  # fmt: skip
+
+
+def _retry(options: argparse.Namespace) -> int:
+    plan = retry(writable(options.out), options.failed, options.partition_size)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(plan)))
+    if plan.objects:
+        say(f"plan {plan.number}: {plan.objects} objects in {plan.partitions} partitions, to be run again")
+    else:
+        say("no object failed with such an error, or a later plan has it already")
+    return 0
+
+
+def _codes(text: str) -> frozenset[str]:
+    known = SERVER_CODES | CLIENT_CODES
+    if text == "all":
+        return known
+    codes = frozenset(text.split(","))
+    if unknown := codes - known:
+        raise argparse.ArgumentTypeError(
+            f"no such error code: {', '.join(sorted(unknown))}. Give 'all' or some of "
+            f"{', '.join(sorted(known))}"
+        )
+    return codes

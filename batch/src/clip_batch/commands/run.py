@@ -1,0 +1,190 @@
+"""`clip-batch run`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+from clip_batch import defaults
+from clip_batch.budget import Budget, Meter
+from clip_batch.commands.arguments import (
+    add_common,
+    add_server_options,
+    add_source_options,
+    client_options,
+    count,
+    say,
+    seconds,
+    source_options,
+    writable,
+)
+from clip_batch.dataset import Dataset, ShardCounts
+from clip_batch.engines import ENGINES, open_engine
+from clip_batch.engines.base import Job
+from clip_batch.errors import BatchError
+from clip_batch.layout import Partition
+from clip_batch.storage import Storage
+from clip_client import defaults as client_defaults
+from clip_client.memory import keep_freed_memory
+from clip_client.sinks.base import EmbeddedObject
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_run)
+    parser.description = "Embeds the partitions of OUT's plans that are not done yet."
+    add_common(parser)
+    add = parser.add_argument
+    add("--engine", choices=list(ENGINES), default="local", help="who runs partitions (default: %(default)s)")
+    add("--workers", type=count, default=defaults.WORKERS, metavar="N",
+        help="partitions at a time (default: %(default)s)")  # fmt: skip
+    add("--plan", type=count, metavar="N", help="this plan alone (default: all; with --partition: the last)")
+    index = os.environ.get("JOB_COMPLETION_INDEX")
+    add("--partition", type=int, metavar="N", default=int(index) if index and index.isdigit() else None,
+        help="this partition alone, counted from 0 (default: JOB_COMPLETION_INDEX, which an Indexed Job of "
+        "Kubernetes sets)")  # fmt: skip
+    add("--concurrency", type=count, default=client_defaults.CONCURRENCY, metavar="N",
+        help="photos in flight (default: %(default)s)")  # fmt: skip
+    add("--decode", default=client_defaults.DECODE, metavar="SIDE", help="which side decodes photos, as for "
+        "clip-embed (default: %(default)s)")  # fmt: skip
+    add("--deadline", type=seconds, default=client_defaults.DEADLINE_S, metavar="SECONDS",
+        help="time limit for one photo, retries included (default: %(default).0f)")  # fmt: skip
+    add("--max-failed", type=int, metavar="N", help="stop if more objects than this fail")
+    add("--max-failed-share", type=share, metavar="SHARE", help="stop if a larger share fails, 0 to 1; "
+        f"counts after {defaults.BUDGET_MIN_OBJECTS} objects")  # fmt: skip
+    add("--quiet", action="store_true", help="no progress bar")
+    add_source_options(parser)
+    add_server_options(parser, client_defaults.URL)
+
+
+def _run(options: argparse.Namespace) -> int:
+    keep_freed_memory()
+    storage = writable(options.out)
+    partitions = _partitions(storage, options)
+    job = Job(
+        options.out,
+        client_options(
+            options, deadline_s=options.deadline, concurrency=options.concurrency, decode=options.decode
+        ),
+        source_options(options, options.concurrency),
+        Budget(options.max_failed, options.max_failed_share),
+    )
+    meter = _meter(storage, job.budget) if options.partition is None else Meter(job.budget)
+    begin = time.monotonic()
+    done: list[ShardCounts] = []
+    engine = open_engine(options.engine, options.workers)
+    total = _objects(storage, partitions)
+    with (
+        _progress(total, quiet=options.quiet) as show,
+        closing(engine.run(job, partitions, meter, show)) as results,
+    ):
+        for counts in results:
+            done.append(counts)
+    failed = _report(done, time.monotonic() - begin, as_json=options.json)
+    return 1 if failed and options.partition is None else 0
+
+
+def _partitions(storage: Storage, options: argparse.Namespace) -> list[Partition]:
+    """Those to run, in order."""
+    dataset = Dataset.read(storage)
+    if not dataset.plans:
+        raise BatchError(
+            f"{storage.uri} has no plan. Make one with: clip-batch plan SOURCE --out {storage.uri}"
+        )
+    plans = dataset.plans
+    if options.plan is not None:
+        plans = [plan for plan in plans if plan.number == options.plan]
+        if not plans:
+            raise BatchError(f"{storage.uri} has no plan {options.plan}, but {len(dataset.plans)} plans")
+    if options.partition is None:
+        return dataset.undone(plans)
+    plan = plans[-1]
+    if not 0 <= options.partition < plan.partitions:
+        raise BatchError(
+            f"plan {plan.number} has {plan.partitions} partitions, numbered from 0: there is no "
+            f"{options.partition}"
+        )
+    return [Partition(plan.number, options.partition)]
+
+
+def _objects(storage: Storage, partitions: Sequence[Partition]) -> int | None:
+    """About how many objects these are."""
+    dataset = Dataset.read(storage)
+    sizes = {plan.number: plan.objects / max(1, plan.partitions) for plan in dataset.plans}
+    return round(sum(sizes[partition.plan] for partition in partitions))
+
+
+def _meter(storage: Storage, budget: Budget) -> Meter:
+    """With the failures of the partitions that are done, if there is a budget."""
+    meter = Meter(Budget())
+    if budget != Budget():
+        meter = Meter(budget)
+        for info in Dataset.read(storage).infos():
+            if info.counts is not None:
+                meter.add(info.counts.objects, info.counts.failed)
+    return meter
+
+
+@contextmanager
+def _progress(total: int | None, *, quiet: bool) -> Iterator[Any]:
+    """A function that counts an object on a progress bar, which is drawn only on a terminal."""
+    failed = 0
+    with tqdm(
+        unit=" photos",
+        total=total,
+        disable=True if quiet else None,
+        dynamic_ncols=True,
+        mininterval=0.5,
+        delay=0.5,
+        leave=False,
+    ) as bar:
+
+        def show(item: EmbeddedObject) -> None:
+            nonlocal failed
+            bar.update()
+            if item.error is not None:
+                failed += 1
+                bar.set_postfix(failed=failed, refresh=False)
+
+        yield show
+
+
+def _report(done: Sequence[ShardCounts], seconds: float, *, as_json: bool) -> int:
+    """Says what was done; returns the number of failed objects."""
+    new = [counts for counts in done if counts.is_new]
+    failed: Counter[str] = Counter()
+    for counts in done:
+        failed.update(counts.failed)
+    objects = sum(counts.objects for counts in new)
+    summary = {
+        "partitions": len(new),
+        "done_before": len(done) - len(new),
+        "objects": objects,
+        "embedded": sum(counts.embedded for counts in done),
+        "failed": dict(failed.most_common()),
+        "megabytes": round(sum(counts.megabytes for counts in new), 3),
+        "seconds": round(seconds, 3),
+        "objects_per_second": round(objects / seconds, 3),
+    }
+    if as_json:
+        print(json.dumps(summary))
+    codes = ", ".join(f"{count} {code}" for code, count in failed.most_common())
+    say(
+        f"{len(new)} partitions, {objects} objects in {seconds:.1f} s, {objects / seconds:.1f} objects/s"
+        + (f"; failed: {codes}. Try them again with: clip-batch retry --failed" if failed else "")
+    )
+    return failed.total()
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must be from 0 to 1")
+    return value

@@ -1,0 +1,106 @@
+"""What a plan lists: lists of names and URIs in each format."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clip_batch import BatchError, LocalStorage, open_listing
+from clip_batch.manifest import PlannedObject
+from clip_client import ObjectInfo
+from tests.unit.batch.jobs import folder_of, newest, plan, run
+
+URIS = "gs://albums/2024/a.jpg\ngs://other/b c.jpg\n"
+WANTED = [
+    PlannedObject("gs://albums", "gs://albums", ObjectInfo("2024/a.jpg", 0)),
+    PlannedObject("gs://other", "gs://other", ObjectInfo("b c.jpg", 0)),
+]
+
+
+def listed(path: Path | str, **options: Any) -> list[PlannedObject]:
+    return list(open_listing(str(path), **options).objects())
+
+
+def test_lines_from_a_file_and_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "list.txt").write_text(f"\ufeff{URIS}\n")
+    assert listed(tmp_path / "list.txt") == WANTED
+    monkeypatch.setattr("sys.stdin", io.StringIO(URIS))
+    assert listed("-") == WANTED
+
+
+def test_csv_with_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text('uri,size,generation\ngs://albums/2024/a.jpg,7,123\n"gs://other/b c.jpg",,\n')
+    first, second = listed(path)
+    assert first.info == ObjectInfo("2024/a.jpg", 7, 123)
+    assert second == WANTED[1]
+
+
+def test_an_inventory_report(tmp_path: Path) -> None:
+    columns = {
+        "project": ["1"],
+        "bucket": ["albums"],
+        "name": ["2024/a.jpg"],
+        "size": [7],
+        "generation": [123],
+        "crc32c": ["AAAAAA=="],
+        "contentEncoding": [""],
+        "timeCreated": ["2024-01-01"],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "report.parquet")
+    info = ObjectInfo("2024/a.jpg", 7, 123, "AAAAAA==")
+    assert listed(tmp_path / "report.parquet") == [PlannedObject("gs://albums", "gs://albums", info)]
+
+
+def test_names_within_a_base(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos", {"a.jpg": b"1", "b/c.jpg": b"2"})
+    (tmp_path / "list.txt").write_text(f"a.jpg\n{photos}/b/c.jpg\na.jpg\n")
+    found = listed(tmp_path / "list.txt", base=str(photos))
+    assert [(each.source, each.info.name) for each in found] == [
+        (str(photos), "a.jpg"),
+        (str(photos), "b/c.jpg"),
+        (str(photos), "a.jpg"),
+    ]
+
+
+def test_a_list_names_an_object_once_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos", {f"{number}.jpg": b"%d" % number for number in range(5)})
+    storage = LocalStorage(tmp_path / "out")
+    plan(storage, photos)
+    run(storage)
+    folder_of(photos, {"5.jpg": b"5"})
+    (tmp_path / "list.csv").write_text(f"source,name\n{photos},5.jpg\n{photos},0.jpg\n{photos},5.jpg\n")
+    planned = plan(storage, tmp_path / "list.csv")
+    assert (planned.objects, planned.skipped, planned.repeated, planned.gone) == (1, 1, 1, 0)
+    run(storage)
+    assert len(newest(storage)) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("list.txt", "a.jpg\n", r"row 1 of .*a.jpg is not a URI.*--base"),
+        ("list.txt", "gs://bucket\n", "names no object in a bucket"),
+        ("list.csv", "file\nx\n", "row 1 .* names no object. Give a column uri"),
+        ("list.csv", "uri,size\ngs://a/b,many\n", "invalid literal"),
+        ("list.parquet", "no Parquet", "cannot read"),
+        ("list.txt", b"\xff\xfe\x00", "cannot read"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_named(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(BatchError, match=message):
+        listed(path)
+
+
+def test_a_list_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(BatchError, match=r"cannot read .*No such file"):
+        listed(tmp_path / "none.txt")
