@@ -12,6 +12,7 @@ from clip_preprocess import defaults as preprocess_defaults
 from clip_preprocess.settings import DecodeLimits, PreprocessSettings, Quality
 from clip_serving import defaults
 from clip_serving.defaults import EncoderPrecision
+from clip_serving.repository.families import shared_settings
 from clip_serving.repository.settings import (
     INT64_MAX,
     Choice,
@@ -32,12 +33,7 @@ _DAY_S = 24 * 3600
 class ImageSettings(FamilySettings):
     """Settings of clip_image, clip_image_preprocess and clip_image_encoder."""
 
-    max_batch_size: int = setting(
-        defaults.MAX_BATCH_SIZE,
-        "max_batch_size",
-        "largest batch of all three models; a request with more photos is rejected",
-        WholeNumber(),
-    )
+    max_batch_size: int = shared_settings.max_batch_size("photos")
     preprocess_instances: int = setting(
         defaults.PREPROCESS_INSTANCES,
         "preprocess.instances",
@@ -50,12 +46,7 @@ class ImageSettings(FamilySettings):
         "photos of one batch that one preprocess instance decodes in parallel",
         WholeNumber(),
     )
-    max_queue_size: int = setting(
-        defaults.MAX_QUEUE_SIZE,
-        "preprocess.max_queue_size",
-        "requests that may wait; one more is rejected and the client retries; 0 means no limit",
-        WholeNumber(minimum=0),
-    )
+    max_queue_size: int = shared_settings.max_queue_size("preprocess")
     quality: Quality = setting(
         defaults.QUALITY,
         "preprocess.quality",
@@ -101,12 +92,8 @@ class ImageSettings(FamilySettings):
         PositiveNumber(maximum=_DAY_S),
         flag="decode-timeout",
     )
-    encoder_instances: int = setting(
-        defaults.ENCODER_INSTANCES, "encoder.instances", "instances of the encoder", WholeNumber()
-    )
-    encoder_threads: int = setting(
-        defaults.ENCODER_THREADS, "encoder.threads", "threads of each CPU encoder instance", WholeNumber()
-    )
+    encoder_instances: int = shared_settings.encoder_instances()
+    encoder_threads: int = shared_settings.encoder_threads()
     encoder_precision: EncoderPrecision = setting(
         defaults.ENCODER_PRECISION,
         "encoder.precision",
@@ -120,19 +107,8 @@ class ImageSettings(FamilySettings):
         "batch sizes that a CPU encoder runs without further delay; those above max_batch_size are ignored",
         WholeNumbers(),
     )
-    max_queue_delay_us: int = setting(
-        defaults.MAX_QUEUE_DELAY_US,
-        "encoder.max_queue_delay_us",
-        "longest wait for a fuller batch at the encoder, in microseconds",
-        WholeNumber(minimum=0),
-    )
-    encoder_version: int | None = setting(
-        None,
-        "encoder.version",
-        "exported version to serve; null serves the newest",
-        WholeNumber(optional=True),
-        flag="activate",
-    )
+    max_queue_delay_us: int = shared_settings.max_queue_delay_us()
+    encoder_version: int | None = shared_settings.encoder_version()
 
 
 def preprocess_settings(spec: ModelSpec, settings: ImageSettings) -> PreprocessSettings:
