@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_client import EmbeddedObject, Existing, ItemError, ObjectInfo, PhotoResult, SinkError, Stage, cli
+from clip_client import EmbeddedObject, Existing, ItemError, ObjectInfo, PhotoResult, SinkError, Stage
+from clip_client.cli.progress import Progress
+from clip_client.cli.report import report
 from clip_client.pipeline import Summary
 from clip_client.sinks.parquet import ParquetSink
 from testing.waiting import PATIENCE_S
@@ -50,7 +52,7 @@ def test_one_photo_is_reported_in_the_singular_and_without_rounding_errors(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     summary = Summary("out.parquet", photos=1, embedded=1, megabytes=0.1 + 0.2, seconds=0.7)
-    cli._report(summary, {"load": Stage.of("load", [0.1 + 0.2])}, {}, as_json=True)
+    report(summary, {"load": Stage.of("load", [0.1 + 0.2])}, {}, as_json=True)
     said = capsys.readouterr()
     values = json.loads(said.out)
     assert (values["megabytes"], values["photos_per_second"]) == (0.3, 1.428571)
@@ -61,7 +63,7 @@ def test_one_photo_is_reported_in_the_singular_and_without_rounding_errors(
 
 def test_notices_are_counted_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     counts = {"truncated": 3, "single_color": 1}
-    cli._report(Summary("out.parquet", photos=9, embedded=9, notices=counts), {}, {}, as_json=True)
+    report(Summary("out.parquet", photos=9, embedded=9, notices=counts), {}, {}, as_json=True)
     said = capsys.readouterr()
     assert "clip-embed: notices: 1 single_color, 3 truncated\n" in said.err
     assert json.loads(said.out)["notices"] == counts
@@ -79,7 +81,7 @@ def result(number: int, error: ItemError | None = None) -> EmbeddedObject:
 
 def test_progress_has_a_total_and_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    with cli._Progress(quiet=False) as progress:
+    with Progress(quiet=False) as progress:
         bar = progress._bar
         bar.start_t -= 10  # it began 10 s ago
         progress.show(result(0))
@@ -104,7 +106,7 @@ def test_progress_that_nobody_watches(
     monkeypatch: pytest.MonkeyPatch, quiet: bool, stream: io.StringIO
 ) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
-    with cli._Progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet) as progress:
         assert progress.on_total is None, "it costs a listing"
         progress.show(result(0))
         progress._bar.refresh()
@@ -127,7 +129,7 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path: Path, place: str
 
 
 def test_a_run_that_fails_at_once_draws_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SinkError), cli._Progress(quiet=False):
+    with pytest.raises(SinkError), Progress(quiet=False):
         raise SinkError("out.parquet exists")
     assert capsys.readouterr().err == ""
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from clip_client import cli
 from clip_client import defaults as client_defaults
+from clip_client.cli import arguments
 from clip_serving import defaults
 from clip_serving.server.arguments import server_arguments
 
@@ -44,7 +44,7 @@ def test_probes_embed_and_their_options_exist(pod: dict[str, Any]) -> None:
     (server,) = pod["containers"]
     startup = server["startupProbe"]["exec"]["command"]
     assert startup[:3] == ["python3", "-m", "clip_client.cli"]
-    options = cli._parser().parse_args(startup[3:])
+    options = arguments.parser().parse_args(startup[3:])
     assert options.check == f"127.0.0.1:{defaults.GRPC_PORT}"
     assert options.wait < server["startupProbe"]["timeoutSeconds"]
     program, script, *options = server["livenessProbe"]["exec"]["command"]

@@ -1,0 +1,153 @@
+"""The arguments of `clip-embed`, and its help."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any, get_args
+
+from clip_client import defaults
+from clip_client.arguments import add_connection_options
+from clip_client.errors import CLIENT_CODES, PERMANENT_CODES, SERVER_CODES, SinkError
+from clip_client.sinks import open_sink
+from clip_client.sinks.base import Sink
+from clip_client.sources.base import SourceOptions
+from clip_client.terminal import printable
+
+_DESCRIPTION = """\
+Embeds every photo under gs://bucket/prefix, or in a folder, with a clip-triton server, and writes one row
+per object to a Parquet file: source, name, generation, mtime_ns, size, crc32c, embedding, width, height,
+format, decode_scale, notices, notice_text. Photos that failed are in a second file, OUT.errors.parquet for
+OUT.parquet, with error_code and error_text. The files' metadata (clip_triton) names the model and the hash
+of its weights.
+
+OUT is written when all photos are done. An interrupted run keeps finished rows in OUT.parts/ and leaves OUT
+as it was. Run the same command again to continue (after --overwrite: with --resume instead).
+"""
+_EPILOG = """\
+examples:
+  clip-embed gs://albums/2024/ --out embeddings.parquet --url 127.0.0.1:8001
+  clip-embed gs://albums/2024/ --out embeddings.parquet --url gpu-1:8001 --url gpu-2:8001
+  clip-embed ./photos --out embeddings.parquet --resume
+  clip-embed --text "a dog on the beach" --text "two people at sunset"
+  clip-embed --check 127.0.0.1:8001
+
+exit status:
+  0    every object is embedded; with --check: the embedding is correct
+  1    some objects failed; their errors are in OUT.errors.parquet; with --check: the embedding is wrong
+  2    fatal error: server, bucket or disk unavailable, or an internal error
+  3    with --check: the server is alive but too busy
+  130  stopped by Ctrl-C or SIGTERM; finished rows are in OUT.parts/
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Every message, errors included, goes through here."""
+        super()._print_message(printable(message), file)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = _Parser(
+        "clip-embed",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("source", nargs="*", help="gs://bucket/prefix, a folder, or one object or file")
+    add("--out", type=sink, metavar="FILE", help="the Parquet file to write")
+    add("--url", action="append", help=f"a server's gRPC address; can be repeated, for servers of the same "
+        f"model and settings (default: {defaults.URL})")  # fmt: skip
+    add("--check", action="append", metavar="URL", help="embed the server's reference picture and compare "
+        "the result; can be repeated, to check that all have the same model and settings")  # fmt: skip
+    add("--text", action="append", metavar="TEXT", help="embed a text instead of photos, and print its "
+        "embedding as a line of JSON; may be given several times")  # fmt: skip
+    add("--model", default=defaults.MODEL, help="the model's name on the server (default: %(default)s)")
+    add("--concurrency", type=count, default=defaults.CONCURRENCY, metavar="N",
+        help="photos in flight to each server (default: %(default)s)")  # fmt: skip
+    add("--decode", choices=get_args(defaults.Placement), default=defaults.DECODE,
+        help="which side decodes photos; client sends pixels, and needs the extra decode "
+        "(default: %(default)s)")  # fmt: skip
+    add("--deadline", type=seconds, default=defaults.DEADLINE_S, metavar="SECONDS",
+        help="time limit for one photo, retries included (default: %(default).0f)")  # fmt: skip
+    add("--wait", type=seconds, default=defaults.WAIT_FOR_SERVER_S, metavar="SECONDS",
+        help="how long to wait for the server to start (default: %(default).0f)")  # fmt: skip
+    existing = made.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="add missing objects to an existing OUT")
+    existing.add_argument("--overwrite", action="store_true", help="replace OUT and forget earlier runs")
+    add("--add-source", action="store_true", help="add the rows of this source to those of others in OUT")
+    add("--source-name", metavar="NAME", help="record NAME instead of the folder's path or the bucket, for a "
+        "folder that is not always at the same path")  # fmt: skip
+    for name, text in (("include", "embed only"), ("exclude", "leave out")):
+        add(f"--{name}", action="append", default=[], metavar="PATTERN",
+            help=f"{text} objects that match, such as '*.jpg' or '2024/*'; can be repeated")  # fmt: skip
+    add("--prune", action="store_true", help="remove rows of objects that the source no longer has")
+    add("--retry-errors", type=codes, default=frozenset(), metavar="CODES",
+        help="embed photos again that failed with these codes, separated by commas, or 'all'. Errors that "
+        "may pass are always retried")  # fmt: skip
+    add("--timings", action="store_true", help="show what each stage cost: load, transport, queue, decode, "
+        "preprocess, embed")  # fmt: skip
+    add("--json", action="store_true", help="print the summary as one line of JSON on standard output")
+    add("--quiet", action="store_true", help="no progress bar")
+    _add_source_options(made)
+    add_connection_options(made)
+    return made
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    """The fields of SourceOptions."""
+    add = parser.add_argument_group("buckets").add_argument
+    add("--user-project", metavar="PROJECT", help="the project to bill for a requester-pays bucket")
+    add("--anonymous", action="store_true", help="read a public bucket without credentials")
+    add("--load-timeout", type=seconds, default=defaults.LOAD_TIMEOUT_S, metavar="SECONDS",
+        help="time limit for loading one object, retries included (default: %(default).0f)")  # fmt: skip
+    add("--stall-timeout", type=seconds, default=defaults.STALL_TIMEOUT_S, metavar="SECONDS",
+        help="longest wait for the next bytes of an object (default: %(default).0f)")  # fmt: skip
+
+
+def source_options(options: argparse.Namespace) -> SourceOptions:
+    return SourceOptions(
+        connections=options.concurrency * len(urls(options)),
+        load_timeout_s=options.load_timeout,
+        stall_timeout_s=options.stall_timeout,
+        user_project=options.user_project,
+        anonymous=options.anonymous,
+    )
+
+
+def urls(options: argparse.Namespace) -> list[str]:
+    return options.url or [defaults.URL]
+
+
+def sink(text: str) -> Sink:
+    try:
+        return open_sink(text)
+    except SinkError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def codes(text: str) -> frozenset[str]:
+    if text == "all":
+        return PERMANENT_CODES
+    found = frozenset(text.split(","))
+    if unknown := found - SERVER_CODES - CLIENT_CODES:
+        raise argparse.ArgumentTypeError(
+            f"no such error code: {', '.join(sorted(unknown))}. Give 'all' or some of "
+            f"{', '.join(sorted(PERMANENT_CODES))}"
+        )
+    return found
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("must be a positive number of seconds")
+    return value
