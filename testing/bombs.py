@@ -79,14 +79,25 @@ def _gif_bombs(cat: Image.Image) -> dict[str, Callable[[], bytes]]:
 def _webp_bombs(cat: Image.Image) -> dict[str, Callable[[], bytes]]:
     webp = encoded(cat, "WEBP")
     small = encoded(Image.new("RGB", (16, 16)), "WEBP", lossless=True)
-    side = (15).to_bytes(3, "little")
-    frame = _riff(b"ANMF", bytes(6) + side * 2 + bytes(4) + small[12:])
-    start = b"WEBP" + _riff(b"VP8X", struct.pack("<I", 2) + side * 2) + _riff(b"ANIM", bytes(6))
+    start, frame = _webp_frames((16, 16), small)
     return {
         "webp_chunks": lambda: _riff(b"RIFF", webp[8:] + _riff(b"abcd", b"") * (LENGTH // 8)),
         "webp_frames": lambda: _riff(b"RIFF", start + frame * 60_000),
         "webp_too_many_frames": lambda: _riff(b"RIFF", start + frame * (LENGTH // len(frame))),
     }
+
+
+def _webp_frames(size: tuple[int, int], picture: bytes) -> tuple[bytes, bytes]:
+    """The start of an animation, after RIFF, and a frame of it that shows all of a WebP file."""
+    sides = b"".join((side - 1).to_bytes(3, "little") for side in size)
+    frame = _riff(b"ANMF", bytes(6) + sides + bytes(4) + picture[12:])
+    return b"WEBP" + _riff(b"VP8X", struct.pack("<I", 2) + sides) + _riff(b"ANIM", bytes(6)), frame
+
+
+def _blank_animation(size: tuple[int, int], frames: int) -> bytes:
+    blank = encoded(Image.new("RGB", size), "WEBP", lossless=True, method=0)
+    start, frame = _webp_frames(size, blank)
+    return _riff(b"RIFF", start + frame * frames)
 
 
 def _riff(kind: bytes, content: bytes) -> bytes:
@@ -168,6 +179,7 @@ def large_pictures() -> dict[str, Callable[[], bytes]]:
     floats = Image.new("F", size, 0.5)
     return {
         "large.webp": lambda: encoded(Image.new("RGBA", size), "WEBP", lossless=True, method=0, exif=exif),
+        "large_blank_animation.webp": lambda: _blank_animation(size, frames=3),
         "large.png": lambda: encoded(Image.new("RGBA", size), "PNG", exif=exif),
         "large.tiff": lambda: encoded(floats, "TIFF", compression="tiff_adobe_deflate"),
         "large.avif": lambda: encoded(Image.new("RGB", size), "AVIF", speed=10, exif=exif),

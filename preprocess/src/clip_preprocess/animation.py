@@ -41,18 +41,18 @@ def with_content(
     if picture.width * picture.height > MAX_CANVAS_PIXELS:
         text = "the first frame is blank and was embedded; the picture is too large to look at others"
         return picture, (Notice(NoticeCode.OTHER_PICTURE, text),)
-    other = reopen()
+    first = picture.copy()
     most = min(MAX_FRAMES, max(MAX_FRAME_PIXELS // (picture.width * picture.height), 1))
     for index in range(1, most):
         try:
-            other.seek(index)
-            other.load()
+            picture.seek(index)
+            picture.load()
         except Exception:  # the end, or a damaged frame
             break
-        if not _is_blank(other):
+        if not _is_blank(picture):
             text = f"the first frame is blank; frame {index + 1} was embedded"
-            return other, (Notice(NoticeCode.OTHER_PICTURE, text),)
-    return picture, (Notice(NoticeCode.OTHER_PICTURE, "the first frames are blank; the first was embedded"),)
+            return picture, (Notice(NoticeCode.OTHER_PICTURE, text),)
+    return first, (Notice(NoticeCode.OTHER_PICTURE, "the first frames are blank; the first was embedded"),)
 
 
 def _has_second_frame(gif: ImageFile.ImageFile) -> bool:
