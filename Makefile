@@ -7,14 +7,17 @@ SEARCH_VENV := .venv-search
 RUN := $(VENV)/bin/python
 TEST_REPOSITORY := build/test/model_repository
 SMALL_REPOSITORY := build/test/small_repository
-# Test files run side by side; the tests of one file share its server. More of them than cores, as they mostly
-# wait: for servers that start and stop.
-PYTEST := -m pytest -n 4 --dist loadfile --durations 10
+# Test files run side by side, in the order given; the tests of one file share its server. More of them than
+# cores, as they mostly wait: for servers that start and stop. So the integration tests come first.
+PYTEST := -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 10
 
 export CLIP_EXPORT := $(CURDIR)/$(EXPORT_VENV)/bin/clip-export
 export CLIP_SERVE := $(CURDIR)/$(VENV)/bin/clip-serve
 export CLIP_TEST_REPOSITORY := $(CURDIR)/$(TEST_REPOSITORY)
 export CLIP_SMALL_REPOSITORY := $(CURDIR)/$(SMALL_REPOSITORY)
+
+# Tests start hundreds of processes, which would compile the project's modules again each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help coverage compare-origin setup setup-export setup-bench setup-search test-databases demo test test-fast test-slow lint docs format configs fuzz soak bench bench-preprocess bench-server bench-client clean
@@ -45,7 +48,7 @@ demo: setup setup-export ## Bucket to embeddings on a real server, with a page t
 	$(RUN) -m tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: lint $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready ## Lint, unit, integration and golden tests
-	$(RUN) $(PYTEST) tests/unit tests/integration
+	$(RUN) $(PYTEST) tests/integration tests/unit
 	$(EXPORT_VENV)/bin/python $(PYTEST) -n 2 tests/golden
 
 test-fast: setup ## The unit tests alone
@@ -55,7 +58,7 @@ coverage: setup ## The unit tests, with the lines and branches they leave out
 	$(RUN) -m pytest -q -n 2 --cov --cov-report=term --cov-report=html:build/coverage tests/unit
 
 test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready test-databases ## Sweeps, the demo, benchmarks, databases, each distribution alone
-	$(RUN) $(PYTEST) -m slow tests/unit tests/integration tests/slow
+	$(RUN) $(PYTEST) -m slow tests/slow tests/integration tests/unit
 	$(EXPORT_VENV)/bin/python $(PYTEST) -n 2 -m slow tests/golden
 
 test-databases: $(SEARCH_VENV)/.ready ## clip-search with LanceDB, PostgreSQL and Qdrant

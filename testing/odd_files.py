@@ -10,6 +10,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -26,6 +27,7 @@ class Odd:
     notice: str = ""
 
 
+@cache
 def odd_files() -> dict[str, Odd]:
     """Name -> file: sound pictures in files with a defect elsewhere."""
     return _odd_pngs() | _odd_gifs() | _odd_bmps() | _odd_webps()
@@ -181,6 +183,7 @@ def _half(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
 
+@cache
 def broken_files() -> dict[str, tuple[bytes, str]]:
     """Name -> (bytes, the error code that it must be rejected with): pixels are missing or wrong."""
     cat = source_picture("chelsea.png")

@@ -9,8 +9,7 @@ import importlib.util
 import io
 import struct
 import zlib
-from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -43,25 +42,26 @@ def source_picture(name: str) -> Image.Image:
 
 def camera_photos(n: int, seed: int = 0) -> list[bytes]:
     """`n` JPEGs as a camera writes them: 1-3 megapixels, 4:2:0 or 4:2:2, EXIF with make and time."""
-    return list(_camera_photos(n, np.random.default_rng(seed)))
+    return list(_camera_photos(n, seed))
 
 
-def _camera_photos(n: int, random: np.random.Generator) -> Iterator[bytes]:
-    for index in range(n):
-        source = source_picture(_SOURCES[index % len(_SOURCES)])
-        width, height = _CAMERA_SIZES[int(random.integers(len(_CAMERA_SIZES)))]
-        picture = _random_crop(source, width / height, random).resize(
-            (width, height), Image.Resampling.BICUBIC
-        )
-        grain = random.integers(-6, 7, (height, width, 1), np.int16)
-        picture = Image.fromarray((np.asarray(picture) + grain).clip(0, 255).astype(np.uint8))
-        exif = Image.Exif()
-        exif[ExifTags.Base.Make] = "clip-triton"
-        exif[ExifTags.Base.DateTime] = f"2024:01:01 12:{index // 60 % 60:02}:{index % 60:02}"
-        subsampling = ("4:2:0", "4:2:2")[int(random.integers(2))]
-        yield encoded(
-            picture, "JPEG", quality=int(random.integers(85, 96)), subsampling=subsampling, exif=exif
-        )
+@lru_cache(maxsize=16)
+def _camera_photos(n: int, seed: int) -> tuple[bytes, ...]:
+    random = np.random.default_rng(seed)
+    return tuple(_camera_photo(index, random) for index in range(n))
+
+
+def _camera_photo(index: int, random: np.random.Generator) -> bytes:
+    source = source_picture(_SOURCES[index % len(_SOURCES)])
+    width, height = _CAMERA_SIZES[int(random.integers(len(_CAMERA_SIZES)))]
+    picture = _random_crop(source, width / height, random).resize((width, height), Image.Resampling.BICUBIC)
+    grain = random.integers(-6, 7, (height, width, 1), np.int16)
+    picture = Image.fromarray((np.asarray(picture) + grain).clip(0, 255).astype(np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "clip-triton"
+    exif[ExifTags.Base.DateTime] = f"2024:01:01 12:{index // 60 % 60:02}:{index % 60:02}"
+    subsampling = ("4:2:0", "4:2:2")[int(random.integers(2))]
+    return encoded(picture, "JPEG", quality=int(random.integers(85, 96)), subsampling=subsampling, exif=exif)
 
 
 def _random_crop(picture: Image.Image, aspect: float, random: np.random.Generator) -> Image.Image:
@@ -124,6 +124,7 @@ def _ycck(picture: Image.Image) -> bytes:
     return bytes(cmyk)
 
 
+@cache
 def odd_pictures() -> dict[str, bytes]:
     """Sound JPEG and PNG files of odd sizes and modes; every one has pixels that open_clip accepts."""
     cat, cup = source_picture("chelsea.png"), source_picture("coffee.png")
@@ -171,6 +172,7 @@ def odd_pictures() -> dict[str, bytes]:
     return pictures
 
 
+@cache
 def other_formats() -> dict[str, bytes]:
     """Sound files of the other formats, including animated ones."""
     cat, cup = source_picture("chelsea.png"), source_picture("coffee.png").resize((451, 300))
@@ -231,6 +233,7 @@ def scan_bomb(progressive: bytes, scans: int) -> bytes:
     return progressive[:-2] + progressive[start:-2] * scans + b"\xff\xd9"
 
 
+@cache
 def corrupt_pictures() -> dict[str, tuple[bytes, str]]:
     """Name -> (bytes, the error code that it must be rejected with)."""
     cat = source_picture("chelsea.png")

@@ -10,13 +10,14 @@ import pytest
 
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.fake_gcs import FakeGcs
+from testing.servers import short_lived
 
 
 @pytest.fixture(scope="session")
 def server(small_repository: Path) -> Iterator[TritonServer]:
     """A tritonserver that serves the small tower. A test must leave it as it found it."""
     # In fp32 whatever the CPU has: rows are compared to five digits.
-    with TritonServer(small_repository, ServerOptions(encoder_precision="fp32", supervise=False)) as running:
+    with short_lived(small_repository, ServerOptions(encoder_precision="fp32")) as running:
         yield running
 
 

@@ -25,6 +25,7 @@ from testing.hanging import HANGING_PHOTO, Gate, hanging_repository
 from testing.mutate import mutations
 from testing.odd_files import broken_files, named_files, odd_files
 from testing.pictures import camera_photos, encoded, noise
+from testing.servers import short_lived
 from testing.tiffs import camera_raw_tiffs, odd_tiffs, undecodable_tiffs
 from testing.waiting import PATIENCE_S, wait_until
 
@@ -47,7 +48,7 @@ class Strict:
 def strict(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strict]:
     root = tmp_path_factory.mktemp("strict") / "repository"
     gate = hanging_repository(small_repository, root, decode_timeout_s=PATIENCE_S, max_queue_size=2)
-    with TritonServer(root, ServerOptions(layout=_ONE_PROCESS_EACH, supervise=False)) as running:
+    with short_lived(root, ServerOptions(layout=_ONE_PROCESS_EACH)) as running:
         yield Strict(running, gate)
 
 

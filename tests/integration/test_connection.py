@@ -32,6 +32,7 @@ from clip_profile.records.run_folder import RunFolder
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import encoded, source_picture
+from testing.servers import short_lived
 from testing.waiting import PATIENCE_S
 
 _HEADER = "triton-grpc-protocol-clip-key"
@@ -78,11 +79,10 @@ def guarded(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) ->
     options = ServerOptions(
         layout=InstanceLayout(1, 1, 1, 1),
         encoder_precision="fp32",
-        supervise=False,
         check_reference=False,
         extra_arguments=arguments,
     )
-    with TritonServer(small_repository, options) as running:
+    with short_lived(small_repository, options) as running:
         yield Guarded(running.grpc_url, ours, authority, written(folder / "other.pem", trustme.CA().cert_pem))
 
 

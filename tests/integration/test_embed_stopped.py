@@ -24,6 +24,7 @@ from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.fake_gcs import FakeGcs
 from testing.hanging import HANGING_PHOTO, Gate, hanging_repository
 from testing.pictures import camera_photos
+from testing.servers import short_lived
 from testing.waiting import PATIENCE_S
 from tests.integration.embed_command import clip_embed, embed_command, rows_of
 
@@ -49,8 +50,8 @@ def gate(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Ga
 
 @pytest.fixture(scope="module")
 def gated(gate: Gate) -> Iterator[TritonServer]:
-    options = ServerOptions(layout=_ONE_EACH, encoder_precision="fp32", supervise=False)
-    with TritonServer(gate.repository, options) as running:
+    options = ServerOptions(layout=_ONE_EACH, encoder_precision="fp32")
+    with short_lived(gate.repository, options) as running:
         yield running
 
 
@@ -187,7 +188,7 @@ def test_a_lost_server_keeps_finished_rows(small_repository: Path, fake_gcs: Fak
     assert {row["error_text"] for row in rows} == {None}, "a server that stops is not the photos' fault"
     kept = len(rows)
     assert 0 < kept < 60
-    with TritonServer(small_repository, ServerOptions(layout=_ONE_EACH, supervise=False)) as server:
+    with short_lived(small_repository, ServerOptions(layout=_ONE_EACH)) as server:
         done = clip_embed(f"gs://{name}", "--out", str(out), "--url", server.grpc_url, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["skipped"] == kept

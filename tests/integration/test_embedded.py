@@ -147,7 +147,7 @@ def test_servers_that_died_leave_no_shared_memory(small_repository: Path) -> Non
         ClipClient(str(told["grpc_url"]), deadline_s=PATIENCE_S) as client,
     ):
         wanted = client.embed(photos)
-        for _ in range(3):
+        for _ in range(2):
             before = stubs_below(process.pid)
             before[0].kill()
             wait_until(partial(all_gone, before, timeout=0), "the end of the server")

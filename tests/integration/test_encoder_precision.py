@@ -21,6 +21,7 @@ from clip_serving.repository.versions import served_version
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos
 from testing.repositories import rendered_repository
+from testing.servers import short_lived
 
 _HERE = Cpu.here()
 _CLAIMS_BF16 = Cpu("claims more than it has", _HERE.flags | {"avx512_bf16"})
@@ -33,11 +34,11 @@ def version(small_repository: Path) -> Path:
 
 
 def options(precision: defaults.EncoderPrecision) -> ServerOptions:
-    return ServerOptions(layout=_SMALL, encoder_precision=precision, supervise=False)
+    return ServerOptions(layout=_SMALL, encoder_precision=precision)
 
 
 def test_auto_serves_what_this_cpu_supports_and_logs_it(small_repository: Path) -> None:
-    with TritonServer(small_repository, options("auto")) as server:
+    with short_lived(small_repository, options("auto")) as server:
         said = server.encoder or ""
         assert check(server.grpc_url).ok
     if _HERE.has_bf16:
@@ -51,7 +52,7 @@ def test_int8_is_served_and_close_to_fp32(repository: Path) -> None:
     rows = {}
     for precision in ("fp32", "int8"):
         with (
-            TritonServer(repository, options(precision)) as server,
+            short_lived(repository, options(precision)) as server,
             ClipClient(server.grpc_url) as client,
         ):
             assert (server.encoder or "").startswith(f"{precision} in onnxruntime")
@@ -104,7 +105,7 @@ def test_openvino_runs_inside_the_servers_process(version: Path, tmp_path: Path)
     encoder = root / defaults.ENCODER / "1"
     (encoder / "model.onnx").symlink_to((version / "model.onnx").resolve())
     (encoder / "model.py").write_text(_IN_OPENVINO)
-    with TritonServer(root, options("fp32")) as server, ClipClient(server.grpc_url) as client:
+    with short_lived(root, options("fp32")) as server, ClipClient(server.grpc_url) as client:
         assert check(server.grpc_url).ok
         assert client.embed(camera_photos(9, seed=5)).shape == (9, 512)
         mapped = [Path(f"/proc/{pid}/maps").read_text() for pid in server.stub_pids]

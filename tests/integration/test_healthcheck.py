@@ -11,6 +11,7 @@ from pathlib import Path
 from clip_client import check
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.servers import short_lived
 from testing.waiting import PATIENCE_S, wait_until
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "deploy" / "healthcheck.py"
@@ -24,7 +25,7 @@ def test_server_that_hangs_is_ended_after_several_failures(small_repository: Pat
             done = subprocess.run(
                 [
                     *(sys.executable, str(SCRIPT), f"--check={command}", f"--pid={server.pid}"),
-                    *(f"--state={tmp_path / 'state'}", "--failures=2", "--grace=20"),
+                    *(f"--state={tmp_path / 'state'}", "--failures=2", "--grace=1"),
                 ],
                 capture_output=True,
                 text=True,
@@ -50,7 +51,7 @@ def test_server_with_one_dead_process_among_several_is_unhealthy(small_repositor
     layout = InstanceLayout(
         preprocess_instances=2, preprocess_threads=1, encoder_instances=1, encoder_threads=1
     )
-    with TritonServer(small_repository, ServerOptions(layout=layout, supervise=False)) as server:
+    with short_lived(small_repository, ServerOptions(layout=layout)) as server:
         assert check(server.grpc_url).ok
         preprocess = next(pid for pid in server.stub_pids if "preprocess" in command_of(pid))
         os.kill(preprocess, signal.SIGKILL)

@@ -27,6 +27,7 @@ from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import encoded, noise
 from testing.repositories import linked_repository
+from testing.servers import short_lived
 from testing.waiting import PATIENCE_S, wait_until
 
 _SIDE = 224
@@ -97,7 +98,7 @@ def test_no_good_photo_is_lost(
         wanted = [client.embed([photo])[0] for photo in photos]
         with hostile(server, request_) as rejections, ThreadPoolExecutor(16) as pool:
             before = rejections()
-            singles = list(pool.map(lambda index: client.request([photos[index % 4]])[0], range(300)))
+            singles = list(pool.map(lambda index: client.request([photos[index % 4]])[0], range(120)))
             groups = client.embed(photos * 8, on_error="return")
             assert rejections() > before, "the hostile clients were there all the time"
     assert_right(singles, wanted)
@@ -148,9 +149,9 @@ def test_requests_wait_before_the_decoder_and_nowhere_else(small_repository: Pat
     """Small photos, decoded far faster than they are embedded, whose client gives up on all of them."""
     root = linked_repository(small_repository, tmp_path / "slow")
     (root / "clip_image_encoder" / "1" / "model.py").write_text(_SLOW)
-    options = ServerOptions(layout=InstanceLayout(2, 1, 1, 1), supervise=False)
+    options = ServerOptions(layout=InstanceLayout(2, 1, 1, 1))
     most = 0
-    with TritonServer(root, options) as server, ClipClient(server.grpc_url, deadline_s=PATIENCE_S) as client:
+    with short_lived(root, options) as server, ClipClient(server.grpc_url, deadline_s=PATIENCE_S) as client:
         photo = encoded(noise(64, 48), "JPEG")
         request = photo_request("clip_image", len(photo).to_bytes(4, "little") + photo).SerializeToString()
         with grpc.insecure_channel(server.grpc_url) as channel:

@@ -17,6 +17,7 @@ from clip_serving.server.embedded import ServerOptions, TritonServer
 from clip_serving.server.readiness import check_reference
 from testing.hanging import HANGING_PHOTO, Gate, hanging_repository
 from testing.pictures import encoded, noise
+from testing.servers import short_lived
 from testing.waiting import PATIENCE_S, wait_until
 
 
@@ -29,8 +30,8 @@ def gate(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Ga
 @pytest.fixture(scope="module")
 def busy(gate: Gate) -> Iterator[TritonServer]:
     """A server with one process for photos and room for two requests."""
-    options = ServerOptions(layout=InstanceLayout(1, 1, 1, 1), supervise=False)
-    with TritonServer(gate.repository, options) as server:
+    options = ServerOptions(layout=InstanceLayout(1, 1, 1, 1))
+    with short_lived(gate.repository, options) as server:
         yield server
 
 

@@ -20,6 +20,7 @@ from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.odd_jpegs import broken_jpegs, odd_jpegs, unsupported_jpegs
 from testing.pictures import camera_photos, corrupt_pictures, encoded, source_picture
 from testing.repositories import linked_repository, without_additions
+from testing.servers import short_lived
 from testing.waiting import wait_until
 
 
@@ -123,7 +124,7 @@ def client_of_quality(
     root = tmp_path_factory.mktemp(request.param) / "repository"
     linked_repository(small_repository, root, quality=request.param)
     with (
-        TritonServer(root, ServerOptions(supervise=False)) as running,
+        short_lived(root) as running,
         ClipClient(running.grpc_url) as client,
     ):
         yield client

@@ -28,6 +28,7 @@ from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.fake_gcs import FakeGcs
 from testing.pictures import camera_photos, corrupt_pictures
+from testing.servers import short_lived
 from testing.waiting import PATIENCE_S, wait_until
 
 _ENCODER = "clip_image_encoder"
@@ -55,7 +56,7 @@ def bucket(fake_gcs: FakeGcs) -> str:
 def mortal(small_repository: Path) -> Iterator[TritonServer]:
     """A server that nobody starts again, to be killed by the last of the tests that use it."""
     layout = InstanceLayout(1, 1, 1, 1)
-    with TritonServer(small_repository, ServerOptions(layout=layout, supervise=False)) as running:
+    with short_lived(small_repository, ServerOptions(layout=layout)) as running:
         yield running
 
 

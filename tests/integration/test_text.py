@@ -30,13 +30,14 @@ from clip_search.cli import main as search
 from clip_serving.errors import ServerError
 from clip_serving.server.embedded import TritonServer
 from testing.repositories import repository_with_text
+from testing.servers import short_lived
 
 TEXTS = ["a photo of a cat", "two people at sunset", "", "naïve café 東京 🐶", "it's a dog"]
 
 
 @pytest.fixture(scope="module")
 def both(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    with TritonServer(repository_with_text(small_repository, tmp_path_factory.mktemp("both"))) as server:
+    with short_lived(repository_with_text(small_repository, tmp_path_factory.mktemp("both"))) as server:
         yield server
 
 
