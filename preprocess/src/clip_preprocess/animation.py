@@ -25,7 +25,7 @@ _COUNTED = ("WEBP", "PNG", "AVIF")
 
 def with_content(
     picture: ImageFile.ImageFile, reopen: Callable[[], ImageFile.ImageFile], quality: Quality
-) -> tuple[ImageFile.ImageFile, tuple[Notice, ...]]:
+) -> tuple[Image.Image, tuple[Notice, ...]]:
     """`picture`, loaded, or a later frame if it is the blank first frame of an animation, and a notice.
 
     Quality `exact` keeps the first frame, as open_clip does.
