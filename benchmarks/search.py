@@ -1,7 +1,8 @@
 """Time and memory of clip-search on clustered synthetic vectors: `python -m benchmarks.search`.
 
 Each size runs in a process of its own, on a Parquet file as clip-embed writes it. A cold start is the time
-from the start of the process to the first answer, with the file in the page cache.
+from the start of the process to the first answer, with the file in the page cache. With --index, an index is
+built, too, and its queries are measured.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,29 +25,43 @@ import pyarrow.parquet as pq
 
 from clip_client import defaults as client_defaults
 from clip_client.requests.wire import Embedding
+from clip_search.query import Searchable
 
 _QUERIES = 20
-_COLUMNS = ("cold start s", "its CPU s", "query ms", "worst ms", "peak / vectors")
+_EXACT = ("cold start s", "its CPU s", "query ms", "worst ms", "peak / vectors")
+_INDEX = ("build s", "build CPU s", "peak / vectors", "file / vectors", "recall@10", *_EXACT[:4])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.search", description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="N")
-    parser.add_argument("--dimension", type=int, default=512, metavar="D")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="N")
+    add("--dimension", type=int, default=512, metavar="D")
+    add("--index", action="store_true", help="measure an index, too")
+    add("--measure", nargs=2, metavar=("WHAT", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure)))
+        what, path = options.measure
+        print(json.dumps(MEASURES[what](Path(path))))
         return 0
-    print(_line("rows", *_COLUMNS))
+    _table("exact search", _EXACT, options, ["exact"])
+    if options.index:
+        _table("index", _INDEX, options, ["build", "index"])
+    return 0
+
+
+def _table(title: str, columns: Sequence[str], options: argparse.Namespace, steps: Sequence[str]) -> None:
+    print(title)
+    print(_line("rows", *columns))
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "embeddings.parquet"
             write(path, rows, options.dimension)
             path.read_bytes()  # into the page cache
-            found = in_its_own_process(path)
-        print(_line(f"{rows:,}", *(f"{found[name]:.2f}" for name in _COLUMNS)), flush=True)
-    return 0
+            found: dict[str, float] = {}
+            for step in steps:
+                found = in_its_own_process(step, path) | found
+        print(_line(f"{rows:,}", *(f"{found[name]:.4g}" for name in columns)), flush=True)
 
 
 def _line(*cells: str) -> str:
@@ -74,8 +89,8 @@ def clustered(rows: int, dimension: int) -> Iterator[tuple[int, Embedding]]:
         yield begin, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def in_its_own_process(path: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.search", "--measure", str(path)]
+def in_its_own_process(what: str, path: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.search", "--measure", what, str(path)]
     started = time.time()
     done = subprocess.run(
         command, env={**os.environ, "STARTED": repr(started)}, stdout=subprocess.PIPE, text=True, check=True
@@ -84,35 +99,64 @@ def in_its_own_process(path: Path) -> dict[str, float]:
     return found
 
 
-def measure(path: Path) -> dict[str, float]:
+def measure_exact(path: Path) -> dict[str, float]:
     """Cold start, times of single queries, and the peak above the imports as a multiple of the vectors."""
-    from clip_search import read_dataset, top_k
+    from clip_search import read_dataset
 
-    before = _peak_bytes()
+    before = peak_bytes()
     dataset = read_dataset(path)
-    top_k(dataset.vectors, dataset.vectors[:1], 10)
-    cold = time.time() - float(os.environ["STARTED"])
-    cold_cpu = time.process_time()
-    times = []
-    for query in dataset.vectors[:: max(1, len(dataset) // _QUERIES)]:
-        begin = time.perf_counter()
-        top_k(dataset.vectors, query[None], 10)
-        times.append(1000 * (time.perf_counter() - begin))
+    found = _queries(dataset, dataset.vectors[:1])
+    return {**found, "peak / vectors": (peak_bytes() - before) / dataset.vectors.nbytes}
+
+
+def measure_build(path: Path) -> dict[str, float]:
+    from clip_search import build_index
+
+    before, started = peak_bytes(), time.perf_counter()
+    summary = build_index(path)
+    nbytes = 4 * pq.ParquetFile(path).schema_arrow.field("embedding").type.list_size * summary.rows
     return {
-        "cold start s": cold,
-        "its CPU s": cold_cpu,
-        "query ms": statistics.median(times),
-        "worst ms": max(times),
-        "peak / vectors": (_peak_bytes() - before) / dataset.vectors.nbytes,
+        "build s": time.perf_counter() - started,
+        "build CPU s": time.process_time(),
+        "peak / vectors": (peak_bytes() - before) / nbytes,
+        "file / vectors": summary.bytes / nbytes,
+        "recall@10": summary.recall,
     }
 
 
-def _peak_bytes() -> int:
-    """This program's own peak: getrusage() counts that of the parent before exec, too."""
+def measure_index(path: Path) -> dict[str, float]:
+    """Cold start, and times of single queries for vectors that no earlier query has touched."""
+    from clip_search import open_index
+
+    index = open_index(path)
+    return _queries(index, index.vector(0)[None])
+
+
+def _queries(dataset: Searchable, first: Embedding) -> dict[str, float]:
+    dataset.nearest(first, 10)
+    found = {"cold start s": time.time() - float(os.environ["STARTED"]), "its CPU s": time.process_time()}
+    times = []
+    for row in range(0, len(dataset), max(1, len(dataset) // _QUERIES)):
+        query = dataset.vector(row)[None]
+        begin = time.perf_counter()
+        dataset.nearest(query, 10)
+        times.append(1000 * (time.perf_counter() - begin))
+    return {**found, "query ms": statistics.median(times), "worst ms": max(times)}
+
+
+def peak_bytes(*, reset: bool = False) -> int:
+    """This program's own peak: getrusage() counts that of the parent before exec, too.
+
+    With `reset`, the peak is counted from now on, and is what the program has now.
+    """
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     assert found
     return 1024 * int(found[1])
 
+
+MEASURES = {"exact": measure_exact, "build": measure_build, "index": measure_index}
 
 if __name__ == "__main__":
     sys.exit(main())

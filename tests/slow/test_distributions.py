@@ -106,9 +106,9 @@ def test_profile(environment: Environment) -> None:
 
 def test_search(environment: Environment) -> None:
     environment.install("./client[parquet]", "./search")
-    assert environment.has("clip_search", ("torch", "cv2", "PIL", "clip_serving")) == []
+    assert environment.has("clip_search", ("torch", "cv2", "PIL", "faiss", "clip_serving")) == []
     assert "DATASET" in environment.run("clip-search", "query", "--help")
-    environment.install("./search[images]", *_TESTS)
+    environment.install("./search[images,index]", *_TESTS)
     environment.test("search")
 
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from clip_client.sinks.parquet import METADATA_KEY
-from clip_search import defaults
+from clip_search import defaults, exact
 from clip_search.errors import DatasetError
-from clip_search.vectors import COLUMN, ParquetPart, Vectors, open_part, read_vectors
+from clip_search.vectors import COLUMN, Mask, ParquetPart, Vectors, open_part, read_vectors, vector_blocks
 
 COLUMNS = {
     "source": pa.string(),
@@ -49,23 +49,18 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """The embedded rows: `vectors` is float32 [N, D], and row i of `table` (COLUMNS) belongs to vector i.
+class Rows:
+    """The embedded rows of a dataset, with COLUMNS in `table`.
 
     `model` describes the model and settings behind the vectors, as clip-embed recorded them.
     """
 
     path: Path
     table: Any
-    vectors: Vectors
     model: Mapping[str, str]
 
     def __len__(self) -> int:
-        return len(self.vectors)
-
-    @property
-    def dimension(self) -> int:
-        return int(self.vectors.shape[1])
+        return len(self.table)
 
     def row(self, index: int) -> Row:
         return Row(**self.table.slice(index, 1).to_pylist()[0])
@@ -78,10 +73,45 @@ class Dataset:
             yield from (Row(**values) for values in batch.to_pylist())
 
 
-def read_dataset(path: Path | str) -> Dataset:
-    """Reads a file, or all Parquet files below a folder. Raises DatasetError.
+@dataclass(frozen=True)
+class Dataset(Rows):
+    """Rows with their vectors in memory: float32 [N, D], of which vector i belongs to row i."""
 
-    Peak memory is the vectors' bytes, one batch, and the other columns.
+    vectors: Vectors
+
+    @property
+    def dimension(self) -> int:
+        return int(self.vectors.shape[1])
+
+    def nearest(self, queries: Vectors, k: int) -> tuple[npt.NDArray[np.int64], Vectors]:
+        return exact.top_k(self.vectors, queries, k)
+
+    def vector(self, index: int) -> Vectors:
+        return np.asarray(self.vectors[index])
+
+
+@dataclass(frozen=True)
+class OpenDataset:
+    """All rows of the files, with what is needed to read their vectors. `newest` rows count."""
+
+    path: Path
+    parts: Sequence[ParquetPart]
+    table: Any
+    newest: Mask
+    model: Mapping[str, str]
+
+    def blocks(self, rows: int) -> Iterator[tuple[npt.NDArray[np.int64], Vectors]]:
+        """The numbers and the vectors of the newest rows, about `rows` at a time. Raises DatasetError."""
+        try:
+            yield from vector_blocks(self.path, self.parts, self.newest, rows)
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(f"cannot read {self.path}: {error}") from error
+
+
+def open_dataset(path: Path | str) -> OpenDataset:
+    """Reads everything but the vectors of a file, or of all Parquet files below a folder.
+
+    Raises DatasetError.
     """
     path = Path(path)
     parts = [open_part(file) for file in files_of(path)]
@@ -89,11 +119,24 @@ def read_dataset(path: Path | str) -> Dataset:
     try:
         model = _common_model(path, parts)
         table = pa.concat_tables([_metadata(path, part) for part in parts])
-        newest = _newest(table) if len(parts) > 1 else np.ones(len(table), bool)
-        vectors, used = read_vectors(path, parts, newest)
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(f"cannot read {path}: {error}") from error
-    return Dataset(path, table if used.all() else table.filter(pa.array(used)), vectors, model)
+    newest = _newest(table) if len(parts) > 1 else np.ones(len(table), bool)
+    return OpenDataset(path, parts, table, newest, model)
+
+
+def read_dataset(path: Path | str) -> Dataset:
+    """Reads a file, or all Parquet files below a folder. Raises DatasetError.
+
+    Peak memory is the vectors' bytes, a few batches, and the other columns.
+    """
+    opened = open_dataset(path)
+    try:
+        vectors, used = read_vectors(opened.path, opened.parts, opened.newest)
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from error
+    table = opened.table if used.all() else opened.table.filter(pa.array(used))
+    return Dataset(opened.path, table, opened.model, vectors)
 
 
 def files_of(path: Path) -> list[Path]:

@@ -24,6 +24,20 @@ MAX_IMAGE_PIXELS = 100_000_000
 LOADS = 4
 """Photos loaded at the same time."""
 
+INDEX_ROWS = 500_000
+"""From here on, a query without an index mentions it."""
+ADD_ROWS = 20_000
+"""Rows added to an index at once."""
+GRAPH_LINKS = 16
+"""Of each row, in an index; twice as many in its lowest layer."""
+GRAPH_EFFORT = 64
+"""Candidates kept while a row is added."""
+EFFORTS = (128, 256, 512, 1024, 2048)
+"""Candidates kept during a query: the least with RECALL is recorded. Texts need more than photos."""
+RECALL = 0.99
+HELD_OUT_ROWS = 200
+"""Queries for which the recall is measured."""
+
 TABLE = "photos"
 """The table or collection of a database."""
 LOAD_ROWS = 1000

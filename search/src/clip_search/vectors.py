@@ -69,6 +69,36 @@ def read_vectors(path: Path, parts: Sequence[ParquetPart], wanted: Mask) -> tupl
     return _compacted(vectors, used), used
 
 
+def vector_blocks(
+    path: Path, parts: Sequence[ParquetPart], wanted: Mask, rows: int
+) -> Iterator[tuple[npt.NDArray[np.int64], Vectors]]:
+    """The numbers and the finite vectors of the rows in `wanted`, in blocks of about `rows`.
+
+    Raises DatasetError for `path`, also without any vector.
+    """
+    dimension = _dimension(path, parts)
+    numbers: list[npt.NDArray[np.int64]] = []
+    found: list[Vectors] = []
+    has_any = False
+    for group in _row_groups(parts):
+        for begin, column in group.columns():
+            vectors, used = (
+                np.empty((len(column), dimension), np.float32),
+                wanted[begin : begin + len(column)].copy(),
+            )
+            _take(path, column, vectors, used)
+            numbers.append(begin + np.flatnonzero(used))
+            found.append(vectors[used])
+            has_any = has_any or bool(used.any())
+            if sum(map(len, numbers)) >= rows:
+                yield np.concatenate(numbers), np.concatenate(found)
+                numbers, found = [], []
+    if not has_any:
+        raise DatasetError(f"{path} has no row with an embedding")
+    if any(map(len, numbers)):
+        yield np.concatenate(numbers), np.concatenate(found)
+
+
 @dataclass(frozen=True)
 class _RowGroup:
     """Number `index` of its part; its first row is number `begin` of the dataset."""

@@ -1,0 +1,259 @@
+"""An index of a dataset: the nearest rows without reading all vectors. Needs the extra `index`.
+
+It is the folder DATASET.index beside the dataset, which read and map on demand: `vectors.faiss`, a graph
+(HNSW) with the vectors in half precision; `rows.arrow`, the other columns; and `index.json`, which says what
+the index was made from. An index of an earlier state of the dataset is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from clip_search import defaults, exact
+from clip_search.dataset import OpenDataset, Rows, files_of, open_dataset
+from clip_search.digest import DatasetDigest, digest_of
+from clip_search.errors import SearchError, UnusableIndexError
+from clip_search.vectors import Vectors
+
+FORMAT = 1
+"""Of the folder. An index of another format is built again."""
+_DESCRIPTION = "index.json"
+_VECTORS = "vectors.faiss"
+_ROWS = "rows.arrow"
+_SAME = 1e-6
+"""How much the products of equal vectors differ: BLAS adds in an order that depends on the row."""
+
+Progress = Callable[[str, int, int], None]
+"""Gets what is being done, and how many of how many rows are done."""
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """`recall` of the exact 10 nearest rows, over sampled rows of the dataset that were not indexed yet.
+
+    `effort` is the number of candidates that a query keeps, the least with a recall of defaults.RECALL.
+    """
+
+    path: Path
+    rows: int
+    recall: float
+    effort: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Index(Rows):
+    """Answers queries like a Dataset, from files that the system maps into memory."""
+
+    dimension: int
+    recall: float
+    effort: int
+    graph: Any
+
+    def nearest(self, queries: Vectors, k: int) -> tuple[npt.NDArray[np.int64], Vectors]:
+        """About the k nearest rows of each query, as exact.top_k(), with products in half precision."""
+        faiss = _faiss()
+        k = min(k, len(self))
+        parameters = faiss.SearchParametersHNSW(efSearch=max(self.effort, 2 * k))
+        scores, rows = self.graph.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)
+        return rows, scores
+
+    def vector(self, index: int) -> Vectors:
+        return np.asarray(self.graph.reconstruct(index), np.float32)
+
+
+def index_path(dataset: Path) -> Path:
+    dataset = Path(os.path.abspath(dataset))
+    return dataset.with_name(f"{dataset.name}.index")
+
+
+def open_index(dataset: Path | str) -> Index:
+    """Opens the index beside the dataset. Raises UnusableIndexError without one that is whole and current."""
+    dataset = Path(os.path.abspath(dataset))
+    folder = index_path(dataset)
+    again = f"To build it: clip-search index {dataset}"
+    try:
+        described = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UnusableIndexError(
+            f"{dataset} has no index. To build one: clip-search index {dataset}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UnusableIndexError(f"cannot read {folder / _DESCRIPTION}: {error}. {again}") from error
+    faiss = _faiss()
+    try:
+        if described["format"] != FORMAT:
+            raise UnusableIndexError(f"{folder} has the format of another version. {again}")
+        if change := DatasetDigest.from_dict(described["dataset"]).difference(dataset, files_of(dataset)):
+            raise UnusableIndexError(f"{folder} is out of date: {change}. {again}")
+        # FAISS trusts what a file says about its length.
+        if (folder / _VECTORS).stat().st_size != described["bytes"]:
+            raise UnusableIndexError(f"{folder / _VECTORS} is damaged: its size is wrong. {again}")
+        graph = faiss.read_index(str(folder / _VECTORS), faiss.IO_FLAG_MMAP_IFC)
+        table = pa.ipc.open_file(pa.memory_map(str(folder / _ROWS))).read_all()
+        return Index(
+            dataset, table, described["model"], graph.d, described["recall"], described["effort"], graph
+        )
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, pa.ArrowException) as error:
+        raise UnusableIndexError(f"cannot read {folder}: {error}. {again}") from error
+
+
+def build_index(dataset: Path | str, on_progress: Progress = lambda *_: None) -> IndexSummary:
+    """Builds or replaces the index of the dataset. Raises SearchError.
+
+    Reads the dataset twice, a block at a time, so peak memory is that of the index: a little more than half
+    the vectors' bytes, and the other columns.
+    """
+    dataset = Path(os.path.abspath(dataset))
+    _faiss()
+    files = files_of(dataset)
+    try:
+        digest = digest_of(dataset, files)
+    except OSError as error:
+        raise SearchError(f"cannot read {error.filename}: {error.strerror}") from error
+    opened = open_dataset(dataset)
+    builder = _Builder(opened, on_progress)
+    builder.add_all()
+    recall, effort = builder.tune()
+    builder.add_held_out()
+    folder = index_path(dataset)
+    try:
+        with _replacing_folder(folder) as temporary:
+            size = builder.write(temporary)
+            described = {
+                "format": FORMAT,
+                "model": dict(opened.model),
+                "recall": recall,
+                "effort": effort,
+                "bytes": size,
+                "dataset": digest.to_dict(),
+            }
+            (temporary / _DESCRIPTION).write_text(json.dumps(described, indent=1), encoding="utf-8")
+    except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError when the disk is full
+        raise SearchError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
+    return IndexSummary(folder, len(builder.order), recall, effort, size)
+
+
+class _Builder:
+    """Adds rows to a graph. A few are held out until the recall has been measured with them as queries."""
+
+    def __init__(self, opened: OpenDataset, on_progress: Progress) -> None:
+        self._opened = opened
+        self._on_progress = on_progress
+        rows = len(opened.table)
+        count = max(1, min(defaults.HELD_OUT_ROWS, rows // 10))
+        self._held_out = np.zeros(rows, bool)
+        self._held_out[np.random.default_rng(0).choice(rows, count, replace=False)] = True
+        self._queries: Vectors = np.empty((0, 0), np.float32)
+        self._query_rows = np.empty(0, np.int64)
+        self._graph: Any = None
+        self.order = np.empty(0, np.int64)
+        """The dataset's row number of each vector in the graph."""
+
+    def add_all(self) -> None:
+        """Adds all rows but those held out, whose vectors it keeps."""
+        faiss = _faiss()
+        order, query_rows, queries = [], [], []
+        for rows, vectors in self._blocks("indexing"):
+            if self._graph is None:
+                half = faiss.ScalarQuantizer.QT_fp16
+                self._graph = faiss.IndexHNSWSQ(
+                    vectors.shape[1], half, defaults.GRAPH_LINKS, faiss.METRIC_INNER_PRODUCT
+                )
+                self._graph.hnsw.efConstruction = defaults.GRAPH_EFFORT
+            held_out = self._held_out[rows]
+            self._graph.add(vectors[~held_out])
+            order.append(rows[~held_out])
+            query_rows.append(rows[held_out])
+            queries.append(vectors[held_out])
+        self.order, self._query_rows = np.concatenate(order), np.concatenate(query_rows)
+        self._queries = np.concatenate(queries)
+
+    def tune(self) -> tuple[float, int]:
+        """The recall, and the least effort with a recall of defaults.RECALL, or the largest."""
+        faiss = _faiss()
+        truth = self._exact()
+        recall, effort = 1.0, defaults.EFFORTS[0]
+        for effort in defaults.EFFORTS if truth.size else ():
+            parameters = faiss.SearchParametersHNSW(efSearch=effort)
+            _, found = self._graph.search(self._queries, truth.shape[1], params=parameters)
+            recall = float(
+                np.mean([self._hits(*each) for each in zip(self._queries, found, truth, strict=True)])
+            )
+            if recall >= defaults.RECALL:
+                break
+        return recall, effort
+
+    def add_held_out(self) -> None:
+        if len(self._queries):
+            self._graph.add(self._queries)
+        self.order = np.concatenate([self.order, self._query_rows])
+
+    def write(self, folder: Path) -> int:
+        """Writes vectors and rows; returns the bytes of the vectors' file."""
+        _faiss().write_index(self._graph, str(folder / _VECTORS))
+        table = self._opened.table.take(pa.array(self.order))
+        with pa.OSFile(str(folder / _ROWS), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, defaults.BLOCK_ROWS)
+        return (folder / _VECTORS).stat().st_size
+
+    def _exact(self) -> npt.NDArray[np.int64]:
+        """The numbers in the graph of the rows nearest to each query, int64 [Q, up to 10]."""
+        best = exact.Best(len(self._queries), min(defaults.COUNT, len(self.order)))
+        begin = 0
+        for rows, vectors in self._blocks("measuring recall"):
+            indexed = vectors[~self._held_out[rows]]
+            best.add(self._queries @ indexed.T, begin)
+            begin += len(indexed)
+        return best.rows
+
+    def _hits(self, query: Vectors, found: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> float:
+        """The share of the truth that was found. A row as near as the last of the truth is as good."""
+        products = self._graph.reconstruct_batch(found) @ query
+        least = (self._graph.reconstruct_batch(truth) @ query).min()
+        return float(np.mean(np.isin(found, truth) | (products >= least - _SAME)))
+
+    def _blocks(self, what: str) -> Iterator[tuple[npt.NDArray[np.int64], Vectors]]:
+        """Row numbers and vectors of about defaults.ADD_ROWS rows that have a finite vector, in order."""
+        done, total = 0, len(self._opened.table)
+        for rows, vectors in self._opened.blocks(defaults.ADD_ROWS):
+            yield rows, vectors
+            done += len(rows)
+            self._on_progress(what, done, total)
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise UnusableIndexError(
+            "an index needs FAISS. In a clone of clip-triton: pip install './search[index]'"
+        ) from error
+    return faiss
+
+
+@contextmanager
+def _replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yields a new folder that takes the place of `folder` if the block succeeds. Raises OSError."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
