@@ -31,7 +31,6 @@ from clip_batch.engines import ENGINES, open_engine
 from clip_batch.engines.base import Job
 from clip_batch.errors import BatchError
 from clip_batch.layout import Partition
-from clip_batch.storage import Storage
 from clip_client import defaults as client_defaults
 from clip_client.memory import keep_freed_memory
 from clip_client.sinks.base import EmbeddedObject
@@ -66,8 +65,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     keep_freed_memory()
-    storage = writable(options.out)
-    partitions = _partitions(storage, options)
+    dataset = Dataset.read(writable(options.out))
+    partitions = _partitions(dataset, options)
     job = Job(
         options.out,
         client_options(
@@ -76,11 +75,11 @@ def _run(options: argparse.Namespace) -> int:
         source_options(options, options.concurrency),
         Budget(options.max_failed, options.max_failed_share),
     )
-    meter = _meter(storage, job.budget) if options.partition is None else Meter(job.budget)
+    meter = _meter(dataset, job.budget) if options.partition is None else Meter(job.budget)
     begin = time.monotonic()
     done: list[ShardCounts] = []
     engine = open_engine(options.engine, options.workers)
-    total = _objects(storage, partitions)
+    total = _objects(dataset, partitions)
     with (
         _progress(total, quiet=options.quiet) as show,
         closing(engine.run(job, partitions, meter, show)) as results,
@@ -91,18 +90,16 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if failed and options.partition is None else 0
 
 
-def _partitions(storage: Storage, options: argparse.Namespace) -> list[Partition]:
+def _partitions(dataset: Dataset, options: argparse.Namespace) -> list[Partition]:
     """Those to run, in order."""
-    dataset = Dataset.read(storage)
+    uri = dataset.storage.uri
     if not dataset.plans:
-        raise BatchError(
-            f"{storage.uri} has no plan. Make one with: clip-batch plan SOURCE --out {storage.uri}"
-        )
+        raise BatchError(f"{uri} has no plan. Make one with: clip-batch plan SOURCE --out {uri}")
     plans = dataset.plans
     if options.plan is not None:
         plans = [plan for plan in plans if plan.number == options.plan]
         if not plans:
-            raise BatchError(f"{storage.uri} has no plan {options.plan}, but {len(dataset.plans)} plans")
+            raise BatchError(f"{uri} has no plan {options.plan}, but {len(dataset.plans)} plans")
     if options.partition is None:
         return dataset.undone(plans)
     plan = plans[-1]
@@ -111,29 +108,29 @@ def _partitions(storage: Storage, options: argparse.Namespace) -> list[Partition
             f"plan {plan.number} has {plan.partitions} partitions, numbered from 0: there is no "
             f"{options.partition}"
         )
-    return [Partition(plan.number, options.partition)]
+    partition = Partition(plan.number, options.partition)
+    return [] if dataset.is_done(partition) else [partition]
 
 
-def _objects(storage: Storage, partitions: Sequence[Partition]) -> int | None:
+def _objects(dataset: Dataset, partitions: Sequence[Partition]) -> int:
     """About how many objects these are."""
-    dataset = Dataset.read(storage)
     sizes = {plan.number: plan.objects / max(1, plan.partitions) for plan in dataset.plans}
     return round(sum(sizes[partition.plan] for partition in partitions))
 
 
-def _meter(storage: Storage, budget: Budget) -> Meter:
+def _meter(dataset: Dataset, budget: Budget) -> Meter:
     """With the failures of the partitions that are done, if there is a budget."""
     meter = Meter(Budget())
     if budget != Budget():
         meter = Meter(budget)
-        for info in Dataset.read(storage).infos():
+        for info in dataset.infos():
             if info.counts is not None:
                 meter.add(info.counts.objects, info.counts.failed)
     return meter
 
 
 @contextmanager
-def _progress(total: int | None, *, quiet: bool) -> Iterator[Any]:
+def _progress(total: int, *, quiet: bool) -> Iterator[Any]:
     """A function that counts an object on a progress bar, which is drawn only on a terminal."""
     failed = 0
     with tqdm(

@@ -21,6 +21,8 @@ class LocalEngine:
     def run(
         self, job: Job, partitions: Sequence[Partition], meter: Meter, on_item: OnItem | None = None
     ) -> Generator[ShardCounts, None, None]:
+        if not partitions:
+            return
         worker = job.worker(meter)
         pool = DaemonExecutor(self._workers, "clip-batch")
         waiting = iter(partitions)
