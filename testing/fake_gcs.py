@@ -24,15 +24,16 @@ _START_TIMEOUT_S = 120.0
 class FakeGcs:
     """A context manager. `url` is the value for STORAGE_EMULATOR_HOST.
 
-    Objects are in memory, or in files `folder/bucket/name` on a file system with extended attributes.
+    Objects are in memory, or in files `folder/bucket/name` on a file system with extended attributes. A
+    later one with the same folder and port is the same bucket after a restart.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None = None, port: int = 0) -> None:
+        self._folder, self.port = folder, port
 
     def __enter__(self) -> FakeGcs:
-        (port,) = reserve("127.0.0.1", [0])
-        self.url = f"http://127.0.0.1:{port}"
+        (port,) = reserve("127.0.0.1", [self.port])
+        self.port, self.url = port, f"http://127.0.0.1:{port}"
         address = ("-host", "127.0.0.1", "-port", str(port), "-public-host", f"127.0.0.1:{port}")
         command = [
             str(_binary()),

@@ -172,10 +172,13 @@ def _report(done: Sequence[ShardCounts], seconds: float, *, as_json: bool) -> in
     }
     if as_json:
         print(json.dumps(summary))
+    if not done:
+        say("all partitions are done. Plan what is new with: clip-batch plan")
+        return 0
     codes = ", ".join(f"{count} {code}" for code, count in failed.most_common())
     say(
         f"{len(new)} partitions, {objects} objects in {seconds:.1f} s, {objects / seconds:.1f} objects/s"
-        + (f"; failed: {codes}. Try them again with: clip-batch retry --failed" if failed else "")
+        + (f"; failed: {codes}. Errors that may pass: clip-batch retry" if failed else "")
     )
     return failed.total()
 
