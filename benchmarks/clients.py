@@ -24,7 +24,6 @@ import numpy as np
 import requests
 
 from clip_client import ClipClient, ItemError
-from clip_client.defaults import Placement
 from clip_client.memory import keep_freed_memory
 from clip_client.sources import open_source
 from clip_client.sources.base import SourceOptions
@@ -133,7 +132,7 @@ def triton_bytes(job: Job, loads: Loads) -> Iterator[Callable[[], Request]]:
     """A photo's bytes in a gRPC request by our client; or its pixels, which the client decodes."""
     del loads
     photos = cycle(read_photos(Path(job.photos)))
-    decode: Placement = "client" if job.kind == "triton-pixels" else "server"
+    decode = "client" if job.kind == "triton-pixels" else "server"
     with ClipClient(job.address, concurrency=job.in_flight, decode=decode) as client:
         yield lambda: lambda: _embed(client, next(photos))
 

@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving import defaults
 from clip_serving.repository.deployment import Deployment
-from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.families.image import IMAGE, facts
 from clip_serving.repository.families.image.settings import ImageSettings
 from clip_serving.repository.families.text import TEXT
 from clip_serving.repository.render import write_repository
@@ -23,7 +23,7 @@ Work = Literal["whole", "null"]
 """Everything, or everything but the model: the null encoder returns a constant vector."""
 _NULL_MODEL = Path(__file__).parent / "null_encoder" / "model.py"
 _ADDED_OUTPUTS = ("notice", "format", "dimensions")
-_ADDED_PARAMETERS = ("activation", "background", "pixels_version", "transform")
+_ADDED_PARAMETERS = ("activation", "background", "pixels_version", "preprocess", "transform")
 
 
 def default_spec() -> ModelSpec:
@@ -56,7 +56,11 @@ def without_additions(config: pb.ModelConfig) -> None:
     for index in reversed(range(len(config.output))):
         if config.output[index].name in _ADDED_OUTPUTS:
             del config.output[index]
-    for name in _ADDED_PARAMETERS:
+    of_clients = {
+        defaults.PREPROCESS: ["reference_image"],
+        defaults.ENCODER: list(facts.for_clients(default_spec(), ImageSettings())),
+    }
+    for name in [*_ADDED_PARAMETERS, *of_clients.get(config.name, [])]:
         config.parameters.pop(name, None)
     for step in config.ensemble_scheduling.step:
         for name in _ADDED_OUTPUTS:

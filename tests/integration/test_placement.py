@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +15,17 @@ import numpy.typing as npt
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from clip_client import AsyncClipClient, ClipClient, PhotoResult, ServerUnavailable
+from clip_client import AsyncClipClient, ClipClient, PhotoResult, ServerMismatch, ServerUnavailable
+from clip_client.check import check
 from clip_preprocess import Preprocessor, PreprocessSettings
-from clip_serving.server.embedded import TritonServer
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.odd_files import broken_files, named_files, odd_files
 from testing.odd_jpegs import broken_jpegs, odd_jpegs, unsupported_jpegs
 from testing.pictures import camera_photos, corrupt_pictures, odd_pictures, other_formats
 from testing.tiffs import odd_tiffs, undecodable_tiffs
 from testing.transparent import with_alpha
+from testing.waiting import wait_until
 from tests.integration.embed_command import clip_embed, rows_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -56,9 +62,27 @@ def local_client(server: TritonServer) -> Iterator[ClipClient]:
 
 
 @pytest.fixture(scope="module")
+def decode_tier(small_repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(small_repository, ServerOptions(tier="decode")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def encode_tier(small_repository: Path) -> Iterator[TritonServer]:
+    options = ServerOptions(tier="encode", encoder_precision="fp32")
+    with TritonServer(small_repository, options) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tier_client(decode_tier: TritonServer, encode_tier: TritonServer) -> Iterator[ClipClient]:
+    with ClipClient(encode_tier.grpc_url, decode=decode_tier.grpc_url) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
 def decoded_here(local_client: ClipClient, corpus: dict[str, bytes]) -> dict[str, PhotoResult]:
-    """By name. One photo a request: a vector may differ in its last bits with the size of the batch."""
-    return {name: local_client.embed_photos([photo])[0] for name, photo in corpus.items()}
+    return dict(zip(corpus, one_by_one(local_client, corpus), strict=True))
 
 
 def described(result: PhotoResult) -> dict[str, object]:
@@ -78,13 +102,24 @@ def assert_equal(names: list[str], wanted: list[PhotoResult], found: list[PhotoR
             np.testing.assert_array_equal(here.embedding, there.embedding, name)
 
 
-def test_both_placements_agree_on_every_photo(
-    server_client: ClipClient, decoded_here: dict[str, PhotoResult], corpus: dict[str, bytes]
+def test_all_placements_agree_on_every_photo(
+    server_client: ClipClient,
+    tier_client: ClipClient,
+    decoded_here: dict[str, PhotoResult],
+    corpus: dict[str, bytes],
 ) -> None:
-    wanted = [server_client.embed_photos([photo])[0] for photo in corpus.values()]
+    with ThreadPoolExecutor(2) as pool:  # on two servers
+        passes = pool.map(lambda client: one_by_one(client, corpus), (server_client, tier_client))
+    wanted, by_tier = passes
     assert any(result.error for result in wanted)
     assert any(result.notices for result in wanted)
     assert_equal(list(corpus), wanted, list(decoded_here.values()))
+    assert_equal(list(corpus), wanted, by_tier)
+
+
+def one_by_one(client: ClipClient, photos: dict[str, bytes]) -> list[PhotoResult]:
+    """One photo a request: a vector may differ in its last bits with the size of the batch."""
+    return [client.embed_photos([photo])[0] for photo in photos.values()]
 
 
 def test_pixels_are_those_of_the_server(server: TritonServer, corpus: dict[str, bytes]) -> None:
@@ -172,3 +207,58 @@ def test_stages_are_measured_in_the_client(local_client: ClipClient, corpus: dic
     stages = timings.stages()
     assert stages["decode"].count == 6
     assert all((stages[name].mean_s or 0) > 0 for name in ("decode", "preprocess", "embed"))
+
+
+def test_each_tier_serves_its_part_and_is_checked(
+    decode_tier: TritonServer, encode_tier: TritonServer, server: TritonServer
+) -> None:
+    assert decode_tier.checked
+    assert encode_tier.checked
+    assert decode_tier.encoder is None
+    for url, is_served in (
+        (decode_tier.grpc_url, [False, True, False]),
+        (encode_tier.grpc_url, [False, False, True]),
+    ):
+        with InferenceServerClient(url) as client:
+            found = [client.is_model_ready(name) for name in IMAGE.models]
+        assert found == is_served
+        assert not check(url).ok, "it does not serve everything"
+    assert check(decode_tier.grpc_url, tier="decode").ok
+    assert check(encode_tier.grpc_url, tier="encode").ok
+    assert check(server.grpc_url, decode=decode_tier.grpc_url).ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["decode", "encode"])
+def test_a_tier_that_is_killed_loses_no_photo(
+    decode_tier: TritonServer,
+    encode_tier: TritonServer,
+    corpus: dict[str, bytes],
+    tmp_path: Path,
+    killed: str,
+) -> None:
+    """One of its Python processes; the server is restarted for it."""
+    for index in range(60):
+        (tmp_path / f"{index:02}.jpg").write_bytes(corpus[f"photo {index % 6}"])
+    tier = decode_tier if killed == "decode" else encode_tier
+    restarts = tier.restarts
+    with ClipClient(encode_tier.grpc_url, decode=decode_tier.grpc_url, concurrency=4) as client:
+        for number, (_, outcome) in enumerate(client.embed_objects(tmp_path)):
+            assert isinstance(outcome, np.ndarray), outcome
+            if number == 5:
+                os.kill(tier.stub_pids[0], signal.SIGKILL)
+    assert number == 59
+    wait_until(lambda: tier.restarts > restarts, "a restart")
+
+
+@pytest.mark.slow
+def test_a_tier_of_another_quality_is_refused(
+    encode_tier: TritonServer, small_repository: Path, corpus: dict[str, bytes]
+) -> None:
+    options = ServerOptions(tier="decode", quality="exact", supervise=False)
+    with (
+        TritonServer(small_repository, options) as exact,
+        ClipClient(encode_tier.grpc_url, decode=exact.grpc_url) as client,
+        pytest.raises(ServerMismatch, match="quality is exact, not high"),
+    ):
+        client.embed([corpus["photo 0"]])

@@ -18,7 +18,7 @@ from clip_client.errors import ItemError
 from clip_client.photos import Image, as_list, read_photo
 from clip_client.requests import wire
 from clip_client.requests.drivers import run_async
-from clip_client.requests.pixels import wait_for_async
+from clip_client.requests.placements import wait_for_async
 from clip_client.requests.wire import Embedding, ModelInfo
 from clip_client.results import PhotoResult
 from clip_client.sources.base import ObjectInfo, Source
@@ -41,10 +41,9 @@ class AsyncClipClient(BaseClient):
 
     async def close(self) -> None:
         """Ends requests in flight and waiting ones."""
-        self._engine.slots.close()
+        self._close_waits()
         for transport in self._transports:
             await transport.close()
-        self._close_threads()
 
     async def __aenter__(self) -> AsyncClipClient:
         return self
@@ -202,14 +201,14 @@ class AsyncClipClient(BaseClient):
             await client.embed(photos)
         print(table(timings.stages()))
         """
-        timings, info = Timings(), self._measured(await self.info())
-        before = await run_async(self._engine.statistics(info))
+        timings, info = Timings(), await self.info()
+        before = await run_async(self._statistics(info))
         self._timings = timings
         try:
             yield timings
         finally:
             self._timings = None
-            after = await run_async(self._engine.statistics(info)) if before else {}
+            after = await run_async(self._statistics(info)) if before else {}
             timings.set_server(before, after)
 
     async def request(self, photos: Sequence[bytes]) -> list[Embedding | ItemError]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from clip_client import defaults
-from clip_client.client import ClipClient
+from clip_client.client import READY_TIMEOUT_S, ClipClient
 from clip_client.errors import ItemError, ServerMismatch
 from clip_client.requests.channel import ConnectionOptions, addresses
+from clip_client.requests.drivers import run
+from clip_client.requests.pixels import PreprocessInfo
+from clip_client.requests.retry import RetryEngine
+from clip_client.requests.servers import Servers
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ def check(
     connection: ConnectionOptions | None = None,
     wait_s: float = defaults.WAIT_FOR_SERVER_S,
     min_cosine: float | None = None,
+    tier: defaults.Tier | None = None,
+    decode: str | Sequence[str] | None = None,
 ) -> CheckResult:
     """Embeds the reference picture. Raises ServerUnavailable if there is no answer within `wait_s` seconds.
 
@@ -46,19 +53,29 @@ def check(
 
     With several addresses, checks each server, and that all have the same model and settings. The result is
     that of the first server that fails, or of the one with the least cosine.
+
+    `tier` is the part of the repository that the server serves, None for all of it. For `encode`, this
+    process decodes the picture, which needs the extra `decode`, unless `decode` is the address of a server
+    that does. A server of `decode` must return the picture's pixels; their values are not compared.
     """
     urls = addresses(url, ssl=connection is not None and connection.ssl)
+    decode = decode or ("client" if tier == "encode" else defaults.DECODE)
     results = []
     for each in urls:
-        result = _check_one(each, model, connection, wait_s, min_cosine)
+        if tier == "decode":
+            result = _check_decode(each, model, connection or ConnectionOptions(), wait_s)
+        else:
+            result = _check_one(each, model, connection, wait_s, min_cosine, decode)
         if len(urls) > 1:
             result = dataclasses.replace(result, message=f"{each}: {result.message}")
         if not result.ok:
             return result
         results.append(result)
-    if len(urls) > 1:
+    if len(urls) > 1 and tier != "decode":
         try:
-            with ClipClient(urls, model=model, connection=connection, deadline_s=wait_s) as client:
+            with ClipClient(
+                urls, model=model, connection=connection, deadline_s=wait_s, decode=decode
+            ) as client:
                 client.wait(wait_s)
         except ServerMismatch as error:
             return CheckResult(False, None, 0.0, str(error))
@@ -66,9 +83,16 @@ def check(
 
 
 def _check_one(
-    url: str, model: str, connection: ConnectionOptions | None, wait_s: float, min_cosine: float | None
+    url: str,
+    model: str,
+    connection: ConnectionOptions | None,
+    wait_s: float,
+    min_cosine: float | None,
+    decode: str | Sequence[str],
 ) -> CheckResult:
-    with ClipClient(url, model=model, connection=connection, deadline_s=wait_s, concurrency=1) as client:
+    with ClipClient(
+        url, model=model, connection=connection, deadline_s=wait_s, concurrency=1, decode=decode
+    ) as client:
         try:
             parameters = client.wait(wait_s).parameters
         except ServerMismatch as error:
@@ -100,6 +124,32 @@ def _check_one(
         f"({'at least' if ok else 'less than'} {min_cosine}), in {took * 1000:.0f} ms"
     )
     return CheckResult(ok, cosine, took, text)
+
+
+def _check_decode(url: str, model: str, connection: ConnectionOptions, wait_s: float) -> CheckResult:
+    """Asks for the pixels of the reference picture that the server's own config has."""
+    transport = connection.open(url)
+    engine = RetryEngine(Servers({url: transport}, 1), wait_s, threading.Event)
+    try:
+        config = run(engine.model_config(f"{model}_preprocess", wait_s, starting=True))
+        info = PreprocessInfo.from_config(config)
+        picture = base64.b64decode(info.parameters.get("reference_image", ""))
+        begin = time.monotonic()
+        (result,) = run(engine.request(info, [picture])).results
+        took = time.monotonic() - begin
+        is_ready = transport.ready(READY_TIMEOUT_S).ready
+    except ServerMismatch as error:
+        return CheckResult(False, None, 0.0, str(error))
+    finally:
+        transport.close()
+    if result.error is not None:
+        return CheckResult(False, None, took, f"the server rejected the reference picture: {result.error}")
+    if engine.servers.dead_processes or not is_ready:
+        text = "the server decodes, but one of its Python processes has died: requests to it fail"
+        return CheckResult(False, None, took, text)
+    height, width, _ = info.pixels
+    text = f"decoded the reference picture to {width} x {height} pixels, in {took * 1000:.0f} ms"
+    return CheckResult(True, None, took, text)
 
 
 def _text_cosine(client: ClipClient) -> float | None:

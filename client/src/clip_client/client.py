@@ -16,11 +16,11 @@ import grpc
 from clip_client import defaults
 from clip_client.errors import ItemError
 from clip_client.photos import Image, as_list, read_photo, size_of
-from clip_client.placement import decoder_of
+from clip_client.placement import CLIENT, SERVER, local_decoder, require_placement
 from clip_client.requests import wire
 from clip_client.requests.channel import ConnectionOptions, Transport, addresses
 from clip_client.requests.drivers import run
-from clip_client.requests.pixels import ClientPlacement, wait_for
+from clip_client.requests.placements import DecodeSide, LocalSide, PixelPlacement, TierSide, wait_for
 from clip_client.requests.retry import Flow, RetryEngine
 from clip_client.requests.servers import Servers, ServerStatus
 from clip_client.requests.wire import Embedding, ModelInfo
@@ -30,9 +30,9 @@ from clip_client.sources import open_source
 from clip_client.sources.base import Source, SourceOptions
 from clip_client.stream import stream
 from clip_client.threads import DaemonExecutor
-from clip_client.timings import TimedAnswer, Timings
+from clip_client.timings import ServerTimes, TimedAnswer, Timings
 
-_READY_TIMEOUT_S = 2.0
+READY_TIMEOUT_S = 2.0
 NO_TEXT = "Export the model with its text tower: clip-export --towers image,text"
 
 
@@ -66,6 +66,10 @@ class BaseClient:
     `decode="client"` decodes photos in this process, on as many threads as it has cores, with the settings of
     the server, and sends pixels. Results are the same. It needs the extra `decode`: MissingExtra is raised
     without it, and ServerMismatch at the first call to a server whose pixels this process cannot compute.
+
+    `decode="host:port"` sends photos to another server, or to several, which decode them, and their pixels to
+    `url`. The connection to them has the same TLS files and headers, or is `decode_transport`. Each of the
+    two steps has the whole deadline. ServerMismatch is raised at the first call if they do not fit together.
     """
 
     _grpc: ClassVar[Any] = grpc
@@ -83,10 +87,12 @@ class BaseClient:
         concurrency: int = defaults.CONCURRENCY,
         images_per_request: int = defaults.IMAGES_PER_REQUEST,
         bytes_per_request: int = defaults.BYTES_PER_REQUEST,
-        decode: defaults.Placement = defaults.DECODE,
+        decode: str | Sequence[str] = defaults.DECODE,
         transport: Transport | None = None,
+        decode_transport: Transport | None = None,
     ) -> None:
         urls = addresses(url, ssl=connection is not None and connection.ssl)
+        require_placement(decode)
         deadline_s = positive("deadline_s", deadline_s, MAX_DEADLINE_S)
         for name, value in (
             ("concurrency", concurrency),
@@ -98,7 +104,6 @@ class BaseClient:
             raise ValueError("transport is for a single url")
         connection = connection or ConnectionOptions()
         self.url = ", ".join(urls)
-        self._open_decoder = decoder_of(decode)
         self._model, self._text_model = model, text_model
         self._deadline_s = deadline_s
         self._concurrency = concurrency * len(urls)
@@ -107,15 +112,36 @@ class BaseClient:
         transports = {each: transport or connection.open(each, self._grpc) for each in urls}
         self._engine = RetryEngine(Servers(transports, concurrency), deadline_s, self._event)
         self._threads = DaemonExecutor(self._concurrency, "clip-client")
+        self._placement = self._placement_of(decode, connection, decode_transport, concurrency)
         self._info: ModelInfo | None = None
-        self._placement: ClientPlacement | None = None
         self._text_info: ModelInfo | None = None
         self._timings: Timings | None = None
+
+    def _placement_of(
+        self,
+        decode: str | Sequence[str],
+        connection: ConnectionOptions,
+        transport: Transport | None,
+        concurrency: int,
+    ) -> PixelPlacement | None:
+        """None if the server decodes."""
+        if decode == SERVER:
+            return None
+        side: DecodeSide
+        if decode == CLIENT:
+            side = LocalSide(self._engine, local_decoder(), self._wait_for)
+        else:
+            urls = addresses(decode, ssl=connection.ssl)
+            transports = {each: transport or connection.open(each, self._grpc) for each in urls}
+            engine = RetryEngine(Servers(transports, concurrency), self._deadline_s, self._event)
+            side = TierSide(engine, self._model)
+        return PixelPlacement(self._engine, side, self._model)
 
     @property
     def dead_processes(self) -> frozenset[str]:
         """The servers' processes that this client found dead and that were not restarted since."""
-        return self._engine.servers.dead_processes
+        decoding = [] if self._placement is None else self._placement.side.servers
+        return self._engine.servers.dead_processes.union(*(each.dead_processes.names for each in decoding))
 
     @property
     def servers(self) -> tuple[ServerStatus, ...]:
@@ -124,16 +150,15 @@ class BaseClient:
 
     @property
     def _transports(self) -> list[Transport]:
-        return [server.transport for server in self._engine.servers.all]
+        """To the servers of `url`, and to those that decode for them."""
+        decoding = [] if self._placement is None else self._placement.side.servers
+        return [server.transport for server in (*self._engine.servers.all, *decoding)]
 
     def _connect(self, deadline_s: float, *, starting: bool = False) -> Flow[ModelInfo]:
         """Reads what the server says about its models. Raises ServerUnavailable and ServerMismatch."""
-        info = yield from self._engine.model_info(self._model, deadline_s, starting=starting)
-        if self._open_decoder is not None:
-            self._placement = yield from ClientPlacement.open(
-                self._engine, info, deadline_s, self._open_decoder, self._wait_for
-            )
-        return info
+        if self._placement is not None:
+            return (yield from self._placement.connect(deadline_s, starting=starting))
+        return (yield from self._engine.model_info(self._model, deadline_s, starting=starting))
 
     def _embedding(
         self, info: ModelInfo, photos: Sequence[bytes], *, timed: bool, request_id: str = ""
@@ -144,14 +169,16 @@ class BaseClient:
             return place.request(photos, timed=timed, request_id=request_id)
         return self._engine.request(info, photos, timed=timed, request_id=request_id)
 
-    def _measured(self, info: ModelInfo) -> ModelInfo:
-        """What the server's statistics are read for."""
-        return info if self._placement is None else self._placement.encoder
+    def _statistics(self, info: ModelInfo) -> Flow[dict[str, ServerTimes]]:
+        """Of all models that photos pass; empty if a server does not report them."""
+        return self._engine.statistics(info) if self._placement is None else self._placement.statistics()
 
-    def _close_threads(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    def _close_waits(self) -> None:
+        """Ends what waits for a slot or a thread."""
+        self._engine.slots.close()
         if self._placement is not None:
-            self._placement.close()
+            self._placement.side.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _groups(self, images: Sequence[Image], info: ModelInfo) -> list[list[Image]]:
         """The photos of each request of one call."""
@@ -178,10 +205,9 @@ class ClipClient(BaseClient):
 
     def close(self) -> None:
         """Ends requests in flight and waiting ones."""
-        self._engine.slots.close()
+        self._close_waits()
         for transport in self._transports:
             transport.close()
-        self._close_threads()
 
     def __enter__(self) -> ClipClient:
         return self
@@ -318,20 +344,20 @@ class ClipClient(BaseClient):
             client.embed(photos)
         print(table(timings.stages()))
         """
-        timings, info = Timings(), self._measured(self.info)
-        before = run(self._engine.statistics(info))
+        timings, info = Timings(), self.info
+        before = run(self._statistics(info))
         self._timings = timings
         try:
             yield timings
         finally:
             self._timings = None
-            timings.set_server(before, run(self._engine.statistics(info)) if before else {})
+            timings.set_server(before, run(self._statistics(info)) if before else {})
 
     def is_unready(self) -> bool:
         """Whether a server reports that it is not ready; since Triton 26.04 also if a process is dead."""
         for transport in self._transports:
             with suppress(grpc.RpcError):
-                if not transport.ready(_READY_TIMEOUT_S).ready:
+                if not transport.ready(READY_TIMEOUT_S).ready:
                     return True
         return False
 

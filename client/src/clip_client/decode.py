@@ -19,12 +19,11 @@ from clip_client.threads import DaemonExecutor
 from clip_preprocess import PIXELS_VERSION, Outcome, Preprocessor, PreprocessSettings, SettingsError
 from clip_preprocess.resizer import fast_resize, pillow_resize
 
-_NOT_OF_PIXELS = {"pixels_version", "threads", "niceness"}
-"""Parameters of clip_image_preprocess that are not settings of its pixels."""
+_VERSION = "pixels_version"
 
 
 def settings_of(parameters: Mapping[str, str], url: str) -> PreprocessSettings:
-    """The server's settings. Raises ServerMismatch if this process cannot compute the same pixels."""
+    """From what the server states. Raises ServerMismatch if this process cannot compute the same pixels."""
     if difference := _difference(parameters):
         raise ServerMismatch(
             f'cannot decode photos here for the server at {url}: {difference}, or use decode="server" '
@@ -35,19 +34,17 @@ def settings_of(parameters: Mapping[str, str], url: str) -> PreprocessSettings:
 
 def _difference(parameters: Mapping[str, str]) -> str | None:
     """What differs and what to do about it; None if nothing does."""
-    version = parameters.get("pixels_version")
-    if version is None:
-        return "it does not state its pixels_version, as releases up to 0.1. Update the server"
+    version = parameters.get(_VERSION)
     if version != str(PIXELS_VERSION):
         return (
-            f"it computes pixels_version {version}, the clip-triton-preprocess installed here computes "
+            f"it expects pixels_version {version}, the clip-triton-preprocess installed here computes "
             f"{PIXELS_VERSION}. Install the server's release here"
         )
     try:
         settings = PreprocessSettings.from_parameters(parameters)
     except SettingsError as error:
         return f"{error}. Install the server's release here"
-    if unknown := sorted(parameters.keys() - settings.to_parameters().keys() - _NOT_OF_PIXELS):
+    if unknown := sorted(parameters.keys() - settings.to_parameters().keys() - {_VERSION}):
         return (
             f"it has settings that are unknown here ({', '.join(unknown)}). Install the server's release here"
         )

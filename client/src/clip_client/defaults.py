@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-Placement = Literal["server", "client"]
-"""Which side decodes photos."""
+Tier = Literal["decode", "encode"]
+"""What a server serves if not everything; clip_serving.defaults.Tier."""
 MODEL = "clip_image"
 TEXT_MODEL = "clip_text"
 URL = "127.0.0.1:8001"
 
-DECODE: Placement = "server"
+DECODE = "server"
 CONCURRENCY = 16
 """Requests in flight. Triton batches across them."""
 IMAGES_PER_REQUEST = 8

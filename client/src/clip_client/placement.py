@@ -1,20 +1,26 @@
-"""Which side decodes photos: the server, or this process with the extra `decode`."""
+"""Where photos are decoded: by the server, by this process with the extra `decode`, or by another server."""
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Sequence
 
-from clip_client import defaults
 from clip_client.errors import MissingExtra
-from clip_client.requests.pixels import OpenDecoder
+from clip_client.requests.placements import OpenDecoder
+
+SERVER, CLIENT = "server", "client"
 
 
-def decoder_of(decode: str) -> OpenDecoder | None:
-    """None for "server". Raises MissingExtra, and ValueError for another placement."""
-    if decode not in get_args(defaults.Placement):
-        raise ValueError(f"decode must be one of {', '.join(get_args(defaults.Placement))}, not {decode!r}")
-    if decode == "server":
-        return None
+def require_placement(decode: str | Sequence[str]) -> None:
+    """Raises ValueError for what is neither "server" nor "client" nor addresses."""
+    if decode in (SERVER, CLIENT):
+        return
+    for each in [decode] if isinstance(decode, str) else decode:
+        if ":" not in each:
+            raise ValueError(f"decode must be server, client or host:port, not {each!r}")
+
+
+def local_decoder() -> OpenDecoder:
+    """Opens decoders in this process. Raises MissingExtra."""
     try:
         from clip_client.decode import open_decoder
     except ImportError as error:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import get_args
 
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError, ServerError
@@ -44,12 +45,14 @@ examples:
   clip-serve --repository model_repository
   clip-serve --repository model_repository --preprocess-instances 4 --encoder-instances 1 --encoder-threads 4
   clip-serve --repository model_repository --encoder-precision int8
+  clip-serve --repository model_repository --tier decode --grpc-port 8101 --http-port 0 --metrics-port 0
 
 exit status: 0 after Ctrl-C or SIGTERM, 2 if the server did not start, or ended under --no-supervise.
 """
 
 
 _POLL_S = 0.5
+RIGHT = "the embedding of the reference picture matches open_clip's"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -133,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
             metavar="PORT",
             help="default: %(default)s; 0 picks a free one",
         )
+    add(
+        "--tier",
+        choices=get_args(defaults.Tier),
+        help="serve only one part: decode is the model that decodes photos, encode the encoders. Clients of "
+        "the encode tier decode photos themselves, or use a decode tier (clip-embed --decode). Default: all",
+    )
     chosen = InstanceLayout.for_cores(available_cores())
     for field in dataclasses.fields(InstanceLayout):
         add(
@@ -196,6 +205,7 @@ def _server_options(options: argparse.Namespace) -> ServerOptions:
         ),
         quality=options.quality,
         encoder_precision=options.encoder_precision,
+        tier=options.tier,
         supervise=not options.no_supervise,
         ready_timeout_s=options.ready_timeout,
         log=options.log,
@@ -220,31 +230,55 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
             "pid": server.pid,
             "encoder": server.encoder,
             "checked": server.checked,
+            "tier": server.tier,
             "log": str(server.log_path.resolve()),
             **dataclasses.asdict(server.layout),
         }
         print(json.dumps(addresses), flush=True)
         return
-    layout = server.layout
-    right = "the embedding of the reference picture matches open_clip's"
+    right = "decodes the reference picture" if server.tier == "decode" else RIGHT
     print(
         f"""
 ready: {right if server.checked else "not checked, because the server is already rejecting load"}
   gRPC     {server.grpc_url}
   HTTP     {server.http_url}
   metrics  {server.metrics_url}
-  layout   preprocess {layout.preprocess_instances} x {layout.preprocess_threads} threads, \
-encoder {layout.encoder_instances} x {layout.encoder_threads} threads
-  encoder  {server.encoder or "see the model's config"}
+  layout   {_layout(server)}
+  encoder  {_encoder(server)}
   log      {server.log_path.resolve()}
 
 try it:
-  curl -s {server.http_url}/v2/models/{defaults.ENSEMBLE}/config
-  clip-embed gs://bucket/prefix --out embeddings.parquet --url {server.grpc_url}
-  python -c "from clip_client import ClipClient; print(ClipClient('{server.grpc_url}').embed(['photo.jpg']))"
+{_examples(server)}
 
 Ctrl-C stops it.""",
         flush=True,
+    )
+
+
+def _layout(server: TritonServer) -> str:
+    layout = server.layout
+    stages = {
+        "decode": f"preprocess {layout.preprocess_instances} x {layout.preprocess_threads} threads",
+        "encode": f"encoder {layout.encoder_instances} x {layout.encoder_threads} threads",
+    }
+    return ", ".join(text for tier, text in stages.items() if server.tier in (None, tier))
+
+
+def _encoder(server: TritonServer) -> str:
+    return "none" if server.tier == "decode" else server.encoder or "see the model's config"
+
+
+def _examples(server: TritonServer) -> str:
+    embed = "  clip-embed gs://bucket/prefix --out embeddings.parquet"
+    if server.tier == "decode":
+        return f"{embed} --url ENCODER:8001 --decode {server.grpc_url}"
+    if server.tier == "encode":
+        return f"{embed} --url {server.grpc_url} --decode client"
+    return (
+        f"  curl -s {server.http_url}/v2/models/{defaults.ENSEMBLE}/config\n"
+        f"{embed} --url {server.grpc_url}\n"
+        f'  python -c "from clip_client import ClipClient; '
+        f"print(ClipClient('{server.grpc_url}').embed(['photo.jpg']))\""
     )
 
 

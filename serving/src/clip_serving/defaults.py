@@ -14,6 +14,9 @@ Precision = Literal["fp32", "bf16", "int8"]
 EncoderPrecision = Literal["auto", "fp32", "bf16", "int8"]
 """The setting: `auto` is bf16 if the CPU supports it and it passes its check, else fp32; never int8."""
 
+Tier = Literal["decode", "encode"]
+"""A part of a repository on servers of its own: the model that decodes photos, or the encoders."""
+
 ENSEMBLE = "clip_image"
 PREPROCESS = "clip_image_preprocess"
 ENCODER = "clip_image_encoder"

@@ -98,7 +98,8 @@ def test_a_change_of_one_family_leaves_the_others_files(both: Path) -> None:
     _, changed = render_repository(both, lambda now: now.replaced(WORDS, max_batch_size=9))
     assert changed == [DEPLOYMENT_FILE, "clip_words/config.pbtxt", "clip_words_encoder/config.pbtxt"]
     _, changed = render_repository(both, lambda now: now.replaced(IMAGE, max_pixels=9))
-    assert changed == [DEPLOYMENT_FILE, "clip_image_preprocess/config.pbtxt"]
+    assert changed[:2] == [DEPLOYMENT_FILE, "clip_image_preprocess/config.pbtxt"]
+    assert {Path(path).parts[0] for path in changed[2:]} == {"clip_image_encoder"}, "it states the pixels"
 
 
 def test_both_are_staged_for_the_embedded_server(both: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -68,7 +69,28 @@ def test_production_encoder_is_fp16_onnx_on_the_gpu(spec: ModelSpec) -> None:
     assert config.max_batch_size == 64
     assert config.optimization.graph.level == 1
     values = {key: value.string_value for key, value in config.parameters.items()}
-    assert values == {"cudnn_conv_algo_search": "1", "intra_op_thread_count": "1"}
+    assert (values["cudnn_conv_algo_search"], values["intra_op_thread_count"]) == ("1", "1")
+
+
+@pytest.mark.parametrize("name", ["config", "configs/cpu", "configs/tensorrt", "configs/torchscript"])
+def test_the_encoder_states_its_pixels_and_what_the_ensemble_says(spec: ModelSpec, name: str) -> None:
+    texts = render_image(spec, quality="exact", max_pixels=9)
+    preprocess, encoder, ensemble = (
+        {key: value.string_value for key, value in parsed(texts[path]).parameters.items()}
+        for path in (
+            "clip_image_preprocess/config.pbtxt",
+            f"clip_image_encoder/{name}.pbtxt",
+            "clip_image/config.pbtxt",
+        )
+    )
+    stated = json.loads(encoder["preprocess"])
+    assert (stated["quality"], stated["max_pixels"], stated["pixels_version"]) == (
+        "exact",
+        "9",
+        str(PIXELS_VERSION),
+    )
+    assert stated.items() <= preprocess.items()
+    assert ensemble.items() <= encoder.items()
 
 
 GPU_CONFIGS = ("config.pbtxt", "configs/tensorrt.pbtxt", "configs/torchscript.pbtxt")
@@ -192,9 +214,15 @@ def test_a_repository_is_rendered_again_from_its_own_file(tmp_path: Path) -> Non
     path = root / "deployment.json"
     edited = path.read_text().replace('"max_pixels": 100000000', '"max_pixels":   9')
     path.write_text(edited)
-    assert outdated_configs(root) == ["clip_image_preprocess/config.pbtxt"]
+    names = ["cpu", "tensorrt", "torchscript"]
+    wanted = [
+        "clip_image_preprocess/config.pbtxt",
+        *(f"clip_image_encoder/configs/{name}.pbtxt" for name in names),
+        "clip_image_encoder/config.pbtxt",
+    ]
+    assert outdated_configs(root) == wanted
     _, changed = render_repository(root)
-    assert changed == ["clip_image_preprocess/config.pbtxt"]
+    assert changed == wanted
     assert parsed((root / changed[0]).read_text()).parameters["max_pixels"].string_value == "9"
     assert outdated_configs(root) == []
     assert path.read_text() == edited, "the operator's layout of the file stays"

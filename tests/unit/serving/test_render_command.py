@@ -17,6 +17,11 @@ from clip_serving.repository.families.image import IMAGE
 from testing.repositories import read_config, rendered_repository
 
 PREPROCESS = "clip_image_preprocess/config.pbtxt"
+ENCODERS = [
+    *(f"clip_image_encoder/configs/{name}.pbtxt" for name in ("cpu", "tensorrt", "torchscript")),
+    "clip_image_encoder/config.pbtxt",
+]
+"""They state the settings of the pixels."""
 
 
 @pytest.fixture
@@ -43,13 +48,13 @@ def test_an_edited_file_is_rendered(repository: Path, capsys: pytest.CaptureFixt
     edit(repository, '"max_pixels": 100000000', '"max_pixels": 9')
     assert render(repository, "--check") == 1
     said = capsys.readouterr()
-    assert said.out == f"{PREPROCESS}\n"
+    assert said.out.splitlines() == [PREPROCESS, *ENCODERS]
     assert f"render them: clip-render --repository {repository}" in said.err
     assert max_pixels(repository) == "100000000", "--check changes nothing"
     assert render(repository) == 0
     said = capsys.readouterr()
-    assert said.out == f"{PREPROCESS}\n"
-    assert "1 file changed. Restart the server to use it" in said.err
+    assert said.out.splitlines() == [PREPROCESS, *ENCODERS]
+    assert "5 files changed. Restart the server to use them" in said.err
     assert max_pixels(repository) == "9"
     assert render(repository, "--check") == 0
     assert render(repository) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_serving.defaults import EncoderPrecision
+from clip_serving.defaults import EncoderPrecision, Tier
 from clip_serving.errors import ConfigurationError
 from clip_serving.repository.deployment import Deployment
 from clip_serving.repository.families.image import IMAGE
@@ -81,6 +81,25 @@ def test_settings_that_the_machine_does_not_decide_are_the_repositorys(source: P
     settings = Deployment.load(target).settings(IMAGE)
     assert (settings.max_batch_size, settings.max_queue_size, settings.preprocess_instances) == (12, 5, 3)
     assert outdated_configs(target) == []
+
+
+@pytest.mark.parametrize(
+    ("tier", "models"), [("decode", ["clip_image_preprocess"]), ("encode", ["clip_image_encoder"])]
+)
+def test_a_tier_has_only_its_models(source: Path, tmp_path: Path, tier: Tier, models: list[str]) -> None:
+    target = tmp_path / "tier"
+    target.mkdir()
+    stage(source, target, Fit(_LAYOUT), tier)
+    assert sorted(entry.name for entry in target.iterdir() if entry.is_dir()) == models
+    whole = staged(source, tmp_path)
+    for model in models:
+        assert read_config(target / model / "config.pbtxt") == read_config(whole / model / "config.pbtxt")
+
+
+def test_the_decode_tier_needs_no_backend_of_the_encoder(source: Path) -> None:
+    refuse_other_backends(source, "", ["python"], "decode")
+    with pytest.raises(ConfigurationError, match="onnxruntime"):
+        refuse_other_backends(source, "", ["python"], "encode")
 
 
 def test_exported_files_are_linked(source: Path, tmp_path: Path) -> None:

@@ -79,7 +79,12 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 def _check(options: argparse.Namespace) -> int:
     try:
         result = check(
-            options.check, model=options.model, connection=connection_of(options), wait_s=options.wait
+            options.check,
+            model=options.model,
+            connection=connection_of(options),
+            wait_s=options.wait,
+            tier=options.tier,
+            decode=arguments.decode(options) if options.decode else None,
         )
     except ServerBusy as error:
         say(f"busy: {error}")
@@ -124,7 +129,7 @@ def _embed(options: argparse.Namespace) -> int:
         connection=connection_of(options),
         deadline_s=options.deadline,
         concurrency=options.concurrency,
-        decode=options.decode,
+        decode=arguments.decode(options),
     )
     with closing(options.out), client:
         source.check()

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from clip_client import defaults
 from clip_client.arguments import add_connection_options
 from clip_client.errors import CLIENT_CODES, PERMANENT_CODES, SERVER_CODES, SinkError
+from clip_client.placement import CLIENT, SERVER, require_placement
 from clip_client.sinks import open_sink
 from clip_client.sinks.base import Sink
 from clip_client.sources.base import SourceOptions
@@ -29,6 +30,7 @@ examples:
   clip-embed gs://albums/2024/ --out embeddings.parquet --url 127.0.0.1:8001
   clip-embed gs://albums/2024/ --out embeddings.parquet --url gpu-1:8001 --url gpu-2:8001
   clip-embed ./photos --out embeddings.parquet --resume
+  clip-embed gs://albums/2024/ --out embeddings.parquet --url gpu:8001 --decode cpus:8001
   clip-embed --text "a dog on the beach" --text "two people at sunset"
   clip-embed --check 127.0.0.1:8001
 
@@ -47,6 +49,18 @@ class _Parser(argparse.ArgumentParser):
         super()._print_message(printable(message), file)
 
 
+class _Decode(argparse.Action):
+    """Appends addresses; server and client stand alone."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, _: Any = None
+    ) -> None:
+        given = [*(getattr(namespace, self.dest) or []), value]
+        if len(given) > 1 and {SERVER, CLIENT} & {*given}:
+            raise argparse.ArgumentError(self, "give server, client, or addresses, not both")
+        setattr(namespace, self.dest, given)
+
+
 def parser() -> argparse.ArgumentParser:
     made = _Parser(
         "clip-embed",
@@ -61,14 +75,17 @@ def parser() -> argparse.ArgumentParser:
         f"model and settings (default: {defaults.URL})")  # fmt: skip
     add("--check", action="append", metavar="URL", help="embed the server's reference picture and compare "
         "the result; can be repeated, to check that all have the same model and settings")  # fmt: skip
+    add("--tier", choices=get_args(defaults.Tier), help="with --check: the part of the repository that the "
+        "server serves, if not all of it; encode decodes the picture here, or at --decode")  # fmt: skip
     add("--text", action="append", metavar="TEXT", help="embed a text instead of photos, and print its "
         "embedding as a line of JSON; may be given several times")  # fmt: skip
     add("--model", default=defaults.MODEL, help="the model's name on the server (default: %(default)s)")
     add("--concurrency", type=count, default=defaults.CONCURRENCY, metavar="N",
         help="photos in flight to each server (default: %(default)s)")  # fmt: skip
-    add("--decode", choices=get_args(defaults.Placement), default=defaults.DECODE,
-        help="which side decodes photos; client sends pixels, and needs the extra decode "
-        "(default: %(default)s)")  # fmt: skip
+    add("--decode", action=_Decode, type=placement, metavar="WHERE",
+        help="where photos are decoded: server, client (sends pixels, and needs the extra decode), or the "
+        f"gRPC address of a server that only decodes, which can be repeated (default: {defaults.DECODE})",
+        )  # fmt: skip
     add("--deadline", type=seconds, default=defaults.DEADLINE_S, metavar="SECONDS",
         help="time limit for one photo, retries included (default: %(default).0f)")  # fmt: skip
     add("--wait", type=seconds, default=defaults.WAIT_FOR_SERVER_S, metavar="SECONDS",
@@ -120,6 +137,12 @@ def urls(options: argparse.Namespace) -> list[str]:
     return options.url or [defaults.URL]
 
 
+def decode(options: argparse.Namespace) -> str | list[str]:
+    """As for ClipClient."""
+    given: list[str] = options.decode or [defaults.DECODE]
+    return given[0] if len(given) == 1 else given
+
+
 def sink(text: str) -> Sink:
     try:
         return open_sink(text)
@@ -137,6 +160,14 @@ def codes(text: str) -> frozenset[str]:
             f"{', '.join(sorted(PERMANENT_CODES))}"
         )
     return found
+
+
+def placement(text: str) -> str:
+    try:
+        require_placement(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be server, client or host:port, not {text!r}") from error
+    return text
 
 
 def count(text: str) -> int:

@@ -1,29 +1,24 @@
-"""The other placement of decoding: pixels of photos that this process decoded, straight to the encoder.
+"""The messages of the two steps apart: photos to the preprocess model, its pixels to the encoder.
 
-The encoder's messages have the same shape for retry.py as the ensemble's: a request of `photos`, each of them
-bytes, and an answer with a PhotoResult per photo.
+They have the same shape for retry.py as the ensemble's: a request of `photos`, each of them bytes, and an
+answer with a PhotoResult per photo.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, wait
-from dataclasses import dataclass
-from typing import Any, Protocol
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from tritonclient.grpc import InferResult
 from tritonclient.grpc import service_pb2 as pb
 
-from clip_client.errors import ItemError, ServerMismatch
-from clip_client.requests.retry import Call, Flow, RetryEngine
-from clip_client.requests.wire import ModelInfo, raw_contents, read_row
+from clip_client.errors import ServerMismatch
+from clip_client.requests.wire import ModelInfo, of_type, raw_contents, read_facts, read_row
 from clip_client.results import PhotoResult
-from clip_client.timings import TimedAnswer
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,19 +28,21 @@ class EncoderInfo(ModelInfo):
     valid_input: str = "valid"
     pixels: tuple[int, ...] = ()
     """(height, width, 3)."""
+    preprocess: Mapping[str, str] = field(default_factory=dict)
+    """Settings and version of the pixels that it expects; empty if it does not state them."""
 
     @classmethod
     def from_config(cls, config: Any) -> EncoderInfo:
         """From Triton's ModelConfig message. Raises ServerMismatch, which names what is missing."""
-        kinds = config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name
-        pixels = [each for each in config.input if each.data_type == kinds["TYPE_UINT8"].number]
-        valid = [each for each in config.input if each.data_type == kinds["TYPE_BOOL"].number]
-        vectors = [each for each in config.output if each.data_type == kinds["TYPE_FP32"].number]
+        pixels = of_type(config, config.input, "TYPE_UINT8")
+        valid = of_type(config, config.input, "TYPE_BOOL")
+        vectors = of_type(config, config.output, "TYPE_FP32")
         if not len(pixels) == len(valid) == len(vectors) == 1:
             raise ServerMismatch(
                 f"the model {config.name!r} is not clip-triton's encoder: it must have one UINT8 input, one "
                 f"BOOL input and one FP32 output, but has {len(pixels)}, {len(valid)} and {len(vectors)}"
             )
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
         return cls(
             name=config.name,
             image_input=pixels[0].name,
@@ -55,8 +52,22 @@ class EncoderInfo(ModelInfo):
             error_output="",
             dimension=int(vectors[0].dims[-1]),
             max_batch_size=int(config.max_batch_size),
-            parameters={key: value.string_value for key, value in config.parameters.items()},
+            parameters=parameters,
             steps=(config.name,),
+            preprocess=json.loads(parameters.get("preprocess", "{}")),
+        )
+
+    def as_model(self, name: str, max_batch_size: int, limits: Mapping[str, str]) -> ModelInfo:
+        """The description of both steps together, like the ensemble's."""
+        return ModelInfo(
+            name=name,
+            image_input=self.image_input,
+            embedding_output=self.embedding_output,
+            error_output="",
+            dimension=self.dimension,
+            max_batch_size=min(max_batch_size, self.max_batch_size),
+            parameters={**self.parameters, **limits},
+            steps=(self.name,),
         )
 
     def request_bytes(
@@ -82,117 +93,73 @@ class EncoderInfo(ModelInfo):
         return b"".join([head.SerializeToString(), *rows, *raw_contents([valid])])
 
     def read_answer(self, result: InferResult) -> list[PhotoResult]:
-        return [PhotoResult.of(read_row(row, "")) for row in result.as_numpy(self.embedding_output)]
+        return [PhotoResult.of(read_row(row)) for row in result.as_numpy(self.embedding_output)]
+
+
+@dataclass(frozen=True, eq=False)
+class PixelResult(PhotoResult):
+    """One photo's `pixels`, uint8 [H,W,3] as bytes, instead of its embedding."""
+
+    pixels: bytes = b""
 
 
 @dataclass(frozen=True)
 class DecodedPhoto:
-    """One photo's uint8 pixels [H,W,3] as bytes, or none if `facts` has its error; and what it cost."""
+    """One photo's uint8 pixels [H,W,3] as bytes, or none if `facts` has its error; and what it cost here."""
 
     pixels: bytes
     facts: PhotoResult
     """Without its embedding."""
-    decode_s: float
-    preprocess_s: float
-
-
-class Decoder(Protocol):
-    """Decodes photos on threads."""
-
-    def submit(self, photo: bytes) -> Future[DecodedPhoto]:
-        """Never fails for a photo. Raises RuntimeError after close()."""
-
-    def close(self) -> None:
-        """Cancels photos that wait for a thread. Does not wait for those being decoded."""
-
-
-OpenDecoder = Callable[[Mapping[str, str], str], Decoder]
-"""From the parameters of the server's preprocess model, and the server's address. Raises ServerMismatch."""
-Decoding = Sequence["Future[DecodedPhoto]"]
-WaitFor = Callable[[Decoding, float], Any]
-
-
-def wait_for(futures: Decoding, timeout_s: float) -> None:
-    """Returns when all futures are done; each photo has a deadline of its own."""
-    del timeout_s
-    wait(futures)
-
-
-async def wait_for_async(futures: Decoding, timeout_s: float) -> None:
-    """Like wait_for(), in this task."""
-    del timeout_s
-    await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
-
-
-class ClientPlacement:
-    """Decodes in this process, and sends pixels to the encoder."""
-
-    def __init__(self, engine: RetryEngine, encoder: EncoderInfo, decoder: Decoder, wait: WaitFor) -> None:
-        self.encoder = encoder
-        self._engine, self._decoder, self._wait = engine, decoder, wait
+    decode_s: float = 0.0
+    preprocess_s: float = 0.0
 
     @classmethod
-    def open(
-        cls, engine: RetryEngine, info: ModelInfo, deadline_s: float, open_decoder: OpenDecoder, wait: WaitFor
-    ) -> Flow[ClientPlacement]:
-        """Asks the server for its preprocess settings and its encoder.
+    def of(cls, result: PhotoResult) -> DecodedPhoto:
+        """From a server's answer."""
+        facts = {each.name: getattr(result, each.name) for each in dataclasses.fields(PhotoResult)}
+        return cls(result.pixels if isinstance(result, PixelResult) else b"", PhotoResult(**facts))
 
-        Raises ServerUnavailable, and ServerMismatch for a server whose pixels this process cannot compute.
-        """
-        if len(info.steps) != 2:
+
+@dataclass(frozen=True, repr=False)
+class PreprocessInfo(ModelInfo):
+    """The server's description of its preprocess model, whose answers are pixels."""
+
+    pixels: tuple[int, ...] = ()
+    """(height, width, 3)."""
+
+    @classmethod
+    def from_config(cls, config: Any) -> PreprocessInfo:
+        """From Triton's ModelConfig message. Raises ServerMismatch, which names what is missing."""
+        images = of_type(config, config.input, "TYPE_STRING")
+        pixels = of_type(config, config.output, "TYPE_UINT8")
+        outputs = {each.name for each in config.output}
+        missing = {"error", "notice", "format", "dimensions", "stage_seconds"} - outputs
+        if len(images) != 1 or len(pixels) != 1 or missing:
             raise ServerMismatch(
-                f"the model {info.name!r} does not consist of a preprocess model and an encoder, but of "
-                f'{list(info.steps)}. Use decode="server"'
+                f"the model {config.name!r} is not a preprocess model of this release: it must have one "
+                f"BYTES input and one UINT8 output, but has {len(images)} and {len(pixels)}"
+                + f", and it lacks the outputs {', '.join(sorted(missing))}"
+                * bool(missing)
             )
-        preprocess = yield from engine.model_config(info.steps[0], deadline_s)
-        encoder = EncoderInfo.from_config((yield from engine.model_config(info.steps[1], deadline_s)))
-        parameters = {key: value.string_value for key, value in preprocess.parameters.items()}
-        return cls(engine, encoder, open_decoder(parameters, engine.servers.url), wait)
+        return cls(
+            name=config.name,
+            image_input=images[0].name,
+            embedding_output=pixels[0].name,
+            error_output="error",
+            seconds_output="stage_seconds",
+            notice_output="notice",
+            format_output="format",
+            dimensions_output="dimensions",
+            dimension=0,
+            max_batch_size=int(config.max_batch_size),
+            parameters={key: value.string_value for key, value in config.parameters.items()},
+            steps=(config.name,),
+            pixels=tuple(pixels[0].dims),
+        )
 
-    def request(
-        self, photos: Sequence[bytes], *, timed: bool = False, request_id: str = ""
-    ) -> Flow[TimedAnswer]:
-        """Like RetryEngine.request(). The deadline does not include the decoding, which has its own."""
-        self._engine.require_open()
-        begin = time.perf_counter()
-        decoded = yield from self._decode(photos)
-        decoded_s = time.perf_counter() - begin
-        sent = [each.pixels for each in decoded if each.facts.error is None]
-        answer = TimedAnswer([], 0.0)
-        if sent:
-            answer = yield from self._engine.request(self.encoder, sent, timed=timed, request_id=request_id)
-        seconds = np.array([(each.decode_s, each.preprocess_s) for each in decoded], np.float64)
-        waited_s = answer.waited_s + max(0.0, decoded_s - float(seconds.sum()))
-        results = _merged(decoded, answer.results)
-        return TimedAnswer(results, decoded_s + answer.seconds, seconds, waited_s)
-
-    def _decode(self, photos: Sequence[bytes]) -> Flow[list[DecodedPhoto]]:
-        futures: list[Future[DecodedPhoto]] = []
-        try:
-            futures += map(self._decoder.submit, photos)
-            yield Call(self._wait, futures, math.inf)
-            return [future.result() for future in futures]
-        except (CancelledError, RuntimeError):  # the pool's errors after close()
-            self._engine.require_open()
-            raise
-        finally:
-            for future in futures:  # those that still wait for a thread, if the caller gives up
-                future.cancel()
-
-    def close(self) -> None:
-        self._decoder.close()
-
-
-def _merged(decoded: Sequence[DecodedPhoto], answers: Sequence[PhotoResult]) -> list[PhotoResult]:
-    rest = iter(answers)
-    return [
-        each.facts if each.facts.error is not None else _with_outcome(each.facts, next(rest))
-        for each in decoded
-    ]
-
-
-def _with_outcome(facts: PhotoResult, answer: PhotoResult) -> PhotoResult:
-    """Notices are remarks about photos that were embedded."""
-    if isinstance(answer.outcome, ItemError):
-        return dataclasses.replace(facts, error=answer.error, notices=())
-    return dataclasses.replace(facts, embedding=answer.embedding)
+    def read_answer(self, result: InferResult) -> list[PhotoResult]:
+        rows = result.as_numpy(self.embedding_output)
+        return [
+            PixelResult(**facts, error=error, pixels=b"" if error else row.tobytes())
+            for row, (error, facts) in zip(rows, read_facts(self, result, len(rows)), strict=True)
+        ]

@@ -181,18 +181,22 @@ class RetryEngine:
     def model_info(
         self, model: str, deadline_s: float, advice: str = "", *, starting: bool = False
     ) -> Flow[ModelInfo]:
-        """Reads the description of an ensemble; see model_config().
-
-        Raises ServerMismatch if servers have other settings. Those that do not answer now are compared later.
-        """
+        """Reads the description of an ensemble; see model_config() and require_equal()."""
         config = yield from self.model_config(model, deadline_s, advice, starting=starting)
         info = ModelInfo.from_config(config)
+        yield from self.require_equal([model, *info.steps[:1]])  # the first step has the pixels' settings
+        return info
+
+    def require_equal(self, models: Sequence[str]) -> Flow[None]:
+        """Compares the settings of these models on all servers.
+
+        Raises ServerMismatch if they differ. Those that do not answer now are compared later.
+        """
         if self.servers.are_several:
-            self.servers.compared.update((model, *info.steps[:1]))  # the first step has the pixels' settings
+            self.servers.compared.update(models)
             for server in self.servers.all:
                 if (yield from self._compare(server, self._clock() + self._probe_s)) is not None:
                     server.rest(self._clock())
-        return info
 
     def _compare(self, server: Server, end: float) -> Flow[Failure | None]:
         """Compares the settings of a server that has not answered yet, or was away; None if they are equal.

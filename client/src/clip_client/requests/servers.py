@@ -186,8 +186,12 @@ class ServerStatus:
     is_compared: bool
 
 
-_OWN = ("niceness", "threads", "decode_timeout_s", "encoder_version", "reference_")
-"""Prefixes of parameters in which servers may differ. A version counts exports of the same weights."""
+_OWN = (
+    "niceness", "threads", "decode_timeout_s", "encoder_version", "reference_",
+    "precision", "cudnn_", "intra_op_", "INFERENCE_MODE",
+)  # fmt: skip
+"""Prefixes of parameters in which servers may differ. A version counts exports of the same weights. The last
+four belong to the encoder's backends; `encoder_precision` is compared."""
 
 
 def settings_of(config: Any) -> dict[str, str]:

@@ -44,11 +44,11 @@ class ModelInfo:
     @classmethod
     def from_config(cls, config: Any) -> ModelInfo:
         """From Triton's ModelConfig message. Raises ServerMismatch, which names what is missing."""
-        strings = [i.name for i in config.input if i.data_type == _type(config, "TYPE_STRING")]
-        vectors = [o for o in config.output if o.data_type == _type(config, "TYPE_FP32") and len(o.dims) == 1]
-        seconds = [o.name for o in config.output if o.data_type == _type(config, "TYPE_FP64")]
-        numbers = [o.name for o in config.output if o.data_type == _type(config, "TYPE_INT32")]
-        texts = [o.name for o in config.output if o.data_type == _type(config, "TYPE_STRING")]
+        strings = [each.name for each in of_type(config, config.input, "TYPE_STRING")]
+        vectors = [each for each in of_type(config, config.output, "TYPE_FP32") if len(each.dims) == 1]
+        seconds = [each.name for each in of_type(config, config.output, "TYPE_FP64")]
+        numbers = [each.name for each in of_type(config, config.output, "TYPE_INT32")]
+        texts = [each.name for each in of_type(config, config.output, "TYPE_STRING")]
         errors = ["error"] if "error" in texts else texts
         for found, what in (
             (strings, "one BYTES input for the photo or text"),
@@ -110,9 +110,10 @@ class ModelInfo:
         return ItemError("too_many_bytes", f"{size:,} bytes; the server accepts at most {most:,}")
 
 
-def _type(config: Any, name: str) -> int:
-    value: int = config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name[name].number
-    return value
+def of_type(config: Any, tensors: Sequence[Any], name: str) -> list[Any]:
+    """The inputs or outputs of a ModelConfig that have Triton's type of this name."""
+    number = config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name[name].number
+    return [each for each in tensors if each.data_type == number]
 
 
 def collect(
@@ -185,14 +186,22 @@ def _varint(number: int) -> bytes:
 def read_answer(info: ModelInfo, result: InferResult) -> list[PhotoResult]:
     """One entry per photo, in the order of the request."""
     rows = result.as_numpy(info.embedding_output)
-    count = len(rows)
+    return [
+        PhotoResult.of(error or read_row(row), **facts)
+        for row, (error, facts) in zip(rows, read_facts(info, result, len(rows)), strict=True)
+    ]
+
+
+def read_facts(
+    info: ModelInfo, result: InferResult, count: int
+) -> list[tuple[ItemError | None, dict[str, Any]]]:
+    """Of each of the `count` photos: its error, and the other fields of its PhotoResult."""
     dimensions = [(0, 0, 0)] * count
     if info.dimensions_output:
         dimensions = result.as_numpy(info.dimensions_output).tolist()
     return [
-        _read_photo(*columns)
-        for columns in zip(
-            rows,
+        (ItemError.from_wire(error) if error else None, _facts(notice, format_name, sides_and_scale))
+        for error, notice, format_name, sides_and_scale in zip(
             _texts(result, info.error_output, count),
             _texts(result, info.notice_output, count),
             _texts(result, info.format_output, count),
@@ -202,18 +211,15 @@ def read_answer(info: ModelInfo, result: InferResult) -> list[PhotoResult]:
     ]
 
 
-def _read_photo(
-    row: Embedding, error: str, notice: str, format_name: str, dimensions: tuple[int, int, int]
-) -> PhotoResult:
+def _facts(notice: str, format_name: str, dimensions: tuple[int, int, int]) -> dict[str, Any]:
     width, height, scale = (number or None for number in dimensions)
-    return PhotoResult.of(
-        read_row(row, error),
-        notices=tuple(map(Notice.from_wire, notice.splitlines())),
-        width=width,
-        height=height,
-        format=format_name or None,
-        decode_scale=scale,
-    )
+    return {
+        "notices": tuple(map(Notice.from_wire, notice.splitlines())),
+        "width": width,
+        "height": height,
+        "format": format_name or None,
+        "decode_scale": scale,
+    }
 
 
 def _texts(result: InferResult, output: str | None, count: int) -> list[str]:
@@ -223,10 +229,8 @@ def _texts(result: InferResult, output: str | None, count: int) -> list[str]:
     return [text.decode("utf-8", "replace") for text in result.as_numpy(output).reshape(-1)]
 
 
-def read_row(row: Embedding, error: str) -> Embedding | ItemError:
+def read_row(row: Embedding) -> Embedding | ItemError:
     """The vector if its norm is 1, else an error."""
-    if error:
-        return ItemError.from_wire(error)
     norm = float(np.linalg.norm(row))
     # Comparisons with NaN are false, so a NaN row is never valid.
     if not abs(norm - 1.0) <= defaults.NORM_TOLERANCE:

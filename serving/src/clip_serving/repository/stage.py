@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clip_preprocess.settings import Quality
 from clip_serving import defaults
-from clip_serving.defaults import EncoderPrecision
+from clip_serving.defaults import EncoderPrecision, Tier
 from clip_serving.errors import ConfigurationError
 from clip_serving.files import write_all_atomically
 from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
@@ -84,17 +84,21 @@ class Fit:
         return deployment.replaced(IMAGE, **vars(self.layout), **given)
 
 
-def stage(source: Path, target: Path, change: Callable[[Deployment], Deployment]) -> None:
+def stage(
+    source: Path, target: Path, change: Callable[[Deployment], Deployment], tier: Tier | None = None
+) -> None:
     """Fills the folder `target` with the repository `source`, rendered with its settings after `change`.
 
-    Raises ConfigurationError, which names what is missing in `source`.
+    Of a `tier`, only its models. Raises ConfigurationError, which names what is missing in `source`.
     """
     deployment = change(Deployment.load(source))
     specs = load_specs(source, deployment)
-    for name in specs:
-        for model in FAMILIES[name].models:
-            _link_versions(source / model, target / model)
-    texts = {DEPLOYMENT_FILE: deployment.to_json(), **render(deployment, specs)}
+    served = [model for name in specs for model in FAMILIES[name].served(tier)]
+    for model in served:
+        _link_versions(source / model, target / model)
+    rendered = render(deployment, specs)
+    texts = {path: text for path, text in rendered.items() if path.partition("/")[0] in served}
+    texts[DEPLOYMENT_FILE] = deployment.to_json()
     write_all_atomically({target / path: text for path, text in texts.items()})
 
 
@@ -110,7 +114,9 @@ def _link_versions(source: Path, target: Path) -> None:
             (target / entry.name).symlink_to(entry.resolve())
 
 
-def refuse_other_backends(repository: Path, model_config_name: str, backends: Collection[str]) -> None:
+def refuse_other_backends(
+    repository: Path, model_config_name: str, backends: Collection[str], tier: Tier | None = None
+) -> None:
     """Raises ConfigurationError for a `--model-config-name` that cannot be served.
 
     The encoder does not have it, or it needs a backend that is not among `backends`.
@@ -119,7 +125,7 @@ def refuse_other_backends(repository: Path, model_config_name: str, backends: Co
     rendered = configs(deployment, load_specs(repository, deployment))
     _require_format(repository, model_config_name, rendered)
     for name in deployment.sections:
-        for model in FAMILIES[name].models:
+        for model in FAMILIES[name].served(tier):
             path = f"{model}/configs/{model_config_name}.pbtxt"
             path = path if path in rendered else f"{model}/config.pbtxt"
             wanted = rendered[path].backend

@@ -21,7 +21,7 @@ import psutil
 
 from clip_preprocess import Quality
 from clip_serving import defaults
-from clip_serving.defaults import EncoderPrecision
+from clip_serving.defaults import EncoderPrecision, Tier
 from clip_serving.errors import ServerError
 from clip_serving.repository.stage import Fit, InstanceLayout, available_cores, refuse_other_backends, stage
 from clip_serving.server import log as server_log
@@ -40,7 +40,8 @@ class ServerOptions:
     """How to start the server.
 
     A port of 0 picks a free one. A `layout` of None fits the machine's cores. If `quality` or
-    `encoder_precision` (of a CPU encoder) is None, the repository's value applies.
+    `encoder_precision` (of a CPU encoder) is None, the repository's value applies. Of a `tier`, only its part
+    of the repository is served.
     """
 
     grpc_port: int = 0
@@ -50,6 +51,7 @@ class ServerOptions:
     layout: InstanceLayout | None = None
     quality: Quality | None = None
     encoder_precision: EncoderPrecision | None = None
+    tier: Tier | None = None
     supervise: bool = True
     check_reference: bool = True
     ready_timeout_s: float = defaults.READY_TIMEOUT_S
@@ -84,6 +86,11 @@ class TritonServer:
         self._supervisor = Supervisor(
             death=self.death, kill=lambda: self._end(grace_s=0), start=self._start, stopping=self._stopping
         )
+
+    @property
+    def tier(self) -> Tier | None:
+        """The part of the repository that it serves; None for all."""
+        return self._options.tier
 
     @property
     def grpc_url(self) -> str:
@@ -179,9 +186,9 @@ class TritonServer:
         staged = self._folder / "model_repository"
         staged.mkdir()
         fit = Fit(self.layout, self._options.quality, self._options.encoder_precision)
-        stage(self._repository, staged, fit)
+        stage(self._repository, staged, fit, self._options.tier)
         backends = [entry.name for entry in self._runtime.backends.iterdir()]
-        refuse_other_backends(self._repository, self._options.model_config_name, backends)
+        refuse_other_backends(self._repository, self._options.model_config_name, backends, self._options.tier)
 
     def _start_first(self) -> None:
         """The first start. Triton 24.10 sometimes crashes in it, in its own lock, if the machine is busy."""
@@ -217,7 +224,9 @@ class TritonServer:
         self._stubs = stubs_of(process.pid)
         self.encoder = server_log.announced(self.log_path)
         if self._options.check_reference:
-            self.checked = readiness.check_reference(self.grpc_url, running=self._is_running)
+            self.checked = readiness.check_reference(
+                self.grpc_url, running=self._is_running, tier=self._options.tier
+            )
 
     def _command(self) -> list[str]:
         grpc_port, http_port, metrics_port = self._ports

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from clip_serving import defaults
+from clip_serving.defaults import Tier
 from clip_serving.errors import ServerError
 
 if TYPE_CHECKING:
@@ -56,9 +57,15 @@ def _says_ready(http_url: str) -> bool:
 
 
 def check_reference(
-    grpc_url: str, *, running: Callable[[], bool], waits_s: Sequence[float] = defaults.CHECK_WAITS_S
+    grpc_url: str,
+    *,
+    running: Callable[[], bool],
+    tier: Tier | None = None,
+    waits_s: Sequence[float] = defaults.CHECK_WAITS_S,
 ) -> bool:
     """Whether a ready server embedded the reference picture; False if it is too busy to answer.
+
+    A decode tier decodes it, and for an encode tier this process does.
 
     A busy server works, so restarting it would not help. Raises ServerError if the embedding is wrong, or
     if there is no answer within `waits_s` seconds (one attempt each) or while the server is `running`.
@@ -66,7 +73,7 @@ def check_reference(
     from clip_client.errors import ClipClientError, ServerBusy
 
     try:
-        result = _check_patiently(grpc_url, running, waits_s)
+        result = _check_patiently(grpc_url, running, tier, waits_s)
     except ServerBusy as error:
         _logger.warning("the server was not checked because it is too busy: %s", error)
         return False
@@ -77,7 +84,9 @@ def check_reference(
     return True
 
 
-def _check_patiently(grpc_url: str, running: Callable[[], bool], waits_s: Sequence[float]) -> CheckResult:
+def _check_patiently(
+    grpc_url: str, running: Callable[[], bool], tier: Tier | None, waits_s: Sequence[float]
+) -> CheckResult:
     """Tries again if there is no answer: under load, the picture queues behind other requests."""
     from clip_client.check import check
     from clip_client.errors import ServerBusy, ServerUnavailable
@@ -85,10 +94,10 @@ def _check_patiently(grpc_url: str, running: Callable[[], bool], waits_s: Sequen
     *first, last = waits_s
     for wait_s in first:
         try:
-            return check(grpc_url, wait_s=wait_s)
+            return check(grpc_url, tier=tier, wait_s=wait_s)
         except ServerBusy:
             raise
         except ServerUnavailable:
             if not running():
                 raise
-    return check(grpc_url, wait_s=last)
+    return check(grpc_url, tier=tier, wait_s=last)

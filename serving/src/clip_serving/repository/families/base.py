@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+from clip_serving.defaults import Tier
 from clip_serving.repository.settings import FamilySettings
 from clip_serving.repository.spec import TowerSpec
 
@@ -32,6 +33,10 @@ class ModelFamily(ABC, Generic[Spec, Settings]):
     """The module of clip_serving.triton_models that serves the encoder on a CPU."""
     spec: type[Spec]
     settings: type[Settings]
+
+    def served(self, tier: Tier | None) -> tuple[str, ...]:
+        """Those of `models` that the servers of a tier serve; of None, all."""
+        return () if tier == "decode" else self.models
 
     @abstractmethod
     def configs(self, spec: Spec, settings: Settings) -> dict[str, pb.ModelConfig]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving import defaults
+from clip_serving.defaults import Tier
 from clip_serving.errors import ConfigurationError
 from clip_serving.repository.families.base import MODEL_PY, ModelFamily
 from clip_serving.repository.families.image import encoder, ensemble, preprocess
@@ -19,6 +20,10 @@ class ImageFamily(ModelFamily[ModelSpec, ImageSettings]):
     encoder = defaults.ENCODER
     spec = ModelSpec
     settings = ImageSettings
+
+    def served(self, tier: Tier | None) -> tuple[str, ...]:
+        parts = {"decode": (defaults.PREPROCESS,), "encode": (defaults.ENCODER,)}
+        return self.models if tier is None else parts[tier]
 
     def configs(self, spec: ModelSpec, settings: ImageSettings) -> dict[str, pb.ModelConfig]:
         return {

@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving import defaults
 from clip_serving.repository.families.configs import model_config, parameters, version_policy
-from clip_serving.repository.families.image import tensors
+from clip_serving.repository.families.image import facts, tensors
 from clip_serving.repository.families.image.settings import ImageSettings
 from clip_serving.repository.spec import ModelSpec
 
@@ -87,7 +87,8 @@ def _encoder(spec: ModelSpec, settings: ImageSettings, fields: dict[str, Any]) -
             "max_queue_delay_microseconds": settings.max_queue_delay_us,
         },
     }
-    return model_config({**common, **fields})
+    of_encoder = parameters(facts.of_encoder(spec, settings)) | fields.get("parameters", {})
+    return model_config({**common, **fields, "parameters": of_encoder})
 
 
 def _batch_sizes(settings: ImageSettings) -> list[int]:

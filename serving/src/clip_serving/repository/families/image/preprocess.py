@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from clip_preprocess import PIXELS_VERSION
 from clip_serving import defaults
 from clip_serving.repository.families.configs import model_config, parameters
-from clip_serving.repository.families.image import tensors
-from clip_serving.repository.families.image.settings import ImageSettings, preprocess_settings
+from clip_serving.repository.families.image import facts, tensors
+from clip_serving.repository.families.image.settings import ImageSettings
 from clip_serving.repository.spec import ModelSpec
 
 
@@ -30,8 +29,8 @@ def config(spec: ModelSpec, settings: ImageSettings) -> pb.ModelConfig:
             "instance_group": [{"kind": "KIND_CPU", "count": settings.preprocess_instances}],
             "parameters": parameters(
                 {
-                    **preprocess_settings(spec, settings).to_parameters(),
-                    "pixels_version": PIXELS_VERSION,
+                    **facts.of_pixels(spec, settings),
+                    "reference_image": spec.reference_image,
                     "threads": settings.preprocess_threads,
                     "niceness": defaults.PREPROCESS_NICENESS,
                 }
