@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_client import EmbeddedObject, Existing, ItemError, ObjectInfo, PhotoResult, SinkError, Stage
+from clip_client import EmbeddedObject, Existing, ItemError, ObjectInfo, PhotoResult, SinkError, Stage, cli
+from clip_client.cli import arguments
 from clip_client.cli.progress import Progress
 from clip_client.cli.report import report
 from clip_client.pipeline import Summary
@@ -144,3 +145,28 @@ def test_an_internal_error_is_not_reported_as_failed_photos(tmp_path: Path) -> N
     assert done.returncode == 2
     assert "ZeroDivisionError" in done.stderr
     assert f"finished rows are kept in {out}.parts: run the same command again" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["client", "cpu:8001"], "give server, client, or addresses, not both"),
+        (["cpu"], "must be server, client or host:port, not 'cpu'"),
+    ],
+)
+def test_a_wrong_place_to_decode_is_a_usage_error(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["photos", "--out", "x.parquet", *(f"--decode={each}" for each in given)])
+    assert said in capsys.readouterr().err
+
+
+def test_where_photos_are_decoded() -> None:
+    def parsed(*words: str) -> str | list[str]:
+        return arguments.decode(arguments.parser().parse_args(words))
+
+    assert parsed() == "server"
+    assert parsed("--decode", "client") == "client"
+    assert parsed("--decode", "a:1") == "a:1"
+    assert parsed("--decode", "a:1", "--decode", "b:1") == ["a:1", "b:1"]

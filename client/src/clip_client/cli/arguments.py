@@ -55,6 +55,7 @@ class _Decode(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, _: Any = None
     ) -> None:
+        del parser
         given = [*(getattr(namespace, self.dest) or []), value]
         if len(given) > 1 and {SERVER, CLIENT} & {*given}:
             raise argparse.ArgumentError(self, "give server, client, or addresses, not both")
