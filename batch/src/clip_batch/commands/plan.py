@@ -59,7 +59,7 @@ def _plan(options: argparse.Namespace) -> int:
     listings = [
         open_listing(
             text,
-            source_options(options, 1),
+            source_options(options, 2),
             out=storage.local_path,
             base=options.base,
             source_name=options.source_name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,7 @@ def _run(options: argparse.Namespace) -> int:
     keep_freed_memory()
     dataset = Dataset.read(writable(options.out))
     partitions = _partitions(dataset, options)
+    random.shuffle(partitions)  # several workers on one OUT rarely embed the same one
     job = Job(
         options.out,
         client_options(
