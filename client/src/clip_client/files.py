@@ -1,16 +1,37 @@
-"""Atomic file replacement, and a file lock that a killed process cannot leave behind."""
+"""Bounded reads, atomic file replacement, and a file lock that a killed process cannot leave behind."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Raised by file systems without locks, such as some cluster mounts. A run without a lock beats no run."""
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens a file to read it. Raises OSError for a device or a pipe, which may have no end or no writer."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError(errno.EINVAL, "not a regular file")
+
+
+def chunks_of(file: IO[bytes], most: int) -> Iterator[bytes]:
+    """At most `most` bytes, however few each read returns."""
+    while most > 0 and (chunk := file.read(most)):
+        yield chunk
+        most -= len(chunk)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from clip_client.errors import ItemError
+from clip_client.files import chunks_of, open_regular
 from clip_client.requests.wire import ModelInfo
 
 Image = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes]
@@ -65,18 +66,25 @@ def read_photo(info: ModelInfo, image: Image) -> bytes | ItemError:
     if isinstance(image, bytearray | memoryview):
         return bytes(image)
     try:
-        data = Path(image).read_bytes() if isinstance(image, str | os.PathLike) else _read(image)
+        if isinstance(image, str | os.PathLike):
+            with open_regular(image) as file:
+                return _read(file, info)
+        return _read(image, info)
     except FileNotFoundError:
         return ItemError("not_found", f"{image} does not exist")
     except OSError as error:
         return ItemError("load_failed", f"{image}: {error.strerror or error}")
     except ValueError as error:  # a closed file; a NUL in the path, or a lone surrogate
         return ItemError("load_failed", f"{str(image)!r}: {error}")
-    return info.too_large(len(data)) or data
 
 
-def _read(file: IO[bytes]) -> bytes:
-    data: Any = file.read()
-    if isinstance(data, str):
+def _read(file: IO[bytes], info: ModelInfo) -> bytes | ItemError:
+    """The rest of the file. A device or a pipe may never end: reads no more than the server accepts."""
+    most = info.most_bytes
+    parts: list[Any] = list(chunks_of(file, most + 1))
+    if any(isinstance(part, str) for part in parts):
         raise TypeError(f"{file} is opened in text mode. Open photos in binary mode: open(path, 'rb')")
-    return bytes(data)
+    data = b"".join(parts)
+    if len(data) > most:
+        return ItemError("too_many_bytes", f"more than {most:,} bytes, the most that the server accepts")
+    return data

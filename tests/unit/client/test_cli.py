@@ -40,6 +40,8 @@ def run(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
         ("--wait", "inf", "must be a positive number of seconds"),
         ("--out", "gs://album/out.parquet", "cannot write to gs://album/out.parquet: gs:// is not supported"),
         ("--out", ".", ". is a folder. Give the path of the file to write"),
+        ("--out", "a.csv", "a.csv: the output is a Parquet file, and not .csv. End its name in .parquet"),
+        ("--source-name", "", "the name is empty"),
     ],
 )
 def test_an_option_that_makes_no_sense(option: str, value: str, said: str) -> None:
@@ -47,6 +49,13 @@ def test_an_option_that_makes_no_sense(option: str, value: str, said: str) -> No
     assert done.returncode == 2
     assert f"argument {option}: {said}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--user-project=p", "--anonymous"])
+def test_an_option_for_buckets_is_not_ignored_for_a_folder(option: str, tmp_path: Path) -> None:
+    done = run(str(tmp_path), "--out", "x.parquet", option)
+    assert done.returncode == 2
+    assert f"is not a bucket, and {option.partition('=')[0]} is for buckets" in done.stderr
 
 
 def test_one_photo_is_reported_in_the_singular_and_without_rounding_errors(

@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
                 f"{options.source[1]}. Give one; if your shell has expanded a pattern, give the folder with "
                 "--include 'PATTERN'"
             )
+        if unused := arguments.unused_for(options.source[0], options):
+            parser.error(f"{options.source[0]} is not a bucket, and {unused} is for buckets. Leave it out")
         keep_freed_memory()
         return _embed(options)
     except ClipClientError as error:

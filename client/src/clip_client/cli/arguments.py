@@ -95,8 +95,8 @@ def parser() -> argparse.ArgumentParser:
     existing.add_argument("--resume", action="store_true", help="add missing objects to an existing OUT")
     existing.add_argument("--overwrite", action="store_true", help="replace OUT and forget earlier runs")
     add("--add-source", action="store_true", help="add the rows of this source to those of others in OUT")
-    add("--source-name", metavar="NAME", help="record NAME instead of the folder's path or the bucket, for a "
-        "folder that is not always at the same path")  # fmt: skip
+    add("--source-name", type=source_name, metavar="NAME", help="record NAME instead of the folder's path or "
+        "the bucket, for a folder that is not always at the same path")  # fmt: skip
     for name, text in (("include", "embed only"), ("exclude", "leave out")):
         add(f"--{name}", action="append", default=[], metavar="PATTERN",
             help=f"{text} objects that match, such as '*.jpg' or '2024/*'; can be repeated")  # fmt: skip
@@ -134,6 +134,12 @@ def source_options(options: argparse.Namespace) -> SourceOptions:
     )
 
 
+def unused_for(source: str, options: argparse.Namespace) -> str | None:
+    """An option that was given and has no meaning for a source without a scheme: a folder or a file."""
+    given = {"--user-project": options.user_project is not None, "--anonymous": options.anonymous}
+    return None if "://" in source else next((name for name, used in given.items() if used), None)
+
+
 def urls(options: argparse.Namespace) -> list[str]:
     return options.url or [defaults.URL]
 
@@ -149,6 +155,12 @@ def sink(text: str) -> Sink:
         return open_sink(text)
     except SinkError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def source_name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
 
 
 def codes(text: str) -> frozenset[str]:

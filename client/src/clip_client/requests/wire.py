@@ -99,13 +99,17 @@ class ModelInfo:
         }
         return f"ModelInfo({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
+    @property
+    def most_bytes(self) -> int:
+        """Of a photo that the server accepts."""
+        return int(self.parameters.get("max_bytes", defaults.MAX_PHOTO_BYTES))
+
     def too_large(self, size: int) -> ItemError | None:
         """The error for a photo of `size` bytes that the server would reject; None for others.
 
         Called before the photo is loaded or sent.
         """
-        most = int(self.parameters.get("max_bytes", defaults.MAX_PHOTO_BYTES))
-        if size <= most:
+        if size <= (most := self.most_bytes):
             return None
         return ItemError("too_many_bytes", f"{size:,} bytes; the server accepts at most {most:,}")
 

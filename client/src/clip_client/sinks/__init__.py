@@ -34,6 +34,9 @@ def _parquet(uri: str) -> Sink:
         raise SinkError(f"cannot write to {uri}: no such folder, and {lost[1]}:// is not supported")
     if uri.endswith("/"):  # Path() drops it
         raise SinkError(f"{uri} names a folder. Give the path of the file to write")
+    suffix = Path(uri).suffix
+    if suffix.lower() not in ("", ".parquet") and not Path(uri).exists():
+        raise SinkError(f"{uri}: the output is a Parquet file, and not {suffix}. End its name in .parquet")
     return ParquetSink(Path(uri))
 
 

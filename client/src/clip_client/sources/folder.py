@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from clip_client import defaults
 from clip_client.errors import ItemError, SourceError
+from clip_client.files import chunks_of, open_regular
 from clip_client.sources.base import ObjectInfo
 from clip_client.sources.file_names import path_of, printable
 
@@ -75,11 +77,16 @@ class FolderSource:
 
     def load(self, item: ObjectInfo) -> bytes:
         try:
-            return (self._root / path_of(item.name)).read_bytes()
+            most = max(item.size, defaults.UNPACKED_BYTES)
+            with open_regular(self._root / path_of(item.name)) as file:
+                data = b"".join(chunks_of(file, most + 1))
         except FileNotFoundError as error:
             raise ItemError("not_found", f"{item.name} was deleted after it was listed") from error
         except OSError as error:
             raise ItemError("load_failed", f"{item.name}: {error.strerror}") from error
+        if len(data) > most:
+            raise ItemError("load_failed", f"{item.name} grew while it was read")
+        return data
 
 
 def _location(path: Path) -> Path:
