@@ -163,6 +163,11 @@ def wide_pictures() -> dict[str, tuple[bytes, bytes]]:
         ),
         "16_bits_white_is_zero.tiff": (tiff_file(picture(65535 - deep, t262=(SHORT, [0]))), png),
         "signed_16_bits.tiff": (tiff_file(picture((stretched.astype(np.int16) - 128) * 200)), whole),
+        "signed_16_bits_of_15.tiff": (
+            tiff_file(picture(np.rint(levels / 255 * 32_767).astype(np.int16))),
+            png,
+        ),
+        "signed_16_bits_of_8.tiff": (tiff_file(picture(levels.astype(np.int16))), png),
         "32_bits.tiff": (tiff_file(picture(stretched.astype(np.uint32) * 16_843_009)), whole),
         "32_bits_of_8.tiff": (tiff_file(picture(levels.astype(np.int32))), png),
         "32_bits_of_16.tiff": (tiff_file(picture(levels.astype(np.int32) * 257)), png),

@@ -20,6 +20,8 @@ from clip_preprocess.settings import Quality
 _WHITES = (255, 65_535)
 """White of 32-bit integers and floats is the first of these that no value exceeds; for floats, 1 comes first.
 If there is none or a value is negative, black is the lowest value and white the highest."""
+_SIGNED_WHITES = (255, 32_767)
+"""The same for signed integers of 16 bits, which hold no higher value."""
 _BLOCK = 1 << 20
 """Values scaled at a time, to bound memory."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
@@ -38,12 +40,14 @@ def to_8_bits(picture: Image.Image, quality: Quality) -> tuple[Image.Image, tupl
     tags: Any = getattr(picture, "tag_v2", {})
     if quality == "exact":
         return picture, _clipping(_extremes(_blocks(picture)), floats=picture.mode == "F")
-    unsigned = picture.mode == "I" and tags.get(_BITS_PER_SAMPLE) == (32,)
-    unsigned = unsigned and tags.get(_SAMPLE_FORMAT, (1,)) == (1,)
+    kind = tags.get(_BITS_PER_SAMPLE), tags.get(_SAMPLE_FORMAT, (1,))
+    unsigned = picture.mode == "I" and kind == ((32,), (1,))
     if picture.mode.startswith("I;16"):
         black_white = (0.0, 4095.0 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535.0)
     else:
-        black_white = _range(_extremes(_blocks(picture, unsigned=unsigned)), floats=picture.mode == "F")
+        whites: tuple[int, ...] = _SIGNED_WHITES if kind == ((16,), (2,)) else _WHITES
+        whites = (1, *whites) if picture.mode == "F" else whites
+        black_white = _range(_extremes(_blocks(picture, unsigned=unsigned)), whites)
     scaled = Image.new("L", picture.size)
     top = 0
     for values in _blocks(picture, unsigned=unsigned):
@@ -82,10 +86,9 @@ def _blocks(picture: Image.Image, *, unsigned: bool = False) -> Iterator[npt.NDA
         yield block.view(np.uint32) if unsigned else block
 
 
-def _range(extremes: Range, *, floats: bool) -> Range:
+def _range(extremes: Range, whites: tuple[int, ...]) -> Range:
     """The values of black and white."""
     lowest, highest = extremes
-    whites = (1, *_WHITES) if floats else _WHITES
     white = next((white for white in whites if highest <= white), None)
     return (0.0, float(white)) if white is not None and lowest >= 0 else extremes
 
