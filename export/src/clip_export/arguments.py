@@ -11,6 +11,7 @@ from clip_serving.repository.families.text import TEXT
 from clip_serving.repository.families.text.settings import TextSettings
 from clip_serving.repository.flags import add_flags
 from clip_serving.repository.settings import table
+from clip_serving.terminal import Parser
 
 _DESCRIPTION = """\
 Writes an open_clip image tower as ONNX (fp32 and int8 for a CPU, fp16 for a GPU) and TorchScript, and the
@@ -41,7 +42,7 @@ TOWERS = ("image", "text")
 
 def parser() -> argparse.ArgumentParser:
     """A setting whose flag is omitted is None: the repository's value does not change."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "clip-export",
         description=_DESCRIPTION,
         epilog=_EPILOG,

@@ -25,6 +25,7 @@ from clip_serving.repository.families.text import TEXT
 from clip_serving.repository.flags import given
 from clip_serving.repository.settings import table
 from clip_serving.repository.spec import ModelSpec
+from clip_serving.terminal import printable
 
 _LOUD = """\
 ************************************************************************
@@ -234,7 +235,7 @@ def _describe(spec: ModelSpec) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.flags import add_flags
 from clip_serving.repository.render import outdated_configs
 from clip_serving.repository.stage import InstanceLayout, available_cores
+from clip_serving.terminal import Formatter, Parser, printable
 
 try:
     from clip_serving.server.embedded import ServerOptions, TritonServer
@@ -57,7 +58,9 @@ RIGHT = "the embedding of the reference picture matches open_clip's"
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="clip-serve: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("clip-serve: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     stop = threading.Event()
 
     def end(signum: int, frame: FrameType | None) -> None:
@@ -110,7 +113,7 @@ def _wait(stop: threading.Event, server: TritonServer, *, supervised: bool) -> N
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "clip-serve",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -245,7 +248,7 @@ ready: {right if server.checked else "not checked, because the server is already
   metrics  {server.metrics_url}
   layout   {_layout(server)}
   encoder  {_encoder(server)}
-  log      {server.log_path.resolve()}
+  log      {printable(str(server.log_path.resolve()))}
 
 try it:
 {_examples(server)}
@@ -283,7 +286,7 @@ def _examples(server: TritonServer) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"{_clear()}clip-serve: {text}", file=sys.stderr, flush=True)
+    print(f"{_clear()}clip-serve: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _clear() -> str:

@@ -11,6 +11,7 @@ from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
 from clip_serving.repository.families import FAMILIES
 from clip_serving.repository.flags import add_flags, given
 from clip_serving.repository.render import outdated_configs, render_repository
+from clip_serving.terminal import Parser, printable
 
 _DESCRIPTION = """\
 Renders every config.pbtxt of a model repository from its deployment.json, which you can edit, and the
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "clip-render",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check(repository: Path) -> int:
     paths = outdated_configs(repository)
     for path in paths:
-        print(path)
+        print(printable(str(path)))
     if paths:
         _say(
             f"these configs differ from {DEPLOYMENT_FILE}; render them: clip-render --repository {repository}"
@@ -86,7 +87,7 @@ def _render(options: argparse.Namespace) -> int:
 
     _, changed = render_repository(options.repository, change)
     for path in changed:
-        print(path)
+        print(printable(str(path)))
     restart = "Restart the server to use " + ("it" if len(changed) == 1 else "them")
     files = f"{len(changed)} file" + "s" * (len(changed) != 1)
     _say(f"{options.repository}: " + (f"{files} changed. {restart}" if changed else "nothing changed"))
@@ -94,7 +95,7 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"clip-render: {text}", file=sys.stderr, flush=True)
+    print(f"clip-render: {printable(text)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ wheel is not installed, because its client needs an old protobuf. `clip-perf-inp
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from clip_serving.errors import ServerError
 from clip_serving.files import replacing
 from clip_serving.server import runtime
+from clip_serving.terminal import Parser, printable
 
 WHEEL = "tritonclient==2.51.0"
 """The last release whose perf_analyzer runs on Debian 12 and Ubuntu 22.04; it belongs to Triton 24.10."""
@@ -54,7 +54,7 @@ def main() -> int:
         binary = prepare()
         environment = runtime.prepare().environment()
     except ServerError as error:
-        print(f"clip-perf-analyzer: {error}", file=sys.stderr)
+        print(f"clip-perf-analyzer: {printable(str(error))}", file=sys.stderr)
         return 2
     os.execve(binary, [str(binary), *sys.argv[1:]], environment)
 
@@ -67,7 +67,7 @@ def input_data(photos: list[bytes]) -> str:
 
 def main_input(argv: list[str] | None = None) -> int:
     """`clip-perf-input`: exit status 0, or 2 when a photo cannot be read."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "clip-perf-input", description="Writes perf_analyzer's --input-data file for your photos."
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="a photo, or a folder of them")
@@ -77,9 +77,9 @@ def main_input(argv: list[str] | None = None) -> int:
         files = [file for path in options.photos for file in _files(path)]
         options.out.write_text(input_data([file.read_bytes() for file in files]), encoding="utf-8")
     except OSError as error:
-        print(f"clip-perf-input: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(printable(f"clip-perf-input: {error.filename}: {error.strerror}"), file=sys.stderr)
         return 2
-    print(f"photos written to {options.out}: {len(files)}", file=sys.stderr)
+    print(printable(f"photos written to {options.out}: {len(files)}"), file=sys.stderr)
     return 0
 
 
