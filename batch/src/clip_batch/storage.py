@@ -1,4 +1,4 @@
-"""Where the output of a job is: the Storage protocol, and a local folder.
+"""Where the output of a job is: the Storage protocol, a local folder, and a bucket.
 
 To add a storage, write a class with Storage's members and register it in STORAGES.
 """
@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from clip_batch import defaults
 from clip_batch.errors import StorageError
+
+if TYPE_CHECKING:
+    from clip_client.bucket import Bucket
 
 Write = Callable[[IO[bytes]], None]
 """Writes a file's content into a binary file, from its begin to its end."""
@@ -79,9 +83,9 @@ class Storage(Protocol):
 
 
 def open_storage(uri: str) -> Storage:
-    """The storage that `uri` names: the path of a local folder. Nothing is written yet.
+    """The storage that `uri` names: a local folder by its path, or gs://bucket/folder/. Writes nothing yet.
 
-    Raises StorageError for an unknown scheme.
+    Raises StorageError for an unknown scheme, a missing bucket name or missing credentials.
     """
     scheme, separator, _ = uri.partition("://")
     opener = STORAGES.get(scheme if separator else "")
@@ -206,11 +210,66 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+class BucketStorage:
+    """The objects under a prefix of a bucket. A file is created only if there is none (generation 0)."""
+
+    def __init__(self, bucket: Bucket, prefix: str = "") -> None:
+        """The bucket raises StorageError."""
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.uri = f"gs://{bucket.name}/{self._prefix}".rstrip("/")
+        self.local_path: Path | None = None
+        self._bucket = bucket
+
+    def check(self) -> None:
+        self._bucket.check()
+
+    def list(self, folder: str) -> Iterator[StoredFile]:
+        for file in self._bucket.list(f"{self._prefix}{folder.strip('/')}/".lstrip("/")):
+            yield StoredFile(file.name.removeprefix(self._prefix), file.size)
+
+    def open(self, name: str) -> Any:
+        return pa.PythonFile(self._bucket.open(self._prefix + name), mode="r")
+
+    def read(self, name: str) -> bytes:
+        return self._bucket.read(self._prefix + name)
+
+    def write_if_absent(self, name: str, write: Write) -> bool:
+        if self._bucket.generation(self._prefix + name):
+            return False
+        with tempfile.TemporaryFile() as file:  # Parquet's footer is known at the end
+            try:
+                write(file)
+                file.flush()
+            except OSError as error:
+                raise StorageError(f"cannot write to {tempfile.gettempdir()}: {error.strerror}") from error
+            return self._bucket.upload(file, self._prefix + name, 0)
+
+    def move(self, source: str, target: str) -> None:
+        with suppress(FileNotFoundError):
+            self._bucket.copy(self._prefix + source, self._prefix + target)
+            self._bucket.delete(self._prefix + source)
+
+    def delete(self, name: str) -> None:
+        self._bucket.delete(self._prefix + name)
+
+    def clean(self) -> None:
+        """Killed processes leave nothing in a bucket."""
+
+
 def _local(uri: str) -> Storage:
     if not uri:  # Path("") is the current folder: an unset variable in a script would fill that
         raise StorageError("--out is empty. Give the path of a folder")
     return LocalStorage(Path(uri))
 
 
-STORAGES: dict[str, Callable[[str], Storage]] = {"": _local}
+def _gcs(uri: str) -> Storage:
+    from clip_client.bucket import Bucket  # Google's libraries take half a second to load
+
+    bucket, _, prefix = uri.removeprefix("gs://").partition("/")
+    if not bucket:
+        raise StorageError(f"{uri} has no bucket name. Use gs://bucket/folder/")
+    return BucketStorage(Bucket(bucket, StorageError), prefix)
+
+
+STORAGES: dict[str, Callable[[str], Storage]] = {"": _local, "gs": _gcs}
 """Storage by URI scheme; "" is a path. To add one, add its function here."""

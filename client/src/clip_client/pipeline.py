@@ -96,7 +96,7 @@ def embed_all(
         info = client.info
         name = options.source_name or source.uri
         known = sink.open(name, describe_model(info), info.dimension, options)
-        todo = _Remaining(source, known, options)
+        todo = _Remaining(source, known, options, {sink.uri, sink.errors_uri})
         records = client.embed_records(todo, bytes_in_flight=bytes_in_flight, on_abort=client.close)
         with closing(records), _counting(todo, on_total):
             return _Run(todo, sink, on_item).finish(records, prune=options.prune)
@@ -196,8 +196,16 @@ class _Unchanged(ItemError):  # noqa: N818 - no error for anyone else
 class _Remaining:
     """A source without the objects that earlier runs have finished."""
 
-    def __init__(self, source: Source, known: dict[str, StoredRow], options: RunOptions) -> None:
+    def __init__(
+        self,
+        source: Source,
+        known: dict[str, StoredRow],
+        options: RunOptions,
+        outputs: Collection[str | None] = (),
+    ) -> None:
+        """`outputs` are URIs of files that the run writes, perhaps beside the photos in their bucket."""
         self._source, self.known, self._options = source, known, options
+        self._outputs = outputs
         self._final = PERMANENT_CODES.difference(options.retry_errors)
         self._unlisted = set(known)
         self._undecided: set[str] = set()
@@ -224,6 +232,8 @@ class _Remaining:
 
     def list(self) -> Iterator[ObjectInfo]:
         for item in self._source.list():
+            if self._is_output(item.name):
+                continue
             self.listed += 1
             self._unlisted.discard(item.name)
             if not self._is_selected(item.name):
@@ -242,12 +252,16 @@ class _Remaining:
         """The number of objects to embed among the first 1, 2, ... objects; without those in doubt."""
         total = 0
         for item in self._source.list():
-            total += self._is_selected(item.name) and self._is_done(item) is False
+            is_todo = not self._is_output(item.name) and self._is_selected(item.name)
+            total += is_todo and self._is_done(item) is False
             yield total
 
     def gone(self) -> set[str]:
         """The known objects that the source no longer has. Complete once everything is listed."""
         return {name for name in self._unlisted if self.covers(name)}
+
+    def _is_output(self, name: str) -> bool:
+        return f"{self._source.uri}/{name}" in self._outputs
 
     def _is_selected(self, name: str) -> bool:
         include, exclude = self._options.include, self._options.exclude

@@ -38,7 +38,7 @@ def run(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
         ("--deadline", "nan", "must be a positive number of seconds"),
         ("--wait", "-1", "must be a positive number of seconds"),
         ("--wait", "inf", "must be a positive number of seconds"),
-        ("--out", "gs://album/out.parquet", "cannot write to gs://album/out.parquet: gs:// is not supported"),
+        ("--out", "s3://album/out.parquet", "cannot write to s3://album/out.parquet: s3:// is not supported"),
         ("--out", ".", ". is a folder. Give the path of the file to write"),
         ("--out", "a.csv", "a.csv: the output is a Parquet file, and not .csv. End its name in .parquet"),
         ("--source-name", "", "the name is empty"),

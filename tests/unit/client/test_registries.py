@@ -115,7 +115,7 @@ def words(monkeypatch: pytest.MonkeyPatch) -> Source:
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
-    monkeypatch.setitem(SINKS, "memory", Memory)
+    monkeypatch.setitem(SINKS, "memory", lambda uri, work: Memory(uri))  # noqa: ARG005
     sink: Sink = open_sink("memory://rows")
     assert isinstance(sink, Memory)
     return sink
@@ -159,12 +159,14 @@ def test_finished_rows_are_kept_before_an_error_and_an_interruption(words: Sourc
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("gs://album/rows.parquet", "cannot write to gs://album/rows.parquet: gs:// is not supported"),
+        ("s3://album/rows.parquet", "cannot write to s3://album/rows.parquet: s3:// is not supported"),
+        ("gs://album", "gs://album does not name a file in a bucket. Use gs://bucket/name.parquet"),
+        ("gs://album/rows/", "gs://album/rows/ does not name a file in a bucket"),
         ("lance://rows", "lance:// is not supported. Give the path of a local Parquet file"),
         (".", ". is a folder"),
         ("rows/", "rows/ names a folder"),
         ("/dev/null", "/dev/null is not a regular file"),
-        ("gs:/album/rows.parquet", "no such folder, and gs:// is not supported"),
+        ("gs:/album/rows.parquet", "no such folder. For a bucket, write gs://bucket/name"),
         ("a\0b", "cannot write"),
         ("a" * 300, "File name too long"),
     ],

@@ -43,7 +43,8 @@ def test_the_public_names() -> None:
         "AsyncClipClient", "CheckResult", "ClipClient", "ClipClientError", "ConnectionOptions",
         "EmbeddedObject", "Existing", "ItemError", "MissingExtra", "ModelInfo", "Notice", "ObjectInfo",
         "PhotoResult",
-        "RunOptions", "ServerBusy", "ServerMismatch", "ServerUnavailable", "Sink", "SinkError", "Source",
+        "RunOptions", "ServerBusy", "ServerCrash", "ServerMismatch", "ServerStatus", "ServerUnavailable",
+        "Sink", "SinkError", "Source",
         "SourceError", "SourceOptions", "Stage", "StoredRow", "TimedAnswer", "Timings", "Transport", "check",
         "embed_all", "open_sink", "open_source",
     ]  # fmt: skip

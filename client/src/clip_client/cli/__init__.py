@@ -31,6 +31,7 @@ BUSY = 3
 def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser()
     options = parser.parse_args(argv)
+    options.out = arguments.sink(parser, options)
     # Python ignores SIGINT if a shell started it in the background.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

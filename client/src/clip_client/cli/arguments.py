@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import Any, get_args
 
 from clip_client import defaults
@@ -71,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("source", nargs="*", help="gs://bucket/prefix, a folder, or one object or file")
-    add("--out", type=sink, metavar="FILE", help="the Parquet file to write")
+    add("--out", metavar="FILE", help="the Parquet file to write: a local path, or gs://bucket/name.parquet")
+    add("--work", type=Path, metavar="DIR", help="the local folder for the rows of an output in a bucket, "
+        "until it is complete (default: ~/.cache/clip-triton)")  # fmt: skip
     add("--url", action="append", help=f"a server's gRPC address; can be repeated, for servers of the same "
         f"model and settings (default: {defaults.URL})")  # fmt: skip
     add("--check", action="append", metavar="URL", help="embed the server's reference picture and compare "
@@ -150,11 +153,14 @@ def decode(options: argparse.Namespace) -> str | list[str]:
     return given[0] if len(given) == 1 else given
 
 
-def sink(text: str) -> Sink:
+def sink(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Sink | None:
+    """Opens --out, or ends the process with the parser's error."""
+    if options.out is None:
+        return None
     try:
-        return open_sink(text)
+        return open_sink(options.out, options.work)
     except SinkError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        parser.error(f"argument --out: {error}")
 
 
 def source_name(text: str) -> str:

@@ -86,7 +86,7 @@ class ParquetSink:
                 raise SinkError(f"{self._out} exists. Give --resume to complete it, or --overwrite")
             if not existing.overwrite and not existing.add_source:
                 stored = [sources_of(path, source) for path in self._begin()]
-                check_same_source(str(self._out), set().union(*stored), source)
+                check_same_source(self.uri, set().union(*stored), source)
         except OSError as error:
             raise SinkError(f"cannot write to {self._out}: {error.strerror}") from error
 
@@ -146,8 +146,12 @@ class ParquetSink:
             _write(out, self._schema, merged.embedded())
         if not has_errors:
             self._errors.unlink(missing_ok=True)
+        self._publish()
         self._shards.remove()
         return counts
+
+    def _publish(self) -> None:
+        """Moves OUT and its errors to where they belong, which is here. The shards are still there."""
 
     def keep(self) -> dict[str, int]:
         self.flush()
@@ -170,9 +174,7 @@ class ParquetSink:
 
     def _take_lock(self) -> None:
         if not self._lock.is_held and not self._lock.acquire():
-            raise SinkError(
-                f"another run is writing {self._out}. Wait until it ends, or choose another --out"
-            )
+            raise SinkError(f"another run is writing {self.uri}. Wait until it ends, or choose another --out")
 
     def _begin(self) -> list[Path]:
         """The files whose rows this run continues: the shards, or OUT if none came from it."""

@@ -206,6 +206,11 @@ def _metadata(path: Path) -> dict[bytes, bytes]:
     return schema.metadata or {}
 
 
+def is_overwriting(first: Path) -> bool:
+    """Whether a first shard stands for rows that are overwritten, instead of having them."""
+    return first.exists() and SOURCE_KEY in _metadata(first)
+
+
 def sources_of(path: Path, source: str) -> set[str]:
     """The sources that a file's rows name, and that a run began to read which overwrites.
 

@@ -3,7 +3,14 @@
 The warnings are for the maintainers of this package, not for every run of a command.
 """
 
+from __future__ import annotations
+
+import os
 import warnings
+from typing import Any
+
+from clip_client.sources.base import SourceOptions
+from clip_client.sources.deadline import DeadlineAdapter
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -16,9 +23,24 @@ with warnings.catch_warnings():
 
 __all__ = [
     "DEFAULT_RETRY",
+    "LOG_IN",
     "AnonymousCredentials",
     "DataCorruption",
     "GoogleAuthError",
     "api_exceptions",
+    "open_client",
     "storage",
 ]
+
+LOG_IN = "Run `gcloud auth application-default login`"
+
+
+def open_client(options: SourceOptions) -> Any:
+    """A storage.Client with connections of its own. Raises GoogleAuthError without credentials."""
+    # Reading objects needs no project, and a user's own login has none.
+    is_anonymous = options.anonymous or os.environ.get("STORAGE_EMULATOR_HOST")
+    client = storage.Client(project=None, credentials=AnonymousCredentials() if is_anonymous else None)
+    adapter = DeadlineAdapter(pool_connections=options.connections, pool_maxsize=options.connections)
+    for scheme in ("https://", "http://"):
+        client._http.mount(scheme, adapter)
+    return client

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,20 +10,13 @@ import requests
 import urllib3
 
 from clip_client.errors import ItemError, SourceError
-from clip_client.sources._google import (
-    DEFAULT_RETRY,
-    AnonymousCredentials,
-    DataCorruption,
-    GoogleAuthError,
-    storage,
-)
+from clip_client.sources._google import DEFAULT_RETRY, LOG_IN, DataCorruption, GoogleAuthError, open_client
 from clip_client.sources._google import (
     api_exceptions as api,
 )
 from clip_client.sources.base import ObjectInfo, SourceOptions, crc32c, has_pattern
-from clip_client.sources.deadline import DeadlineAdapter, DeadlineExceeded, deadline
+from clip_client.sources.deadline import DeadlineExceeded, deadline
 
-_LOG_IN = "Run `gcloud auth application-default login`"
 _TIMEOUTS = (DeadlineExceeded, requests.Timeout, urllib3.exceptions.TimeoutError)
 
 
@@ -43,10 +35,10 @@ class GcsSource:
         self.placeholders = 0
         """Zero-byte objects whose name ends in "/", which consoles create for empty folders; not listed."""
         try:
-            self._client = _client(self._options)
+            self._client = open_client(self._options)
         except GoogleAuthError as error:
             raise SourceError(
-                f"no Google credentials for gs://{bucket} ({error}). {_LOG_IN}, or give --anonymous for a "
+                f"no Google credentials for gs://{bucket} ({error}). {LOG_IN}, or give --anonymous for a "
                 "public bucket"
             ) from error
         self._bucket = self._client.bucket(bucket, user_project=self._options.user_project)
@@ -165,14 +157,4 @@ class GcsSource:
         if self._options.anonymous:
             return SourceError(f"gs://{self._name} is not public: run again without --anonymous")
         cause = error.args[0] if error.args else error
-        return SourceError(f"Google rejects the credentials for gs://{self._name} ({cause}). {_LOG_IN}")
-
-
-def _client(options: SourceOptions) -> Any:
-    # Reading objects needs no project, and a user's own login has none.
-    is_anonymous = options.anonymous or os.environ.get("STORAGE_EMULATOR_HOST")
-    client = storage.Client(project=None, credentials=AnonymousCredentials() if is_anonymous else None)
-    adapter = DeadlineAdapter(pool_connections=options.connections, pool_maxsize=options.connections)
-    for scheme in ("https://", "http://"):
-        client._http.mount(scheme, adapter)
-    return client
+        return SourceError(f"Google rejects the credentials for gs://{self._name} ({cause}). {LOG_IN}")
