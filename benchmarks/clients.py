@@ -129,11 +129,15 @@ def litserve(job: Job, loads: Loads) -> Iterator[Callable[[], Request]]:
 
 @contextmanager
 def triton_bytes(job: Job, loads: Loads) -> Iterator[Callable[[], Request]]:
-    """A photo's bytes in a gRPC request by our client; or its pixels, which the client decodes."""
+    """A photo's bytes in a gRPC request by our client; or its pixels, which the client or a tier decodes.
+
+    The address is `url`, or `url decode-url` with a tier.
+    """
     del loads
     photos = cycle(read_photos(Path(job.photos)))
-    decode = "client" if job.kind == "triton-pixels" else "server"
-    with ClipClient(job.address, concurrency=job.in_flight, decode=decode) as client:
+    url, *tier = job.address.split()
+    decode = tier or ("client" if job.kind == "triton-pixels" else "server")
+    with ClipClient(url, concurrency=job.in_flight, decode=decode) as client:
         yield lambda: lambda: _embed(client, next(photos))
 
 
@@ -227,6 +231,7 @@ CLIENTS: dict[str, Callable[[Job, Loads], Client]] = {
     "litserve": litserve,
     "triton-bytes": triton_bytes,
     "triton-pixels": triton_bytes,
+    "triton-tier": triton_bytes,
     "triton-bucket": triton_bucket,
     "ceiling": in_process,
     "floor": in_process,

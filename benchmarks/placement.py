@@ -1,8 +1,9 @@
 """Where decoding runs, side by side: `python -m benchmarks.placement --repository DIR [--photos DIR]`.
 
-In turn, pass by pass, on the same cores and photos: decoding on the server and in the client, each with the
-null encoder and with the model, and the functions that both call in one process per core without a server
-(the ceiling). The client is on the same cores as the server.
+In turn, pass by pass, on the same cores and photos: decoding on the server, in the client, and on a server of
+its own, each with the null encoder and with the model; and the functions that all call, in one process per
+core without a server (the ceiling). Client and servers share the cores, so the figures say what a
+placement costs, not what more hosts gain.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from benchmarks.clients import CEILING_BATCH
 from benchmarks.results import Results, Window
 from benchmarks.results_page import spread_text, table
 from benchmarks.run import OWN_PHOTOS, Plan, Run
-from benchmarks.systems import IN_FLIGHT, Load, System, Workspace, no_service, ours
+from benchmarks.systems import IN_FLIGHT, Load, System, Workspace, no_service, ours, tiers
 from clip_profile.console import Console
 from clip_serving.defaults import Precision
 from clip_serving.encoder.cpu import Cpu
@@ -32,6 +33,7 @@ from testing.repositories import Work
 
 CEILING = "ceiling"
 PLACEMENTS = {"server": "triton-bytes", "client": "triton-pixels"}
+TIER = "triton-tier"
 WORKS: tuple[Work, ...] = ("null", "whole")
 
 
@@ -43,7 +45,7 @@ def key_of(placement: str, work: Work) -> str:
 
 
 def systems(cores: int, cpu: Cpu) -> list[System]:
-    """One server for both placements, so that they are measured right after each other."""
+    """One server for both placements without a tier, so that they are measured right after each other."""
     precision: Precision = "bf16" if cpu.has_bf16 else "fp32"
     found = []
     for work in WORKS:
@@ -54,6 +56,9 @@ def systems(cores: int, cpu: Cpu) -> list[System]:
         )
         start = partial(ours, work, None if work == "null" else precision)
         found.append(System(f"placement-{work}", work, start, loads))
+        load = Load(key_of("tier", work), f"decode=host:port, {encoder}", TIER, IN_FLIGHT)
+        start = partial(tiers, work, None if work == "null" else precision)
+        found.append(System(load.key, work, start, (load,)))
     ceiling = Load(CEILING, "its functions, in process", "ceiling", cores, CEILING_BATCH)
     return [*found, System(CEILING, "null", no_service, (ceiling,))]
 
@@ -75,13 +80,15 @@ def ratios(results: Results) -> list[tuple[str, str, str]]:
         ("images/s, null encoder: server / ceiling", over("server-null", CEILING), ""),
         ("images/s, null encoder: client / server", over("client-null", "server-null"), ">= 1.10"),
         ("images/s, model: client / server", over("client-whole", "server-whole"), ">= 1.08"),
+        ("images/s, null encoder: tier / server", over("tier-null", "server-null"), ""),
+        ("images/s, model: tier / server", over("tier-whole", "server-whole"), ""),
         ("CPU per photo, null encoder: client / server", over("client-null", "server-null", cpu_ms), ""),
         ("CPU per photo, model: client / server", over("client-whole", "server-whole", cpu_ms), ""),
     ]
 
 
 def row(load: Load, windows: list[Window], sizes: dict[str, float]) -> tuple[str, ...]:
-    """Label, images/s, CPU milliseconds per photo of the server and of the client, bytes sent per photo."""
+    """Label, images/s, CPU ms per photo of the servers and of the client, bytes per photo on the network."""
     columns = [
         spread_text([each.images_per_s for each in windows], ".1f"),
         spread_text([each.service_cpu_ms for each in windows], ".1f"),
@@ -96,7 +103,7 @@ def main() -> int:
     add("--repository", type=Path, required=True, help="an exported one")
     add("--photos", type=Path, help="a folder of JPEGs (default: our own, 7 megapixels)")
     add("--minutes", type=float, default=5.0, help="for all passes (default: %(default)g)")
-    add("--seconds", type=float, default=10.0, help="of each of the five per pass (default: %(default)g)")
+    add("--seconds", type=float, default=10.0, help="of each of the seven per pass (default: %(default)g)")
     options = parser.parse_args()
     photos, cores = options.photos or own_photos(OWN_PHOTOS), available_cores()
     version = served_version(options.repository)
@@ -107,8 +114,9 @@ def main() -> int:
         Run(plan, workspace, photos, results, Console()).passes(chosen)
     height, width = ModelSpec.load(version / SPEC_FILE).image_size
     mean = float(np.mean([(photos / name).stat().st_size for name in photo_names(photos)]))
-    sizes = {"triton-bytes": mean, "triton-pixels": float(height * width * 3)}
-    header = ("placement", "images/s", "server CPU ms", "client CPU ms", "bytes a photo")
+    pixels = float(height * width * 3)
+    sizes = {"triton-bytes": mean, "triton-pixels": pixels, TIER: mean + 2 * pixels}
+    header = ("placement", "images/s", "servers' CPU ms", "client CPU ms", "bytes a photo")
     print(table(header, [row(load, results.of(load.key), sizes) for one in chosen for load in one.loads]))
     print()
     print(table(("ratio", "in this run", "aim"), ratios(results)))

@@ -141,6 +141,22 @@ def ours(work: Work, precision: Precision | None, workspace: Workspace) -> Itera
         yield Service(server.grpc_url, lambda: [server.pid], partial(triton_totals, server))
 
 
+@contextmanager
+def tiers(work: Work, precision: Precision | None, workspace: Workspace) -> Iterator[Service]:
+    """A server that decodes and one that encodes; the address names both, the encoder first."""
+    repository = workspace.scratch / f"ours-{work}"
+    if not repository.exists():
+        make_repository(repository, workspace.version, work)
+    options = ServerOptions(
+        check_reference=work == "whole", encoder_precision=precision, ready_timeout_s=_START_TIMEOUT_S
+    )
+    with (
+        TritonServer(repository, replace(options, tier="decode")) as decode,
+        TritonServer(repository, replace(options, tier="encode")) as encode,
+    ):
+        yield Service(f"{encode.grpc_url} {decode.grpc_url}", lambda: [encode.pid, decode.pid])
+
+
 def triton_totals(server: TritonServer) -> Totals:
     """A photo's decode and preprocess, an execution of the encoder, and both queues."""
     totals = photo_totals(read_metrics(server.metrics_url))

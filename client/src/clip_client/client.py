@@ -135,7 +135,7 @@ class BaseClient:
             transports = {each: transport or connection.open(each, self._grpc) for each in urls}
             engine = RetryEngine(Servers(transports, concurrency), self._deadline_s, self._event)
             side = TierSide(engine, self._model)
-        return PixelPlacement(self._engine, side, self._model)
+        return PixelPlacement(self._engine, side, self._model, self._event)
 
     @property
     def dead_processes(self) -> frozenset[str]:

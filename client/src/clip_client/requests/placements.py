@@ -18,10 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clip_client import defaults
 from clip_client.errors import ItemError, ServerMismatch
+from clip_client.requests.packing import PixelPacker
 from clip_client.requests.pixels import DecodedPhoto, EncoderInfo, PreprocessInfo
 from clip_client.requests.retry import Call, Flow, RetryEngine
 from clip_client.requests.servers import Server
+from clip_client.requests.slots import Event
 from clip_client.requests.wire import ModelInfo
 from clip_client.results import PhotoResult
 from clip_client.timings import ServerTimes, TimedAnswer
@@ -73,10 +76,11 @@ class DecodeSide(Protocol):
 class PixelPlacement:
     """Decodes on `side`, and sends pixels to the encoder behind `engine`."""
 
-    def __init__(self, engine: RetryEngine, side: DecodeSide, model: str) -> None:
-        self._engine, self._model = engine, model
+    def __init__(self, engine: RetryEngine, side: DecodeSide, model: str, event: Callable[[], Event]) -> None:
+        self._engine, self._model, self._event = engine, model, event
         self.side = side
         self._encoder: EncoderInfo | None = None
+        self._packer: PixelPacker | None = None
 
     def connect(self, deadline_s: float, *, starting: bool) -> Flow[ModelInfo]:
         """Both steps as one model. Raises ServerUnavailable, and ServerMismatch if they do not fit."""
@@ -90,7 +94,9 @@ class PixelPlacement:
                 f'{_RENDER_AGAIN}, or use decode="server" (clip-embed --decode server)'
             )
         most = yield from self.side.connect(encoder, self._engine.servers.url, deadline_s, starting=starting)
+        senders = defaults.PIXEL_REQUESTS * len(self._engine.servers.all)
         self._encoder = encoder
+        self._packer = PixelPacker(self._engine, encoder, senders, self._event)
         return encoder.as_model(self._model, most or encoder.max_batch_size, self.side.limits)
 
     def request(
@@ -98,18 +104,25 @@ class PixelPlacement:
     ) -> Flow[TimedAnswer]:
         """Like RetryEngine.request(). Each of the two steps has the whole deadline."""
         self._engine.require_open()
-        assert self._encoder is not None
         decoded = yield from self.side.decode(photos, timed=timed, request_id=request_id)
         sent = [each.pixels for each in decoded.photos if each.facts.error is None]
         answer = TimedAnswer([], 0.0)
         if sent:
-            answer = yield from self._engine.request(self._encoder, sent, timed=timed, request_id=request_id)
+            answer = yield from self._encode(sent, request_id)
         return TimedAnswer(
             _merged(decoded.photos, answer.results),
             decoded.seconds + answer.seconds,
             decoded.photo_s,
             decoded.waited_s + answer.waited_s,
         )
+
+    def _encode(self, pixels: Sequence[bytes], request_id: str) -> Flow[TimedAnswer]:
+        """Together with the pixels of other calls, unless this request has a name."""
+        assert self._encoder is not None
+        assert self._packer is not None
+        if request_id:
+            return self._engine.request(self._encoder, pixels, request_id=request_id)
+        return self._packer.request(pixels)
 
     def statistics(self) -> Flow[dict[str, ServerTimes]]:
         """Of both servers; the encoder's last. Empty if it does not report any."""
