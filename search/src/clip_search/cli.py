@@ -38,6 +38,7 @@ examples:
   clip-search query embeddings.parquet "two people at sunset"
   clip-search index embeddings.parquet
   clip-search duplicates embeddings.parquet --html review.html
+  clip-search serve embeddings.parquet
   clip-search label embeddings.parquet --labels labels.txt --out labels.parquet
   clip-search load embeddings.parquet --to lancedb:photos.lancedb
 
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_query(commands.add_parser("query", help="the photos nearest to a photo, a text or a row"))
     _add_index(commands.add_parser("index", help="build an index, for queries of a million rows"))
+    _add_serve(commands.add_parser("serve", help="a web page on this machine that searches the dataset"))
     _add_duplicates(commands.add_parser("duplicates", help="photos that are there more than once"))
     _add_label(commands.add_parser("label", help="the labels that fit each photo best, by their texts"))
     _add_load(commands.add_parser("load", help="copy the dataset into a database, or bring it up to date"))
@@ -164,6 +166,40 @@ def _index(options: argparse.Namespace) -> int:
     )
     if summary.recall < defaults.RECALL:
         _say(f"the recall is below {defaults.RECALL}. For exact answers: clip-search query --exact")
+    return 0
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_serve)
+    parser.description = (
+        "Serves a web page for this machine alone: search by words or by a photo, and see the matches. A "
+        "CLIP server embeds the queries. Needs the extras serve and images."
+    )
+    _add_dataset(parser)
+    add = parser.add_argument
+    add("--port", type=int, default=defaults.PORT, metavar="N", help="the page's port; 0 takes a free one "
+        "(default: %(default)s)")  # fmt: skip
+    add("-k", type=_count, default=defaults.PAGE_COUNT, metavar="N",
+        help="number of matches (default: %(default)s)")  # fmt: skip
+    add("--exact", action="store_true", help="compare with every row, even if the dataset has an index")
+    add("--photos", metavar="SOURCE", help="gs://bucket or the folder of the photos, if it is not the source "
+        "in the dataset")  # fmt: skip
+    _add_server(parser)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        from clip_search.page.app import Page
+        from clip_search.page.embedder import Embedder
+        from clip_search.page.server import serve
+    except ImportError as error:
+        raise SearchError(
+            f"the page needs {error.name}. In a clone of clip-triton: pip install './search[serve,images]'"
+        ) from error
+    dataset = _searchable(options)
+    with ClipClient(options.url, model=options.model, connection=connection_of(options)) as client:
+        page = Page(dataset, Photos(options.photos), Embedder(client, dataset), options.k)
+        serve(page, options.port, lambda address: _say(f"open {address} (Ctrl-C stops)"))
     return 0
 
 

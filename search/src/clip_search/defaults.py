@@ -7,6 +7,12 @@ import os
 COUNT = 10
 """Matches of a query."""
 
+PAGE_COUNT = 24
+"""Matches on the page of `clip-search serve`."""
+PORT = 8600
+UPLOAD_BYTES = 50 * 1024 * 1024
+"""Of a photo that is sent to the page."""
+
 READ_ROWS = 500
 """Rows decoded at once: 1 MB of vectors of 512 numbers."""
 READ_BYTES = 256 * 1024

@@ -46,7 +46,7 @@ def find(dataset: Searchable, vector: Vectors, k: int, *, without: Sequence[int]
     return found[:k]
 
 
-def photo_vector(client: ClipClient, dataset: Searchable, photo: Path) -> Vectors:
+def photo_vector(client: ClipClient, dataset: Searchable, photo: Path | bytes) -> Vectors:
     """float32 [D]. Raises SearchError if the server's model is not the dataset's, ItemError for the photo."""
     check_same_model(dataset, describe_model(client.info))
     return np.asarray(client.embed([photo])[0], np.float32)

@@ -16,14 +16,19 @@ def write_sheet(
 ) -> None:
     """Writes the page. `example` is the query's photo. Raises SearchError without OpenCV."""
     images.require()
-    loaded = photos.each((match.row for match in matches), images.thumbnail)
     write_page(
         path,
         "contact.html",
         title=title,
         example=images.thumbnail(example) if example else "",
-        cards=[(match, *picture_or_reason(found)) for match, found in zip(matches, loaded, strict=True)],
+        cards=cards_of(matches, photos),
     )
+
+
+def cards_of(matches: Sequence[Match], photos: Photos) -> list[tuple[Match, str, str]]:
+    """Each match with its thumbnail's data URI and "", or with "" and why there is none."""
+    loaded = photos.each((match.row for match in matches), images.thumbnail)
+    return [(match, *picture_or_reason(found)) for match, found in zip(matches, loaded, strict=True)]
 
 
 def picture_or_reason(found: str) -> tuple[str, str]:

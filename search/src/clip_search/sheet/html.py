@@ -13,8 +13,7 @@ from clip_client.terminal import printable
 from clip_search.errors import SearchError
 
 
-def write_page(path: Path, template: str, **values: Any) -> None:
-    """Writes the rendered template to `path`, atomically. Raises SearchError."""
+def render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("clip_search.sheet"),
         autoescape=True,
@@ -23,7 +22,12 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template(template).render(values)
+    return environment.get_template(template).render(values)
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Writes the rendered template to `path`, atomically. Raises SearchError."""
+    text = render(template, **values)
     try:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""A local web page that searches a dataset: `clip-search serve`. Needs the extra `serve`."""
