@@ -14,10 +14,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clip_client import ClipClient
 from clip_client.timings import table
+from clip_serving.cli import announce
 from clip_serving.server.embedded import TritonServer
 from testing.fake_gcs import FakeGcs
 from testing.markdown import ROOT, Block, blocks, pages
@@ -25,6 +27,13 @@ from testing.pictures import camera_photos
 from testing.waiting import PATIENCE_S
 
 _RUNNING = {page: [block for block in blocks(page) if block.test == "run"] for page in pages()}
+
+
+_INTERPRETERS = {
+    "python": [sys.executable, "-c"],
+    "sh": ["bash", "-euo", "pipefail", "-c"],
+    "javascript": ["node", "--input-type=module", "--eval"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +79,8 @@ def test_blocks_run(page: Path, server: TritonServer, photos: Path, embedded: Pa
     with ClipClient(server.grpc_url) as client:
         dimension = client.info.dimension
     for block in _RUNNING[page]:
+        if shutil.which(_INTERPRETERS[block.language][0]) is None:
+            continue  # Node.js, which nothing else needs
         if block.needs and not (tmp_path / block.needs).exists():
             shutil.copy(embedded.parent / block.needs, tmp_path / block.needs)
         printed = _run(block, _here(block.code, server, dimension), tmp_path)
@@ -92,10 +103,9 @@ def _here(text: str, server: TritonServer, dimension: int) -> str:
 
 def _run(block: Block, code: str, folder: Path) -> str:
     """What the block printed."""
-    interpreter = [sys.executable] if block.language == "python" else ["bash", "-euo", "pipefail"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        [*interpreter, "-c", code],
+        [*_INTERPRETERS[block.language], code],
         cwd=folder,
         env={**os.environ, "PATH": path},
         capture_output=True,
@@ -105,6 +115,23 @@ def _run(block: Block, code: str, folder: Path) -> str:
     )
     assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_line_of_clip_serve_embeds_a_photo(
+    server: TritonServer,
+    small_repository: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(photos / "a.jpg", tmp_path / "photo.jpg")
+    announce(server, small_repository, as_json=False)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  curl ")]
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
+    values = np.array(done.stdout.split(), np.float32)
+    with ClipClient(server.grpc_url) as client:
+        np.testing.assert_allclose(values, client.embed([tmp_path / "photo.jpg"])[0], atol=1e-5)
 
 
 def test_the_example_in_a_docstring_runs(

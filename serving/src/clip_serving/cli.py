@@ -21,7 +21,9 @@ from clip_serving.repository.deployment import DEPLOYMENT_FILE
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.flags import add_flags
 from clip_serving.repository.render import outdated_configs
+from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from clip_serving.repository.stage import InstanceLayout, available_cores
+from clip_serving.repository.versions import served_version
 from clip_serving.terminal import Formatter, Parser, printable
 
 try:
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             _say(f"warning: {text}")
         with TritonServer(options.repository, wanted) as server:
             started.set()
-            _announce(server, as_json=options.json)
+            announce(server, options.repository, as_json=options.json)
             _wait(stop, server, supervised=wanted.supervise)
             _say("stopping: requests in flight are finished first")
     except KeyboardInterrupt:
@@ -224,7 +226,8 @@ def _progress() -> Callable[[float], None]:
     return show
 
 
-def _announce(server: TritonServer, *, as_json: bool) -> None:
+def announce(server: TritonServer, repository: Path, *, as_json: bool) -> None:
+    """Prints where the server is, and commands that use it."""
     if as_json:
         addresses = {
             "grpc_url": server.grpc_url,
@@ -251,7 +254,7 @@ ready: {right if server.checked else "not checked, because the server is already
   log      {printable(str(server.log_path.resolve()))}
 
 try it:
-{_examples(server)}
+{_examples(server, repository)}
 
 Ctrl-C stops it.""",
         flush=True,
@@ -271,14 +274,17 @@ def _encoder(server: TritonServer) -> str:
     return "none" if server.tier == "decode" else server.encoder or "see the model's config"
 
 
-def _examples(server: TritonServer) -> str:
+def _examples(server: TritonServer, repository: Path) -> str:
     embed = "  clip-embed gs://bucket/prefix --out embeddings.parquet"
     if server.tier == "decode":
         return f"{embed} --url ENCODER:8001 --decode {server.grpc_url}"
     if server.tier == "encode":
         return f"{embed} --url {server.grpc_url} --decode client"
+    size = 4 * ModelSpec.load(served_version(repository) / SPEC_FILE).embedding_dim
     return (
-        f"  curl -s {server.http_url}/v2/models/{defaults.ENSEMBLE}/config\n"
+        f"  curl -s {server.http_url}/v2/models/{defaults.ENSEMBLE}/infer "
+        "-H 'Inference-Header-Content-Length: 0' --data-binary @photo.jpg | "
+        f"tail -c {size} | od -An -v -tf4\n"
         f"{embed} --url {server.grpc_url}\n"
         f'  python -c "from clip_client import ClipClient; '
         f"print(ClipClient('{server.grpc_url}').embed(['photo.jpg']))\""

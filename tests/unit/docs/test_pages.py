@@ -40,7 +40,7 @@ def test_each_block_says_how_it_is_tested(page: Path) -> None:
     silent = [
         f"{block.where}: put <!-- test: run --> or <!-- test: skip; because: REASON --> in front of it"
         for block in blocks(page)
-        if block.language in ("python", "sh") and block.test not in ("run", "skip")
+        if block.language in ("python", "sh", "javascript") and block.test not in ("run", "skip")
     ]
     assert silent == []
 
