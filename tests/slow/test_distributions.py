@@ -112,6 +112,14 @@ def test_search(environment: Environment) -> None:
     environment.test("search")
 
 
+def test_batch(environment: Environment) -> None:
+    environment.install("./client[parquet]", "./batch")
+    assert environment.has("clip_batch", ("torch", "cv2", "PIL", "clip_preprocess", "clip_serving")) == []
+    assert "SOURCE" in environment.run("clip-batch", "plan", "--help")
+    environment.install(*_TESTS)
+    environment.test("batch")
+
+
 def test_the_export_shows_its_help_before_torch_is_loaded(environment: Environment) -> None:
     """Its own environment has torch, and runs the golden tests."""
     environment.install("./preprocess[fast]", "./serving[render]")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from clip_batch import cli as batch_cli
 from clip_client import defaults as client_defaults
 from clip_client.cli import arguments
 from clip_serving import defaults
@@ -95,3 +96,47 @@ def test_one_export_fills_the_volume_of_all_pods(documents: dict[str, Any], pod:
 
 def test_a_new_pod_waits_for_the_old_ones_gpu(documents: dict[str, Any]) -> None:
     assert documents["Deployment"]["spec"]["strategy"] == {"type": "Recreate"}
+
+
+# --- clip-batch ------------------------------------------------------------------------------------
+
+BATCH = FILE.with_name("clip-batch.yaml")
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict[str, Any]:
+    return {part["kind"]: part for part in yaml.safe_load_all(BATCH.read_text(encoding="utf-8"))}
+
+
+def test_a_pod_runs_the_partition_of_its_index(
+    batch: dict[str, Any], documents: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = batch["Job"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "17")
+    options = batch_cli._parser().parse_args(container["args"])
+    assert (job["completionMode"], options.partition) == ("Indexed", 17)
+    service = documents["Service"]["metadata"]["name"]
+    assert options.url == f"dns:///{service}:{defaults.GRPC_PORT}"
+    budget, _ = job["podFailurePolicy"]["rules"]
+    assert budget["onExitCodes"]["values"] == [batch_cli.OVER_BUDGET]
+
+
+def test_batch_pods_may_reach_the_server_and_write_the_output(
+    batch: dict[str, Any], documents: dict[str, Any]
+) -> None:
+    template = batch["Job"]["spec"]["template"]
+    ports = {
+        port["port"]: rule for rule in documents["NetworkPolicy"]["spec"]["ingress"] for port in rule["ports"]
+    }
+    (allowed,) = ports["grpc"]["from"]
+    assert allowed["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    (container,) = template["spec"]["containers"]
+    volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
+    (out,) = [
+        mount for mount in container["volumeMounts"] if container["args"][1].startswith(mount["mountPath"])
+    ]
+    claim = volumes[out["name"]]["persistentVolumeClaim"]["claimName"]
+    assert claim == batch["PersistentVolumeClaim"]["metadata"]["name"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert template["spec"]["securityContext"]["runAsNonRoot"] is True

@@ -24,11 +24,21 @@ def test_a_distribution_takes_its_version_and_license_from_the_root(folder: str)
     assert (ROOT / folder / "LICENSE").resolve() == ROOT / "LICENSE"
 
 
-@pytest.mark.parametrize("file", ["docker-compose.yml", "deploy/kubernetes/clip-triton.yaml"])
-def test_images_carry_the_version(file: str) -> None:
+_SERVICE = {"clip-triton-server", "clip-triton-export"}
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        ("docker-compose.yml", _SERVICE),
+        ("deploy/kubernetes/clip-triton.yaml", _SERVICE),
+        ("deploy/kubernetes/clip-batch.yaml", {"clip-triton-batch"}),
+    ],
+)
+def test_images_carry_the_version(file: str, wanted: set[str]) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
     images = re.findall(r"image: (clip-triton-\w+):(\S+)", text)
-    assert {name for name, _ in images} == {"clip-triton-server", "clip-triton-export"}
+    assert {name for name, _ in images} == wanted
     assert {version for _, version in images} == {VERSION}
 
 
