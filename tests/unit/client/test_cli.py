@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from clip_client import EmbeddedObject, Existing, ItemError, ObjectInfo, PhotoResult, SinkError, Stage, cli
+from clip_client.arguments import decode
 from clip_client.cli import arguments
 from clip_client.cli.progress import Progress
 from clip_client.cli.report import report
@@ -173,7 +174,7 @@ def test_a_wrong_place_to_decode_is_a_usage_error(
 
 def test_where_photos_are_decoded() -> None:
     def parsed(*words: str) -> str | list[str]:
-        return arguments.decode(arguments.parser().parse_args(words))
+        return decode(arguments.parser().parse_args(words))
 
     assert parsed() == "server"
     assert parsed("--decode", "client") == "client"

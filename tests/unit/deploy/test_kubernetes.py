@@ -46,7 +46,7 @@ def test_probes_embed_and_their_options_exist(pod: dict[str, Any]) -> None:
     startup = server["startupProbe"]["exec"]["command"]
     assert startup[:3] == ["python3", "-m", "clip_client.cli"]
     options = arguments.parser().parse_args(startup[3:])
-    assert options.check == f"127.0.0.1:{defaults.GRPC_PORT}"
+    assert options.check == [f"127.0.0.1:{defaults.GRPC_PORT}"]
     assert options.wait < server["startupProbe"]["timeoutSeconds"]
     program, script, *options = server["livenessProbe"]["exec"]["command"]
     assert (program, options) == ("python3", ["--report-only"])
@@ -117,7 +117,7 @@ def test_a_pod_runs_the_partition_of_its_index(
     options = batch_cli._parser().parse_args(container["args"])
     assert (job["completionMode"], options.partition) == ("Indexed", 17)
     service = documents["Service"]["metadata"]["name"]
-    assert options.url == f"dns:///{service}:{defaults.GRPC_PORT}"
+    assert options.url == [f"dns:///{service}:{defaults.GRPC_PORT}"]
     budget, _ = job["podFailurePolicy"]["rules"]
     assert budget["onExitCodes"]["values"] == [batch_cli.OVER_BUDGET]
 

@@ -7,21 +7,13 @@ import dataclasses
 import json
 
 from clip_batch import defaults
-from clip_batch.commands.arguments import (
-    add_common,
-    add_server_options,
-    count,
-    model_of,
-    say,
-    seconds,
-    writable,
-)
+from clip_batch.commands.arguments import add_common, add_server_options, model_of, say, writable
 from clip_batch.compact import compact
 from clip_batch.stale import find_stale
 from clip_batch.status import read_status
 from clip_batch.storage import open_storage
 from clip_batch.verify import verify
-from clip_client import defaults as client_defaults
+from clip_client.arguments import count, seconds, urls
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:
@@ -122,12 +114,11 @@ def add_stale(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=seconds, metavar="N", help="objects per second of all workers (default: as in the "
         "job's last partitions)")  # fmt: skip
     add("--price-per-hour", type=float, metavar="PRICE", help="what all machines of the job cost together")
-    add_server_options(parser, client_defaults.URL)
+    add_server_options(parser)
 
 
 def _stale(options: argparse.Namespace) -> int:
     model = model_of(options)
-    assert model is not None
     found = find_stale(open_storage(options.out), model)
     hours = found.hours(options.rate)
     price = options.price_per_hour
@@ -142,7 +133,7 @@ def _stale(options: argparse.Namespace) -> int:
         price_text = f", for {cost:.2f}" if cost is not None else ""
         say(
             f"{found.photos} photos in {len(found.shards)} shards are stale; embed them again{time_left}"
-            f"{price_text} with: clip-batch plan SOURCE --out {options.out} --url {options.url} "
+            f"{price_text} with: clip-batch plan SOURCE --out {options.out} --url {urls(options)[0]} "
             "--replace-model"
         )
     return 1 if found.photos else 0

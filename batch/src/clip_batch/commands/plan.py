@@ -10,19 +10,11 @@ import time
 from tqdm import tqdm
 
 from clip_batch import defaults
-from clip_batch.commands.arguments import (
-    add_common,
-    add_server_options,
-    add_source_options,
-    count,
-    model_of,
-    say,
-    source_options,
-    writable,
-)
+from clip_batch.commands.arguments import add_common, add_server_options, model_of, say, writable
 from clip_batch.lists import open_listing
 from clip_batch.plan import PlanOptions, make_plan
 from clip_batch.retry import retry
+from clip_client.arguments import add_source_options, count, source_options
 from clip_client.errors import CLIENT_CODES, SERVER_CODES
 
 
@@ -49,13 +41,13 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     add("--replace-model", action="store_true", help="embed everything again with the model of --url; rows "
         "of the old model are removed by compact")  # fmt: skip
     add_source_options(parser)
-    add_server_options(parser, None)
+    add_server_options(parser)
 
 
 def _plan(options: argparse.Namespace) -> int:
     storage = writable(options.out)
     begin = time.monotonic()
-    model = model_of(options)
+    model = model_of(options) if options.url else None
     listings = [
         open_listing(
             text,

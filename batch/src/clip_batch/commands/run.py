@@ -16,23 +16,22 @@ from tqdm import tqdm
 
 from clip_batch import defaults
 from clip_batch.budget import Budget, Meter
-from clip_batch.commands.arguments import (
-    add_common,
-    add_server_options,
-    add_source_options,
-    client_options,
-    count,
-    say,
-    seconds,
-    source_options,
-    writable,
-)
+from clip_batch.commands.arguments import add_common, add_server_options, client_options, say, writable
 from clip_batch.dataset import Dataset, ShardCounts
 from clip_batch.engines import ENGINES, open_engine
 from clip_batch.engines.base import Job
 from clip_batch.errors import BatchError
 from clip_batch.layout import Partition
 from clip_client import defaults as client_defaults
+from clip_client.arguments import (
+    add_decode_option,
+    add_source_options,
+    count,
+    decode,
+    seconds,
+    source_options,
+    urls,
+)
 from clip_client.memory import keep_freed_memory
 from clip_client.sinks.base import EmbeddedObject
 
@@ -51,9 +50,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help="this partition alone, counted from 0 (default: JOB_COMPLETION_INDEX, which an Indexed Job of "
         "Kubernetes sets)")  # fmt: skip
     add("--concurrency", type=count, default=client_defaults.CONCURRENCY, metavar="N",
-        help="photos in flight (default: %(default)s)")  # fmt: skip
-    add("--decode", default=client_defaults.DECODE, metavar="SIDE", help="which side decodes photos, as for "
-        "clip-embed (default: %(default)s)")  # fmt: skip
+        help="photos in flight to each server (default: %(default)s)")  # fmt: skip
     add("--deadline", type=seconds, default=client_defaults.DEADLINE_S, metavar="SECONDS",
         help="time limit for one photo, retries included (default: %(default).0f)")  # fmt: skip
     add("--max-failed", type=int, metavar="N", help="stop if more objects than this fail")
@@ -61,7 +58,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         f"counts after {defaults.BUDGET_MIN_OBJECTS} objects")  # fmt: skip
     add("--quiet", action="store_true", help="no progress bar")
     add_source_options(parser)
-    add_server_options(parser, client_defaults.URL)
+    add_decode_option(parser)
+    add_server_options(parser)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -72,9 +70,9 @@ def _run(options: argparse.Namespace) -> int:
     job = Job(
         options.out,
         client_options(
-            options, deadline_s=options.deadline, concurrency=options.concurrency, decode=options.decode
+            options, deadline_s=options.deadline, concurrency=options.concurrency, decode=decode(options)
         ),
-        source_options(options, options.concurrency),
+        source_options(options, options.concurrency * len(urls(options))),
         Budget(options.max_failed, options.max_failed_share),
     )
     meter = _meter(dataset, job.budget) if options.partition is None else Meter(job.budget)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 from clip_batch.budget import Budget, Meter
 from clip_batch.dataset import ShardCounts
@@ -28,12 +28,12 @@ OnItem = Callable[[EmbeddedObject], None]
 class ClientOptions:
     """The arguments of ClipClient, and how long to wait for a server that starts."""
 
-    url: str = client_defaults.URL
+    url: str | tuple[str, ...] = client_defaults.URL
     model: str = client_defaults.MODEL
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     deadline_s: float = client_defaults.DEADLINE_S
     concurrency: int = client_defaults.CONCURRENCY
-    decode: Any = client_defaults.DECODE
+    decode: str | Sequence[str] = client_defaults.DECODE
     wait_s: float = client_defaults.WAIT_FOR_SERVER_S
 
     def open(self) -> ClipClient:

@@ -11,7 +11,7 @@ import traceback
 from contextlib import closing, nullcontext
 from types import FrameType
 
-from clip_client.arguments import connection_of
+from clip_client.arguments import connection_of, decode, source_options, urls
 from clip_client.check import check
 from clip_client.cli import arguments
 from clip_client.cli.progress import Progress
@@ -87,7 +87,7 @@ def _check(options: argparse.Namespace) -> int:
             connection=connection_of(options),
             wait_s=options.wait,
             tier=options.tier,
-            decode=arguments.decode(options) if options.decode else None,
+            decode=decode(options) if options.decode else None,
         )
     except ServerBusy as error:
         say(f"busy: {error}")
@@ -100,7 +100,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _embed_text(options: argparse.Namespace) -> int:
     with ClipClient(
-        arguments.urls(options), connection=connection_of(options), deadline_s=options.deadline, concurrency=1
+        urls(options), connection=connection_of(options), deadline_s=options.deadline, concurrency=1
     ) as client:
         results = client.embed_text_results(options.text)
     for text, result in zip(options.text, results, strict=True):
@@ -125,14 +125,14 @@ def _embed(options: argparse.Namespace) -> int:
         retry_errors=options.retry_errors,
         source_name=options.source_name,
     )
-    source = open_source(options.source[0], arguments.source_options(options))
+    source = open_source(options.source[0], source_options(options, options.concurrency * len(urls(options))))
     client = ClipClient(
-        arguments.urls(options),
+        urls(options),
         model=options.model,
         connection=connection_of(options),
         deadline_s=options.deadline,
         concurrency=options.concurrency,
-        decode=arguments.decode(options),
+        decode=decode(options),
     )
     with closing(options.out), client:
         source.check()

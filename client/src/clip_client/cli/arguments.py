@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any, get_args
 
 from clip_client import defaults
-from clip_client.arguments import add_connection_options
+from clip_client.arguments import (
+    add_connection_options,
+    add_decode_option,
+    add_source_options,
+    add_url_option,
+    count,
+    seconds,
+)
 from clip_client.errors import CLIENT_CODES, PERMANENT_CODES, SERVER_CODES, SinkError
-from clip_client.placement import CLIENT, SERVER, require_placement
 from clip_client.sinks import open_sink
 from clip_client.sinks.base import Sink
-from clip_client.sources.base import SourceOptions
 from clip_client.terminal import printable
 
 _DESCRIPTION = """\
@@ -50,19 +54,6 @@ class _Parser(argparse.ArgumentParser):
         super()._print_message(printable(message), file)
 
 
-class _Decode(argparse.Action):
-    """Appends addresses; server and client stand alone."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, _: Any = None
-    ) -> None:
-        del parser
-        given = [*(getattr(namespace, self.dest) or []), value]
-        if len(given) > 1 and {SERVER, CLIENT} & {*given}:
-            raise argparse.ArgumentError(self, "give server, client, or addresses, not both")
-        setattr(namespace, self.dest, given)
-
-
 def parser() -> argparse.ArgumentParser:
     made = _Parser(
         "clip-embed",
@@ -75,8 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", metavar="FILE", help="the Parquet file to write: a local path, or gs://bucket/name.parquet")
     add("--work", type=Path, metavar="DIR", help="the local folder for the rows of an output in a bucket, "
         "until it is complete (default: ~/.cache/clip-triton)")  # fmt: skip
-    add("--url", action="append", help=f"a server's gRPC address; can be repeated, for servers of the same "
-        f"model and settings (default: {defaults.URL})")  # fmt: skip
+    add_url_option(made)
     add("--check", action="append", metavar="URL", help="embed the server's reference picture and compare "
         "the result; can be repeated, to check that all have the same model and settings")  # fmt: skip
     add("--tier", choices=get_args(defaults.Tier), help="with --check: the part of the repository that the "
@@ -86,10 +76,7 @@ def parser() -> argparse.ArgumentParser:
     add("--model", default=defaults.MODEL, help="the model's name on the server (default: %(default)s)")
     add("--concurrency", type=count, default=defaults.CONCURRENCY, metavar="N",
         help="photos in flight to each server (default: %(default)s)")  # fmt: skip
-    add("--decode", action=_Decode, type=placement, metavar="WHERE",
-        help="where photos are decoded: server, client (sends pixels, and needs the extra decode), or the "
-        f"gRPC address of a server that only decodes, which can be repeated (default: {defaults.DECODE})",
-        )  # fmt: skip
+    add_decode_option(made)
     add("--deadline", type=seconds, default=defaults.DEADLINE_S, metavar="SECONDS",
         help="time limit for one photo, retries included (default: %(default).0f)")  # fmt: skip
     add("--wait", type=seconds, default=defaults.WAIT_FOR_SERVER_S, metavar="SECONDS",
@@ -111,46 +98,15 @@ def parser() -> argparse.ArgumentParser:
         "preprocess, embed")  # fmt: skip
     add("--json", action="store_true", help="print the summary as one line of JSON on standard output")
     add("--quiet", action="store_true", help="no progress bar")
-    _add_source_options(made)
+    add_source_options(made)
     add_connection_options(made)
     return made
-
-
-def _add_source_options(parser: argparse.ArgumentParser) -> None:
-    """The fields of SourceOptions."""
-    add = parser.add_argument_group("buckets").add_argument
-    add("--user-project", metavar="PROJECT", help="the project to bill for a requester-pays bucket")
-    add("--anonymous", action="store_true", help="read a public bucket without credentials")
-    add("--load-timeout", type=seconds, default=defaults.LOAD_TIMEOUT_S, metavar="SECONDS",
-        help="time limit for loading one object, retries included (default: %(default).0f)")  # fmt: skip
-    add("--stall-timeout", type=seconds, default=defaults.STALL_TIMEOUT_S, metavar="SECONDS",
-        help="longest wait for the next bytes of an object (default: %(default).0f)")  # fmt: skip
-
-
-def source_options(options: argparse.Namespace) -> SourceOptions:
-    return SourceOptions(
-        connections=options.concurrency * len(urls(options)),
-        load_timeout_s=options.load_timeout,
-        stall_timeout_s=options.stall_timeout,
-        user_project=options.user_project,
-        anonymous=options.anonymous,
-    )
 
 
 def unused_for(source: str, options: argparse.Namespace) -> str | None:
     """An option that was given and has no meaning for a source without a scheme: a folder or a file."""
     given = {"--user-project": options.user_project is not None, "--anonymous": options.anonymous}
     return None if "://" in source else next((name for name, used in given.items() if used), None)
-
-
-def urls(options: argparse.Namespace) -> list[str]:
-    return options.url or [defaults.URL]
-
-
-def decode(options: argparse.Namespace) -> str | list[str]:
-    """As for ClipClient."""
-    given: list[str] = options.decode or [defaults.DECODE]
-    return given[0] if len(given) == 1 else given
 
 
 def sink(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Sink | None:
@@ -179,25 +135,3 @@ def codes(text: str) -> frozenset[str]:
             f"{', '.join(sorted(PERMANENT_CODES))}"
         )
     return found
-
-
-def placement(text: str) -> str:
-    try:
-        require_placement(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be server, client or host:port, not {text!r}") from error
-    return text
-
-
-def count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
-def seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError("must be a positive number of seconds")
-    return value
