@@ -108,6 +108,17 @@ def test_a_job_runs_in_a_bucket_as_in_a_folder(storage: Storage, tmp_path: Path)
     assert verify(storage).problems == []
 
 
+def test_an_output_in_the_bucket_of_the_photos_is_not_planned(fake_gcs: FakeGcs) -> None:
+    name = f"batch-{uuid.uuid4().hex[:12]}"
+    for photo in ("a.jpg", "jobs.jpg"):
+        fake_gcs.upload(name, photo, photo.encode())
+    storage = open_storage(f"gs://{name}/job/")
+    assert jobs.plan(storage, f"gs://{name}").objects == 2
+    jobs.run(storage)
+    again = jobs.plan(storage, f"gs://{name}")
+    assert (again.objects, again.skipped) == (0, 2)
+
+
 def test_a_bucket_that_does_not_exist_and_a_uri_without_one_are_refused(fake_gcs: FakeGcs) -> None:
     del fake_gcs
     with pytest.raises(StorageError, match="no-such-bucket does not exist"):

@@ -44,26 +44,30 @@ def open_listing(
     text: str,
     options: SourceOptions | None = None,
     *,
-    out: Path | None = None,
+    out: str | None = None,
     base: str | None = None,
     source_name: str | None = None,
 ) -> Listing:
     """The listing of a prefix, folder, object, or a list: a file of LIST_SUFFIXES, or "-" for lines on stdin.
 
-    `base` is the source of names in a list. `out` is left out of a folder that contains it. Rows are
-    recorded with `source_name` instead of a prefix's or folder's own uri. Raises SourceError, BatchError.
+    `base` is the source of names in a list. `out`, a storage's uri, is left out of a source that contains
+    it. Rows are recorded with `source_name` instead of a prefix's or folder's own uri. Raises SourceError and
+    BatchError.
     """
     if text == "-" or (text.lower().endswith(LIST_SUFFIXES) and not Path(text).is_dir()):
         return Listing(text, lambda: _listed(text, base, source_name))
     source = open_source(text, options)
     source.check()
-    if isinstance(source, FolderSource) and out is not None:
-        source = source.excluding(out)
+    if isinstance(source, FolderSource) and out is not None and "://" not in out:
+        source = source.excluding(Path(out))
     name = source_name or source.uri
+    is_inside = out is not None and out.startswith(f"{source.uri}/")
+    outputs = f"{out.removeprefix(source.uri).strip('/')}/" if out is not None and is_inside else None
 
     def objects() -> Iterator[PlannedObject]:
         for info in source.list():
-            yield PlannedObject(name, source.uri, info)
+            if outputs is None or not info.name.startswith(outputs):
+                yield PlannedObject(name, source.uri, info)
 
     return Listing(text, objects, name, source.covers)
 

@@ -102,7 +102,7 @@ def folder_of(root: Path, photos: dict[str, bytes]) -> Path:
 
 
 def plan(storage: Storage, *sources: Path | str, size: int = 4, **options: Any) -> Plan:
-    listings = [open_listing(str(source), out=storage.local_path) for source in sources]
+    listings = [open_listing(str(source), out=storage.uri) for source in sources]
     return make_plan(storage, listings, PlanOptions(partition_size=size, **options))
 
 

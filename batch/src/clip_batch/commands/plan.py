@@ -52,7 +52,7 @@ def _plan(options: argparse.Namespace) -> int:
         open_listing(
             text,
             source_options(options, 2),
-            out=storage.local_path,
+            out=storage.uri,
             base=options.base,
             source_name=options.source_name,
         )
