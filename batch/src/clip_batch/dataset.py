@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from clip_batch import defaults
 from clip_batch.layout import COMPACTIONS, EMBEDDINGS, ERRORS, Partition, ShardName
 from clip_batch.manifest import Plan, read_plans
 from clip_batch.storage import Storage
@@ -113,19 +116,18 @@ class Dataset:
         return self._live(EMBEDDINGS)
 
     def _live(self, folder: str) -> list[ShardName]:
-        names = [name for name in self.snapshot.files if name.startswith(f"{folder}/")]
-        names += [name for name in self.files if name.startswith(f"{folder}/") and name not in names]
+        kept = set(self.snapshot.files)
+        names = (name for name in kept.union(self.files) if name.startswith(f"{folder}/"))
         parsed = filter(None, map(ShardName.parse, names))
-        is_kept = set(self.snapshot.files)
         return sorted(
-            (each for each in parsed if each.plan > self.snapshot.through or each.name in is_kept),
+            (each for each in parsed if each.plan > self.snapshot.through or each.name in kept),
             key=lambda each: (each.plan, each.name),
         )
 
     def infos(self) -> Iterator[FileInfo]:
-        """The footers of shards()."""
-        for shard in self.shards():
-            yield read_info(self.storage, shard)
+        """The footers of shards(), in their order. A bucket answers many requests at once."""
+        with ThreadPoolExecutor(defaults.FOOTERS_AT_ONCE) as pool:
+            yield from pool.map(partial(read_info, self.storage), self.shards())
 
     def error_files(self, infos: Sequence[FileInfo]) -> list[ShardName]:
         """The files of failed rows that count, given the footers of the shards."""

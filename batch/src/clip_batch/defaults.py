@@ -23,4 +23,5 @@ POISON_REFRESH_S = 15.0
 """How old a worker's copy of the list of photos that crash servers may be."""
 BUDGET_MIN_OBJECTS = 100
 """A share of failed objects counts once so many are done."""
-READ_BYTES = 1024 * 1024
+FOOTERS_AT_ONCE = 16
+"""Files whose footers are read at the same time."""

@@ -64,6 +64,8 @@ class _Verifier:
         self._dataset, self._storage = dataset, dataset.storage
         self._report = Report()
         self._rows: list[Keys] = []
+        models = {epoch: read_model(self._storage, epoch) for epoch in {plan.epoch for plan in dataset.plans}}
+        self._models = {plan.number: models[plan.epoch] for plan in dataset.plans}
 
     def run(self) -> Report:
         dataset, report = self._dataset, self._report
@@ -94,8 +96,7 @@ class _Verifier:
         return name.plan <= self._dataset.snapshot.through
 
     def _check_model(self, info: FileInfo) -> None:
-        plan = next((plan for plan in self._dataset.plans if plan.number == info.name.plan), None)
-        model = read_model(self._storage, plan.epoch) if plan is not None else None
+        model = self._models.get(info.name.plan)
         if model is None:
             self._report.add(f"{info.name.name} belongs to no plan")
         elif difference := model_difference(model, info.model):

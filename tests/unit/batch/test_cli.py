@@ -1,0 +1,121 @@
+"""The command clip-batch: what it prints and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clip_batch.cli import OVER_BUDGET, main
+from clip_batch.engines.base import ClientOptions
+from clip_client import ClipClient
+from tests.unit.batch.jobs import EmbedderTransport, folder_of
+from tests.unit.client.servers import REFUSED
+
+
+@pytest.fixture
+def transport(monkeypatch: pytest.MonkeyPatch) -> EmbedderTransport:
+    """What every command of a test connects to."""
+    made = EmbedderTransport()
+
+    def connect(options: ClientOptions) -> ClipClient:
+        return ClipClient(transport=made, concurrency=options.concurrency, deadline_s=options.deadline_s)
+
+    monkeypatch.setattr(ClientOptions, "open", connect)
+    return made
+
+
+@pytest.fixture
+def out(tmp_path: Path, transport: EmbedderTransport) -> str:
+    """A job of ten photos and one bad file, planned."""
+    del transport
+    photos = folder_of(tmp_path / "photos", {f"{number}.jpg": b"photo %d" % number for number in range(10)})
+    folder_of(photos, {"bad.jpg": b"bad"})
+    assert main(["plan", str(photos), "--out", str(tmp_path / "out"), "--partition-size", "4"]) == 0
+    return str(tmp_path / "out")
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_job_from_its_plan_to_its_compacted_output(
+    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", out, "--json"]) == 1, "a photo failed"
+    summary = printed(capsys)
+    assert (summary["partitions"], summary["embedded"], summary["failed"]) == (3, 10, {"corrupt": 1})
+    assert main(["run", out, "--json"]) == 0
+    assert printed(capsys)["partitions"] == 0
+    assert main(["status", out]) == 0
+    assert "3 of 3 done" in capsys.readouterr().out
+    assert main(["status", out, "--json", "--price-per-hour", "2"]) == 0
+    assert printed(capsys)["cost"]["per_million"] > 0
+    assert main(["retry", out, "--failed", "corrupt"]) == 0
+    assert main(["verify", out]) == 1, "the retry has not run"
+    assert main(["run", out]) == 1
+    assert main(["compact", out, "--json"]) == 0
+    assert printed(capsys)["superseded"] == 1
+    assert main(["verify", out, "--json"]) == 0
+    assert printed(capsys)["ok"] is True
+    assert main(["stale", out]) == 0
+    assert "10 photos have vectors of the server's model" in capsys.readouterr().err
+
+
+def test_one_partition(out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["run", out, "--partition", "1", "--json"]) == 0
+    assert printed(capsys)["objects"] == 4
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
+    assert main(["run", out, "--json"]) == 0, "a pod that recorded a failed photo has done its work"
+    assert printed(capsys)["failed"] == {"corrupt": 1}
+    assert main(["run", out, "--partition", "3"]) == 2
+    assert "there is no 3" in capsys.readouterr().err
+
+
+def test_too_many_failures(out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", out, "--max-failed", "0", "--workers", "1"]) == OVER_BUDGET
+    said = capsys.readouterr().err
+    assert "1 of" in said
+    assert "--max-failed 0" in said
+    assert "Finished partitions are kept" in said
+    assert main(["run", out, "--max-failed-share", "0.5"]) == 1
+
+
+def test_a_lost_server(out: str, transport: EmbedderTransport, capsys: pytest.CaptureFixture[str]) -> None:
+    transport._outcome = lambda _: REFUSED
+    assert main(["run", out, "--deadline", "0.2"]) == 2
+    assert "error: " in capsys.readouterr().err
+    transport._outcome = lambda _: None
+    assert main(["run", out]) == 1
+
+
+def test_errors_name_the_cause(out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, said in (
+        (["run", str(tmp_path / "none")], "has no plan. Make one with: clip-batch plan"),
+        (["run", out, "--plan", "7"], "has no plan 7"),
+        (["plan", str(tmp_path / "none"), "--out", out], "does not exist"),
+        (["plan", str(tmp_path), "--out", "ftp://x"], "ftp:// is not supported"),
+        (["plan", str(tmp_path / "photos"), "--out", out, "--replace-model"], "needs the --url"),
+    ):
+        assert main(command) == 2
+        assert said in capsys.readouterr().err
+    for command in (["retry", out, "--failed", "corupt"], ["run", out, "--max-failed-share", "2"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(command)
+
+
+def test_an_unexpected_error_is_not_taken_for_a_result(
+    out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("clip_batch.commands.output.verify", fail)
+    assert main(["verify", out]) == 2
+    assert "a bug" in capsys.readouterr().err
+    monkeypatch.setattr(
+        "clip_batch.commands.output.verify", lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    assert main(["verify", out]) == 130
