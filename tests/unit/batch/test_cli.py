@@ -41,9 +41,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_job_from_its_plan_to_its_compacted_output(
-    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_job_from_its_plan_to_its_compacted_output(out: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", out, "--json"]) == 1, "a photo failed"
     summary = printed(capsys)
     assert (summary["partitions"], summary["embedded"], summary["failed"]) == (3, 10, {"corrupt": 1})
@@ -110,12 +108,10 @@ def test_an_unexpected_error_is_not_taken_for_a_result(
     out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: object) -> None:
-        raise RuntimeError("a bug")
+        raise errors.pop()
 
+    errors: list[BaseException] = [KeyboardInterrupt(), RuntimeError("a bug")]
     monkeypatch.setattr("clip_batch.commands.output.verify", fail)
     assert main(["verify", out]) == 2
     assert "a bug" in capsys.readouterr().err
-    monkeypatch.setattr(
-        "clip_batch.commands.output.verify", lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
     assert main(["verify", out]) == 130

@@ -63,3 +63,15 @@ def test_an_unreadable_folder_is_not_skipped(mode: int) -> None:
                 list(FolderSource(Path(name)).list())
         finally:
             closed.chmod(0o755)
+
+
+def test_files_are_ordered_by_path(tmp_path: Path) -> None:
+    """By the parts of their paths: a/b.jpg is before a-b.jpg, although "-" sorts before "/"."""
+    for name in ("a/b.jpg", "a.jpg", "a-b.jpg", "a/c/d.jpg", "a/c.jpg", "b/a.jpg", "B.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"photo")
+    (tmp_path / "linked").symlink_to("a")
+    (tmp_path / "broken.jpg").symlink_to("none")
+    found = [Path(name) for name in names(FolderSource(tmp_path))]
+    assert len(found) == 7
+    assert found == sorted(found)

@@ -46,34 +46,39 @@ class FolderSource:
             raise SourceError(f"{self._root} is not a folder (for a bucket, use gs://bucket/prefix)")
 
     def list(self) -> Iterator[ObjectInfo]:
+        """Keeps the names of one folder, and of those above it, in memory."""
         self._require_folder()
-        location = self._root.resolve()
-        for path, size, mtime_ns in sorted(self._files()):
-            relative = path.relative_to(self._root)
-            absolute = location / relative
-            if self._excluded.isdisjoint((absolute, *absolute.parents)):
-                yield ObjectInfo(printable(relative.as_posix()), size, mtime_ns=mtime_ns)
-
-    def _files(self) -> Iterator[tuple[Path, int, int]]:
-        """Paths, sizes and times of the last change.
-
-        Raises SourceError for a folder that cannot be read, because it could hold photos.
-        """
+        base = os.path.join(self._root, "")
         try:
-            if self._only is not None:
-                path = self._root / self._only
-                found = path.stat()
-                yield path, found.st_size, found.st_mtime_ns
-                return
-            for folder, below, names in os.walk(self._root, onerror=_raise):
-                below[:] = [name for name in below if not name.startswith(".")]
-                for path in (Path(folder, name) for name in names if not name.startswith(".")):
-                    with suppress(FileNotFoundError):  # deleted since it was listed, or a broken link
-                        found = path.stat()
-                        if stat.S_ISREG(found.st_mode):
-                            yield path, found.st_size, found.st_mtime_ns
-        except OSError as error:
+            for path, found in [self._one()] if self._only is not None else self._files(base):
+                if stat.S_ISREG(found.st_mode):
+                    name = printable(path[len(base) :])
+                    yield ObjectInfo(name, found.st_size, mtime_ns=found.st_mtime_ns)
+        except OSError as error:  # also for a folder below: it could hold photos
             raise SourceError(f"cannot list {error.filename}: {error.strerror}") from error
+
+    def _one(self) -> tuple[str, os.stat_result]:
+        path = os.path.join(self._root, self._only or "")
+        return path, os.stat(path)
+
+    def _files(self, base: str) -> Iterator[tuple[str, os.stat_result]]:
+        """What is in the folder and those below it, by path."""
+        location = os.path.join(self._root.resolve(), "")
+        if not self._excluded.isdisjoint((Path(location), *Path(location).parents)):
+            return
+        excluded = {str(path) for path in self._excluded}
+        above = [_visible(self._root)]
+        while above:
+            entry = next(above[-1], None)
+            if entry is None:
+                above.pop()
+            elif location + entry.path[len(base) :] in excluded:
+                continue
+            elif entry.is_dir(follow_symlinks=False):
+                above.append(_visible(entry.path))
+            else:
+                with suppress(FileNotFoundError):  # deleted since it was listed, or a broken link
+                    yield entry.path, entry.stat()
 
     def load(self, item: ObjectInfo) -> bytes:
         try:
@@ -94,5 +99,8 @@ def _location(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _visible(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """The entries of a folder that are not hidden, by name."""
+    with os.scandir(os.fspath(folder)) as entries:
+        found = [entry for entry in entries if not entry.name.startswith(".")]
+    return iter(sorted(found, key=lambda entry: entry.name))
