@@ -2,7 +2,9 @@
 
 Each size runs in a process of its own, on a Parquet file as clip-embed writes it. A cold start is the time
 from the start of the process to the first answer, with the file in the page cache. With --index, an index is
-built, too, and its queries are measured.
+built, too, and its queries are measured. With --duplicates, near duplicates are searched: as clip-search
+does, in cells, and by comparing all pairs, which counts the share of them that the cells find; from a million
+rows on, all pairs would take hours and are left out.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ from clip_search.query import Searchable
 _QUERIES = 20
 _EXACT = ("cold start s", "its CPU s", "query ms", "worst ms", "peak / vectors")
 _INDEX = ("build s", "build CPU s", "peak / vectors", "file / vectors", "recall@10", *_EXACT[:4])
+_DUPLICATES = ("cells s", "cells CPU s", "peak / vectors", "pairs", "all pairs s", "all CPU s", "found")
+_ALL_PAIRS_ROWS = 300_000
+_COPIES = 0.02
+"""Of the rows, replaced by near copies of others."""
 
 
 def main() -> int:
@@ -38,6 +44,7 @@ def main() -> int:
     add("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="N")
     add("--dimension", type=int, default=512, metavar="D")
     add("--index", action="store_true", help="measure an index, too")
+    add("--duplicates", action="store_true", help="measure the search for near duplicates, too")
     add("--measure", nargs=2, metavar=("WHAT", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -47,6 +54,8 @@ def main() -> int:
     _table("exact search", _EXACT, options, ["exact"])
     if options.index:
         _table("index", _INDEX, options, ["build", "index"])
+    if options.duplicates:
+        _table("near duplicates", _DUPLICATES, options, ["duplicates"])
     return 0
 
 
@@ -61,7 +70,10 @@ def _table(title: str, columns: Sequence[str], options: argparse.Namespace, step
             found: dict[str, float] = {}
             for step in steps:
                 found = in_its_own_process(step, path) | found
-        print(_line(f"{rows:,}", *(f"{found[name]:.4g}" for name in columns)), flush=True)
+        print(
+            _line(f"{rows:,}", *(f"{found[name]:.4g}" if name in found else "-" for name in columns)),
+            flush=True,
+        )
 
 
 def _line(*cells: str) -> str:
@@ -132,6 +144,49 @@ def measure_index(path: Path) -> dict[str, float]:
     return _queries(index, index.vector(0)[None])
 
 
+def measure_duplicates(path: Path) -> dict[str, float]:
+    """Pairs of a cosine of 0.95 or more, of which a few were put among the rows."""
+    from clip_search import defaults, read_dataset
+    from clip_search.near import near_pairs
+
+    before = peak_bytes()
+    vectors = read_dataset(path).vectors
+    _put_copies(vectors)
+    defaults.ALL_PAIRS_ROWS = min(defaults.ALL_PAIRS_ROWS, len(vectors) // 2)  # cells at any size
+    started, cpu = time.perf_counter(), time.process_time()
+    pairs = near_pairs(vectors, defaults.THRESHOLD)
+    found = {
+        "cells s": time.perf_counter() - started,
+        "cells CPU s": time.process_time() - cpu,
+        "peak / vectors": (peak_bytes() - before) / vectors.nbytes,
+        "pairs": len(pairs),
+    }
+    if len(vectors) > _ALL_PAIRS_ROWS:
+        return found
+    defaults.ALL_PAIRS_ROWS = len(vectors)
+    started, cpu = time.perf_counter(), time.process_time()
+    exact = {tuple(pair) for pair in near_pairs(vectors, defaults.THRESHOLD).tolist()}
+    return {
+        **found,
+        "all pairs s": time.perf_counter() - started,
+        "all CPU s": time.process_time() - cpu,
+        "found": len(exact & {tuple(pair) for pair in pairs.tolist()}) / len(exact),
+    }
+
+
+def _put_copies(vectors: Embedding) -> None:
+    """Replaces rows by others, turned to a cosine between 0.95 and 1."""
+    random = np.random.default_rng(1)
+    count = int(_COPIES * len(vectors))
+    rows = random.permutation(len(vectors))[: 2 * count]
+    originals = vectors[rows[:count]]
+    cosines = random.uniform(0.95, 1, (count, 1)).astype(np.float32)
+    aside = random.standard_normal(originals.shape, np.float32)
+    aside -= (aside * originals).sum(axis=1, keepdims=True) * originals
+    aside /= np.linalg.norm(aside, axis=1, keepdims=True)
+    vectors[rows[count:]] = cosines * originals + np.sqrt(1 - cosines**2) * aside
+
+
 def _queries(dataset: Searchable, first: Embedding) -> dict[str, float]:
     dataset.nearest(first, 10)
     found = {"cold start s": time.time() - float(os.environ["STARTED"]), "its CPU s": time.process_time()}
@@ -156,7 +211,12 @@ def peak_bytes(*, reset: bool = False) -> int:
     return 1024 * int(found[1])
 
 
-MEASURES = {"exact": measure_exact, "build": measure_build, "index": measure_index}
+MEASURES = {
+    "exact": measure_exact,
+    "build": measure_build,
+    "index": measure_index,
+    "duplicates": measure_duplicates,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -108,7 +108,7 @@ def test_search(environment: Environment) -> None:
     environment.install("./client[parquet]", "./search")
     assert environment.has("clip_search", ("torch", "cv2", "PIL", "faiss", "clip_serving")) == []
     assert "DATASET" in environment.run("clip-search", "query", "--help")
-    environment.install("./search[images,index]", *_TESTS)
+    environment.install("./search[images,index,serve]", *_TESTS)
     environment.test("search")
 
 

@@ -8,6 +8,8 @@ import json
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -148,15 +150,7 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
 
 
 def _index(options: argparse.Namespace) -> int:
-    with tqdm(unit=" rows", disable=None, leave=False, delay=0.5) as bar:
-
-        def show(what: str, done: int, total: int) -> None:
-            if done < bar.n:
-                bar.reset(total)
-            bar.total = total
-            bar.set_description(what, refresh=False)
-            bar.update(done - bar.n)
-
+    with _progress(" rows") as show:
         summary = build_index(options.dataset, show)
     if options.json:
         print(json.dumps({**dataclasses.asdict(summary), "path": str(summary.path)}))
@@ -167,6 +161,21 @@ def _index(options: argparse.Namespace) -> int:
     if summary.recall < defaults.RECALL:
         _say(f"the recall is below {defaults.RECALL}. For exact answers: clip-search query --exact")
     return 0
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Yields a function that shows what is done, and how many of how many; on a terminal alone."""
+    with tqdm(unit=unit, unit_scale=True, disable=None, leave=False, delay=0.5) as bar:
+
+        def show(what: str, done: int, total: int) -> None:
+            if done < bar.n:
+                bar.reset(total)
+            bar.total = total
+            bar.set_description(what, refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -213,6 +222,8 @@ def _add_duplicates(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--threshold", type=_cosine, default=defaults.THRESHOLD, metavar="COSINE",
         help="the least cosine of candidates (default: %(default)s)")  # fmt: skip
+    add("--exposure", action="store_true", help="add the columns brightness (0 to 1) and clipped (the share "
+        "of black and white pixels) to the table; JSON has them always")  # fmt: skip
     add("--no-verify", action="store_true", help="take candidates as duplicates without loading photos")
     _add_output(parser, "a review page with thumbnails")
 
@@ -226,15 +237,19 @@ def _cosine(text: str) -> float:
 
 def _duplicates(options: argparse.Namespace) -> int:
     photos = Photos(options.photos)
-    found = find_duplicates(
-        read_dataset(options.dataset), options.threshold, None if options.no_verify else photos
-    )
+    dataset = read_dataset(options.dataset)
+    with _progress(" steps") as show:
+        found = find_duplicates(dataset, options.threshold, None if options.no_verify else photos, show)
     if options.html:
         from clip_search.sheet.review import write_review
 
         write_review(options.html, found, photos)
         _say(f"wrote {options.html}")
-    print(json.dumps(found.to_dict(), indent=2) if options.json else _duplicates_table(found))
+    print(
+        json.dumps(found.to_dict(), indent=2)
+        if options.json
+        else _duplicates_table(found, exposure=options.exposure)
+    )
     spare = sum(len(group) - 1 for group in found.groups)
     _say(
         f"{len(found.groups)} groups, {spare} photos besides those to keep; {found.rejected} candidate pairs "
@@ -243,24 +258,35 @@ def _duplicates(options: argparse.Namespace) -> int:
     return 0
 
 
-def _duplicates_table(found: Duplicates) -> str:
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _duplicates_table(found: Duplicates, *, exposure: bool) -> str:
+    heads = ["group", "kind", "cosine", "MP", "sharpness", "brightness", "clipped", "name", "source"]
     rows = []
     for number, group in enumerate(found.groups, 1):
         for place, copy in enumerate(group):
-            pixels = f"{copy.pixels / 1e6:.1f}" if copy.pixels else ""
-            sharpness = f"{copy.sharpness:.0f}" if copy.sharpness is not None else ""
-            kind = copy.kind if place else "keep"
             cells = [
                 str(number),
-                kind,
+                copy.kind if place else "keep",
                 f"{copy.cosine:.4f}",
-                pixels,
-                sharpness,
+                f"{copy.pixels / 1e6:.1f}" if copy.pixels else "",
+                *(
+                    "" if value is None else format(value, form)
+                    for value, form in (
+                        (copy.sharpness, ".0f"),
+                        (copy.brightness, ".2f"),
+                        (copy.clipped, ".3f"),
+                    )
+                ),
                 copy.row.name,
                 copy.row.source or "",
             ]
             rows.append(cells)
-    return table(["group", "kind", "cosine", "MP", "sharpness", "name", "source"], rows)
+    if not exposure:
+        heads, rows = heads[:5] + heads[7:], [cells[:5] + cells[7:] for cells in rows]
+    return table(heads, rows)
 
 
 def _add_label(parser: argparse.ArgumentParser) -> None:

@@ -58,6 +58,14 @@ THRESHOLD = 0.95
 """The least cosine of near duplicates, before they are verified."""
 TILE_ROWS = 4096
 """Rows compared with as many others at once: 64 MB."""
+ALL_PAIRS_ROWS = 20_000
+"""Up to here, every row is compared with every other."""
+CELLS = 4
+"""Of each row, above."""
+MAX_NEAR = 64
+"""Others that a row is paired with in one tile."""
+BLACK, WHITE = 3, 252
+"""Gray levels up to and from which a pixel is clipped."""
 SHARPNESS_SIDE = 512
 AS_SHARP = 0.8
 """Of the sharpest: copies above this are as sharp."""

@@ -7,25 +7,32 @@ because two photos of one scene may be as close as two copies of one photo.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from clip_search import defaults, images
 from clip_search.dataset import Dataset, Row
 from clip_search.images import Signature, signature
+from clip_search.near import near_pairs
 from clip_search.photos import Photos
-from clip_search.vectors import Vectors
 
 Kind = Literal["exact", "near"]
-Pair = tuple[int, int]
+Progress = Callable[[str, int, int], None]
+"""Gets what is being done, and how many of how many steps are done."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One photo of a group. `cosine` is its similarity to the group's first; None is unknown."""
+    """One photo of a group. `cosine` is its similarity to the group's first; None is unknown.
+
+    The last three are those of Signature.
+    """
 
     index: int
     row: Row
@@ -33,6 +40,8 @@ class Copy:
     cosine: float
     pixels: int | None
     sharpness: float | None
+    brightness: float | None
+    clipped: float | None
 
 
 @dataclass(frozen=True)
@@ -66,69 +75,78 @@ def _values(copy: Copy, *, is_kept: bool) -> dict[str, Any]:
         "source": copy.row.source,
         "name": copy.row.name,
         "pixels": copy.pixels,
-        "sharpness": None if copy.sharpness is None else round(copy.sharpness, 2),
+        **{name: _rounded(getattr(copy, name)) for name in ("sharpness", "brightness", "clipped")},
     }
 
 
-def find_duplicates(dataset: Dataset, threshold: float, photos: Photos | None) -> Duplicates:
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def find_duplicates(
+    dataset: Dataset, threshold: float, photos: Photos | None, on_progress: Progress = lambda *_: None
+) -> Duplicates:
     """Near duplicates have a cosine of at least `threshold`; without `photos`, they are not verified.
 
-    The time grows with the square of the number of rows. Raises SearchError without OpenCV, if `photos` is
-    given.
+    near_pairs() says how many rows are compared. Raises SearchError without OpenCV, if `photos` is given.
     """
-    rows = list(dataset.rows())
-    by_leader = {members[0]: members for members in _same_bytes(rows)}
-    leaders = np.array(list(by_leader))
-    pairs = [(int(leaders[a]), int(leaders[b])) for a, b in near_pairs(dataset.vectors[leaders], threshold)]
+    first = _first_of_same_bytes(dataset)
+    leaders = np.flatnonzero(first == np.arange(len(first)))
+    pairs = near_pairs(dataset.vectors, threshold, leaders, partial(on_progress, "comparing"))
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    by_leader = {int(leader): [int(leader)] for leader in np.union1d(pairs, first[copies])}
+    for copy in copies:
+        by_leader[int(first[copy])].append(int(copy))
+    involved = sorted(index for members in by_leader.values() for index in members)
+    rows = dict(zip(involved, dataset.rows_at(involved), strict=True)) if involved else {}
     looks: dict[int, Signature] = {}
     unreadable: list[tuple[Row, str]] = []
     rejected = 0
+    linked = [(int(a), int(b)) for a, b in pairs]
     if photos is not None:
-        repeated = {leader for leader, members in by_leader.items() if len(members) > 1}
-        looks, unreadable = _looks(rows, sorted(repeated.union(*pairs)), photos)
-        known = [(a, b) for a, b in pairs if a in looks and b in looks]
-        pairs = [(a, b) for a, b in known if looks[a].is_like(looks[b])]
-        rejected = len(known) - len(pairs)
-    groups = [_group(dataset, rows, linked, by_leader, looks) for linked in _linked(by_leader, pairs)]
+        looks, unreadable = _looks(rows, list(by_leader), photos, partial(on_progress, "verifying"))
+        known = [(a, b) for a, b in linked if a in looks and b in looks]
+        linked = [(a, b) for a, b in known if looks[a].is_like(looks[b])]
+        rejected = len(known) - len(linked)
+    groups = [_group(dataset, rows, each, by_leader, looks) for each in _linked(by_leader, linked)]
     return Duplicates([group for group in groups if len(group) > 1], rejected, unreadable)
 
 
 def _looks(
-    rows: Sequence[Row], wanted: Sequence[int], photos: Photos
+    rows: Mapping[int, Row],
+    wanted: Sequence[int],
+    photos: Photos,
+    on_progress: Callable[[int, int], None],
 ) -> tuple[dict[int, Signature], list[tuple[Row, str]]]:
     """The signatures of the rows `wanted`, and those that have none, with the reason."""
     images.require()
     looks: dict[int, Signature] = {}
     unreadable: list[tuple[Row, str]] = []
-    for index, found in zip(wanted, photos.each([rows[index] for index in wanted], signature), strict=True):
+    loaded = photos.each([rows[index] for index in wanted], signature)
+    for done, (index, found) in enumerate(zip(wanted, loaded, strict=True), 1):
         if isinstance(found, Signature):
             looks[index] = found
         else:
             unreadable.append((rows[index], found or "OpenCV cannot read this format"))
+        on_progress(done, len(wanted))
     return looks, unreadable
 
 
-def _same_bytes(rows: Sequence[Row]) -> list[list[int]]:
-    """The numbers of rows, in sets of equal size and CRC32C; a row without a CRC32C is a set of its own."""
-    sets: dict[tuple[object, ...], list[int]] = {}
-    for index, row in enumerate(rows):
-        key = (row.size, row.crc32c) if row.crc32c and row.size is not None else (index,)
-        sets.setdefault(key, []).append(index)
-    return list(sets.values())
+def _first_of_same_bytes(dataset: Dataset) -> npt.NDArray[np.int64]:
+    """Of each row, the first row with its size and CRC32C; itself if either is unknown."""
+    rows = np.arange(len(dataset))
+    codes = dataset.table["crc32c"].combine_chunks().dictionary_encode().indices
+    known = dataset.table["size"].is_valid().combine_chunks().cast(pa.uint8())
+    sizes = np.from_dlpack(dataset.table["size"].fill_null(0).combine_chunks())
+    is_known = (np.from_dlpack(codes.is_valid().cast(pa.uint8())) & np.from_dlpack(known)).astype(bool)
+    kinds, size_of = np.unique(sizes, return_inverse=True)
+    keys = np.from_dlpack(codes.fill_null(0)).astype(np.int64) * len(kinds) + size_of
+    keys[~is_known] = -1 - rows[~is_known]
+    _, firsts, number = np.unique(keys, return_index=True, return_inverse=True)
+    return np.asarray(firsts[number], np.int64)
 
 
-def near_pairs(vectors: Vectors, threshold: float) -> Iterator[Pair]:
-    """Pairs (a, b), a < b, of rows with a product of at least `threshold`; compared tile by tile."""
-    step = defaults.TILE_ROWS
-    for begin in range(0, len(vectors), step):
-        for other in range(begin, len(vectors), step):
-            products = vectors[begin : begin + step] @ vectors[other : other + step].T
-            for a, b in np.argwhere(products >= threshold):
-                if begin + a < other + b:
-                    yield int(begin + a), int(other + b)
-
-
-def _linked(leaders: Iterable[int], pairs: Iterable[Pair]) -> list[list[int]]:
+def _linked(leaders: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Connected leaders, in the order of the dataset."""
     root = {leader: leader for leader in leaders}
 
@@ -148,7 +166,7 @@ def _linked(leaders: Iterable[int], pairs: Iterable[Pair]) -> list[list[int]]:
 
 def _group(
     dataset: Dataset,
-    rows: Sequence[Row],
+    rows: Mapping[int, Row],
     linked: Sequence[int],
     by_leader: dict[int, list[int]],
     looks: dict[int, Signature],
@@ -178,9 +196,10 @@ def _group(
     for leader in ordered:
         kind: Kind = "exact" if leader == best else "near"
         cosine = min(1.0, float(dataset.vectors[leader] @ dataset.vectors[best]))
-        sharp = sharpness(leader) if leader in looks else None
+        look = looks.get(leader)
+        scores = (look.sharpness, look.brightness, look.clipped) if look else (None, None, None)
         for index in sorted(
             by_leader[leader], key=lambda index: (rows[index].name, rows[index].source or "")
         ):
-            copies.append(Copy(index, rows[index], kind, cosine, pixels(leader) or None, sharp))
+            copies.append(Copy(index, rows[index], kind, cosine, pixels(leader) or None, *scores))
     return copies

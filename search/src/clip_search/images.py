@@ -71,12 +71,16 @@ class Signature:
     """What duplicates are compared by.
 
     `pixels` is width x height, `sharpness` the variance of the Laplacian at defaults.SHARPNESS_SIDE pixels.
+    `brightness` is the mean of the gray picture, 0 to 1, and `clipped` the share of its pixels that are black
+    or white: a photo with much of them is exposed too little or too long.
     `bits` is a perceptual hash, bool [63]: which of the lowest frequencies of a 32 x 32 gray picture are
     above their median. `colors` is an 8 x 8 picture.
     """
 
     pixels: int
     sharpness: float
+    brightness: float
+    clipped: float
     bits: npt.NDArray[np.bool_]
     colors: npt.NDArray[np.int16]
 
@@ -102,7 +106,15 @@ def signature(data: bytes) -> Signature | str:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     at_scale = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
     sharpness = float(cv2.Laplacian(at_scale, cv2.CV_64F).var())
+    clipped = float(np.mean((at_scale <= defaults.BLACK) | (at_scale >= defaults.WHITE)))
     small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = cv2.dct(small)[:8, :8].reshape(-1)[1:]  # without the mean
     colors = cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
-    return Signature(width * height, sharpness, np.asarray(low > np.median(low)), colors)
+    return Signature(
+        width * height,
+        sharpness,
+        float(at_scale.mean() / 255),
+        clipped,
+        np.asarray(low > np.median(low)),
+        colors,
+    )

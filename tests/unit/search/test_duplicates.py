@@ -9,11 +9,19 @@ import cv2
 import numpy as np
 import pytest
 
+from clip_client.requests.wire import Embedding
 from clip_client.sources.base import crc32c
-from clip_search import defaults
+from clip_search import defaults, read_dataset
 from clip_search.cli import main
-from clip_search.duplicates import near_pairs
+from clip_search.duplicates import find_duplicates
+from clip_search.near import near_pairs
 from tests.unit.search.datasets import clusters, units, write
+
+
+def pairs_of(vectors: Embedding, threshold: float) -> set[tuple[int, int]]:
+    found = [(int(a), int(b)) for a, b in near_pairs(vectors, threshold)]
+    assert len(found) == len(set(found))
+    return set(found)
 
 
 def test_near_pairs_equal_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,9 +30,30 @@ def test_near_pairs_equal_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     products = vectors @ vectors.T
     expected = {(a, b) for a in range(60) for b in range(a + 1, 60) if products[a, b] >= 0.9}
     assert expected
-    found = list(near_pairs(vectors, 0.9))
-    assert len(found) == len(set(found))
-    assert set(found) == expected
+    assert pairs_of(vectors, 0.9) == expected
+
+
+def test_cells_find_the_pairs_that_all_comparisons_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of rows, moved away up to a cosine of about 0.95."""
+    originals = clusters(4000, 32)
+    random = np.random.default_rng(1)
+    moved = originals[:1000] + 0.05 * random.random((1000, 1)) * random.standard_normal((1000, 32))
+    vectors = np.concatenate([originals, units(moved)])
+    expected = pairs_of(vectors, 0.95)
+    assert len(expected) > 900
+    monkeypatch.setattr(defaults, "ALL_PAIRS_ROWS", 1000)
+    found = pairs_of(vectors, 0.95)
+    assert found <= expected
+    assert len(found) >= 0.99 * len(expected)
+
+
+def test_many_equal_photos_are_one_group_of_bounded_pairs(tmp_path: Path) -> None:
+    rows = 1500
+    vectors = np.repeat(units([[1, 0, 0]]), rows, axis=0)
+    assert len(near_pairs(vectors, 0.95)) <= rows * defaults.MAX_NEAR
+    path = write(tmp_path / "e.parquet", [str(number) for number in range(rows)], vectors)
+    (group,) = find_duplicates(read_dataset(path), 0.95, None).groups
+    assert len(group) == rows
 
 
 def picture(seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -91,6 +120,17 @@ def test_without_verification(dataset: Path, capsys: pytest.CaptureFixture[str])
     (group,) = json.loads(capsys.readouterr().out)["groups"]
     assert len(group) == 7
     assert "far.png" not in {copy["name"] for copy in group}
+
+
+def test_exposure(dataset: Path, album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    white = np.full((480, 640, 3), 255, np.uint8)
+    white[:120] = 51
+    for name in ("copy.png", "original.png"):
+        cv2.imwrite(str(album / name), white)
+    assert main(["duplicates", str(dataset), "--exposure"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][4:7] == ["sharpness", "brightness", "clipped"]
+    assert {tuple(line[5:8]) for line in lines if line[-2] == "copy.png"} == {("0.80", "0.750", "copy.png")}
 
 
 def test_table_of_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
