@@ -1,5 +1,7 @@
 """The container's health check: embeds the reference picture, and ends a server that is broken.
 
+With CLIP_TIER, it checks what a server of that tier does: a decode tier decodes the picture.
+
 Triton does not restart a Python process that died, and Docker does not restart an unhealthy container. So
 this script ends the server, and `restart: unless-stopped` starts a new one: at once if one of its Python
 processes has died, because the requests to that process fail while the others go on; and after several
@@ -83,7 +85,9 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--check", default=_CHECK, metavar="COMMAND", help="exits 0 if the server embeds correctly")
+    tier = os.environ.get("CLIP_TIER")
+    command = f"{_CHECK} --tier {tier}" if tier else _CHECK
+    add("--check", default=command, metavar="COMMAND", help="exits 0 if the server embeds correctly")
     add(
         "--timeout",
         type=float,

@@ -26,7 +26,7 @@ TENSORRT_FILE = ROOT / "deploy" / "compose.tensorrt.yml"
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 SHM_PER_INSTANCE = 256 * 1024**2
 START_SERVER = ["python3", "/opt/clip-triton/start_server.py"]
-OURS = ("server", "server-cpu", "export")
+OURS = ("server", "server-cpu", "decode", "export")
 
 needs_compose = pytest.mark.skipif(
     sys.version_info < (3, 11) and not COMPOSE.exists(),
@@ -53,7 +53,7 @@ def resolved(*options: str, **variables: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
-    profiles = [f"--profile={name}" for name in ("gpu", "cpu", "dev", "metrics")]
+    profiles = [f"--profile={name}" for name in ("gpu", "cpu", "decode", "dev", "metrics")]
     return resolved(*profiles)
 
 
@@ -80,10 +80,11 @@ def test_schema_rejects_a_misspelled_key() -> None:
     [
         ((), {"export", "server"}),
         (("--profile=cpu",), {"export", "server-cpu"}),
+        (("--profile=gpu", "--profile=decode"), {"export", "server", "decode"}),
         (("--profile=gpu", "--profile=dev"), {"export", "server", "fake-gcs"}),
         (("--profile=cpu", "--profile=metrics"), {"export", "server-cpu", "prometheus"}),
     ],
-    ids=["plain", "cpu", "gpu+dev", "cpu+metrics"],
+    ids=["plain", "cpu", "gpu+decode", "gpu+dev", "cpu+metrics"],
 )
 def test_profiles_start_what_they_say(options: tuple[str, ...], started: set[str]) -> None:
     assert set(resolved(*options)) == started
@@ -95,6 +96,7 @@ def test_command_lines_are_the_embedded_servers(services: dict[str, Any]) -> Non
     for service, name in (
         (services["server"], None),
         (services["server-cpu"], "cpu"),
+        (services["decode"], "cpu"),
         (tensorrt["server"], "tensorrt"),
     ):
         wanted = server_arguments(repository="/model_repository", host="0.0.0.0", model_config_name=name)
@@ -110,6 +112,19 @@ def test_servers_differ_only_in_the_gpu(services: dict[str, Any]) -> None:
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
     assert "reservations" not in cpu["deploy"]["resources"]
+
+
+@needs_compose
+def test_the_decode_tier_differs_in_its_ports_and_its_part(services: dict[str, Any]) -> None:
+    cpu, decode = services["server-cpu"], services["decode"]
+    differs = {"profiles", "ports", "environment"}
+    assert {key: cpu[key] for key in cpu.keys() - differs} == {
+        key: decode[key] for key in decode.keys() - differs
+    }
+    assert decode["environment"] == {**cpu["environment"], "CLIP_TIER": "decode"}
+    published = [{port["published"] for port in service["ports"]} for service in (cpu, decode)]
+    assert not published[0] & published[1]
+    assert resolved(CLIP_TIER="encode")["server"]["environment"]["CLIP_TIER"] == "encode"
 
 
 @needs_compose
@@ -258,5 +273,5 @@ def test_prometheus_scrapes_the_metrics_port() -> None:
     config = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text(encoding="utf-8"))
     (job,) = config["scrape_configs"]
     (found,) = job["dns_sd_configs"]
-    assert found["names"] == ["server", "server-cpu"]
+    assert found["names"] == ["server", "server-cpu", "decode"]
     assert found["port"] == defaults.METRICS_PORT

@@ -10,10 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from clip_client import cli
+from clip_client.cli.arguments import parser
+from clip_serving import defaults
+from clip_serving.repository.families.base import ModelFamily
+from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.families.text import TEXT
 from clip_serving.server import arguments
 from testing.waiting import PATIENCE_S, wait_until
 
@@ -165,6 +171,54 @@ def test_a_started_server_has_clean_shared_memory_and_a_key() -> None:
     )
     assert runs[2][0] == "--grpc-port=1"
     assert set(runs[2][1:]) <= set(ours)
+
+
+@pytest.mark.parametrize("tier", get_args(defaults.Tier))
+@pytest.mark.parametrize("families", [[IMAGE], [IMAGE, TEXT]])
+def test_a_tier_loads_its_models(
+    tmp_path: Path, tier: defaults.Tier, families: list[ModelFamily[Any, Any]]
+) -> None:
+    for family in families:
+        for model in family.models:
+            (tmp_path / model).mkdir()
+            (tmp_path / model / "config.pbtxt").touch()
+    wanted = {model for family in families for model in family.served(tier)}
+    base = arguments.server_arguments(repository=str(tmp_path), host="0.0.0.0")
+    done = start("echo", *base, tier=tier)
+    words = done.stdout.split()
+    assert {word.partition("=")[2] for word in words if word.startswith("--load-model=")} == wanted
+    assert "--model-control-mode=explicit" in words
+    assert set(base) - set(words) == {"--model-control-mode=none"}
+
+
+def test_a_wrong_or_empty_tier_is_named(tmp_path: Path) -> None:
+    for tier, said in (("gpu", "must be decode, encode or empty"), ("decode", "no model of the tier")):
+        done = start("echo", f"--model-repository={tmp_path}", tier=tier)
+        assert done.returncode == 1
+        assert said in done.stderr
+
+
+def start(*command: str, tier: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(DEPLOY / "start_server.py"), *command],
+        capture_output=True, text=True, check=False, env={**os.environ, "CLIP_TIER": tier},
+    )  # fmt: skip
+
+
+def test_the_health_check_is_that_of_the_tier(tmp_path: Path) -> None:
+    """Its default command runs python3: here one that records its arguments."""
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    python.chmod(0o755)
+    for tier in ("", "decode"):
+        subprocess.run(
+            [sys.executable, str(DEPLOY / "healthcheck.py"), f"--state={tmp_path}/state", "--report-only"],
+            check=True, env={**os.environ, "CLIP_TIER": tier, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        )  # fmt: skip
+    plain, decode = (tmp_path / "calls").read_text().splitlines()
+    assert decode == f"{plain} --tier decode"
+    options = parser().parse_args(decode.split()[2:])
+    assert (options.check, options.tier) == ([f"127.0.0.1:{defaults.GRPC_PORT}"], "decode")
 
 
 # --- export_once.py ------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from clip_client.cli import arguments
 from clip_serving import defaults
 from clip_serving.server.arguments import server_arguments
 
+EXPORT = "clip-triton-export"
 STAMP = ".exported.json"
 """deploy/export_once.py writes it when an export is complete."""
 FILE = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes" / "clip-triton.yaml"
@@ -140,3 +142,73 @@ def test_batch_pods_may_reach_the_server_and_write_the_output(
     assert claim == batch["PersistentVolumeClaim"]["metadata"]["name"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+
+
+# --- tiers.yaml ----------------------------------------------------------------------------------
+
+TIERS_FILE = FILE.with_name("tiers.yaml")
+TIERS = get_args(defaults.Tier)
+
+
+@pytest.fixture(scope="module")
+def tiers() -> dict[tuple[str, str], Any]:
+    """By kind and tier."""
+    parts = yaml.safe_load_all(TIERS_FILE.read_text(encoding="utf-8"))
+    found = {(part["kind"], part["metadata"]["name"].removeprefix("clip-triton-")): part for part in parts}
+    kinds = ("Deployment", "Service", "HorizontalPodAutoscaler", "NetworkPolicy")
+    assert found.keys() == {(kind, tier) for kind in kinds for tier in TIERS}
+    return found
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_tiers_pod_is_that_of_the_whole_server_with_its_part(
+    tiers: dict[tuple[str, str], Any], pod: dict[str, Any], tier: str
+) -> None:
+    spec = tiers["Deployment", tier]["spec"]["template"]["spec"]
+    (server,), (whole,) = spec["containers"], pod["containers"]
+    same = ("image", "args", "ports", "livenessProbe", "readinessProbe", "securityContext")
+    assert {key: server[key] for key in same} == {key: whole[key] for key in same}
+    for key in ("securityContext", "initContainers", "terminationGracePeriodSeconds"):
+        assert spec[key] == pod[key]
+    assert server["env"] == [*whole["env"], {"name": "CLIP_TIER", "value": tier}]
+    options = arguments.parser().parse_args(server["startupProbe"]["exec"]["command"][3:])
+    assert (options.check, options.tier) == ([f"127.0.0.1:{defaults.GRPC_PORT}"], tier)
+    assert ("nvidia.com/gpu" in server["resources"]["limits"]) == (tier == "encode")
+    mounts, volumes = ({each["name"] for each in part} for part in (server["volumeMounts"], spec["volumes"]))
+    assert mounts == volumes
+    (claim,) = [each["persistentVolumeClaim"] for each in spec["volumes"] if "persistentVolumeClaim" in each]
+    assert claim in [each.get("persistentVolumeClaim") for each in pod["volumes"]]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_what_belongs_to_a_tier_selects_its_pods(
+    tiers: dict[tuple[str, str], Any], documents: dict[str, Any], tier: str
+) -> None:
+    deployment = tiers["Deployment", tier]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels == deployment["spec"]["selector"]["matchLabels"] == {"app": f"clip-triton-{tier}"}
+    service, policy = tiers["Service", tier]["spec"], tiers["NetworkPolicy", tier]["spec"]
+    assert service["selector"] == policy["podSelector"]["matchLabels"] == labels
+    assert service["ports"] == documents["Service"]["spec"]["ports"]
+    assert policy["ingress"] == documents["NetworkPolicy"]["spec"]["ingress"]
+
+
+@pytest.mark.parametrize(("tier", "model"), [("decode", defaults.PREPROCESS), ("encode", defaults.ENCODER)])
+def test_a_tier_scales_on_the_documented_metric(
+    tiers: dict[tuple[str, str], Any], tier: str, model: str
+) -> None:
+    spec = tiers["HorizontalPodAutoscaler", tier]["spec"]
+    target = spec["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", tiers["Deployment", tier]["metadata"]["name"])
+    assert "replicas" not in tiers["Deployment", tier]["spec"], "it would reset the autoscaler's"
+    (metric,) = spec["metrics"]
+    name = metric["pods"]["metric"]["name"]
+    assert metric["pods"]["metric"]["selector"]["matchLabels"] == {"model": model}
+    monitor = (FILE.parents[2] / "docs" / "how-to" / "monitor.md").read_text(encoding="utf-8")
+    assert re.search(rf"scale on this\) \| `{name}", monitor)
+
+
+def test_the_export_of_the_tiers_can_be_applied_alone(documents: dict[str, Any]) -> None:
+    exports = {kind for kind, each in documents.items() if each["metadata"].get("labels") == {"app": EXPORT}}
+    assert exports == {"PersistentVolumeClaim", "Job"}
+    assert f"kubectl apply -l app={EXPORT} -f" in TIERS_FILE.read_text(encoding="utf-8")

@@ -32,6 +32,7 @@ _SERVICE = {"clip-triton-server", "clip-triton-export"}
     [
         ("docker-compose.yml", _SERVICE),
         ("deploy/kubernetes/clip-triton.yaml", _SERVICE),
+        ("deploy/kubernetes/tiers.yaml", {"clip-triton-server"}),
         ("deploy/kubernetes/clip-batch.yaml", {"clip-triton-batch"}),
     ],
 )

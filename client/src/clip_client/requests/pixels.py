@@ -28,6 +28,8 @@ class EncoderInfo(ModelInfo):
     valid_input: str = "valid"
     pixels: tuple[int, ...] = ()
     """(height, width, 3)."""
+    instances: int = 1
+    """How many batches it computes at a time, on one GPU if on any."""
     preprocess: Mapping[str, str] = field(default_factory=dict)
     """Settings and version of the pixels that it expects; empty if it does not state them."""
 
@@ -54,6 +56,7 @@ class EncoderInfo(ModelInfo):
             max_batch_size=int(config.max_batch_size),
             parameters=parameters,
             steps=(config.name,),
+            instances=sum(group.count for group in config.instance_group),
             preprocess=json.loads(parameters.get("preprocess", "{}")),
         )
 

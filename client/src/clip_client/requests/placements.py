@@ -94,7 +94,7 @@ class PixelPlacement:
                 f'{_RENDER_AGAIN}, or use decode="server" (clip-embed --decode server)'
             )
         most = yield from self.side.connect(encoder, self._engine.servers.url, deadline_s, starting=starting)
-        senders = defaults.PIXEL_REQUESTS * len(self._engine.servers.all)
+        senders = max(defaults.PIXEL_REQUESTS, encoder.instances) * len(self._engine.servers.all)
         self._encoder = encoder
         self._packer = PixelPacker(self._engine, encoder, senders, self._event)
         return encoder.as_model(self._model, most or encoder.max_batch_size, self.side.limits)
