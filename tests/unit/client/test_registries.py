@@ -15,6 +15,7 @@ from clip_client import (
     EmbeddedObject,
     Existing,
     ItemError,
+    MissingExtra,
     ObjectInfo,
     Sink,
     SinkError,
@@ -180,11 +181,14 @@ def test_outputs_that_are_refused(uri: str, said: str) -> None:
     ("uri", "said"),
     [
         ("", "the source is empty"),
-        ("s3://album", "s3:// is not supported. Give gs://bucket/prefix, a folder or a file"),
+        ("ftp://album", "ftp:// is not supported. Give gs://bucket/prefix, a folder or a file"),
+        ("s3://", "s3:// has no bucket name. Use s3://bucket/prefix"),
+        ("https:///a.jpg", "https:///a.jpg has no host name"),
         ("GS://album/x", "write gs://album/x"),
         ("gs:/album/x.jpg", "gs:/album/x.jpg does not exist. Do you mean gs://album/x.jpg?"),
         ("gs//album", "Do you mean gs://album?"),
-        ("s3:/album", "s3:/album does not exist. s3:// is not supported"),
+        ("s3:/album", "s3:/album does not exist. Do you mean s3://album?"),
+        ("ftp:/album", "ftp:/album does not exist. ftp:// is not supported"),
         ("https://storage.googleapis.com/album/a.jpg", "give the bucket as gs://album/a.jpg"),
         ("file:///photos", "give the path without file://"),
         ("no/such/*.jpg", "Patterns are not expanded: give the folder with --include"),
@@ -235,3 +239,11 @@ def test_a_path_that_no_file_can_have_is_that_photos_error(tmp_path: Path, path:
     assert isinstance(first, ItemError)
     assert first.code == "load_failed"
     assert not isinstance(second, ItemError)
+
+
+@pytest.mark.parametrize("uri", ["s3://album/x", "az://album/x"])
+def test_stores_without_their_extra_say_how_to_install_it(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "clip_client.sources.object_store", raising=False)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MissingExtra, match=r"pip install './client\[stores\]'"):
+        open_source(uri)

@@ -62,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("source", nargs="*", help="gs://bucket/prefix, a folder, or one object or file")
+    add("source", nargs="*", help="gs://bucket/prefix, a folder, or one object or file; also s3:// and az:// "
+        "(with the extra stores), and https:// of a photo or a .txt list of addresses")  # fmt: skip
     add("--out", metavar="FILE", help="the Parquet file to write: a local path, or gs://bucket/name.parquet")
     add("--work", type=Path, metavar="DIR", help="the local folder for the rows of an output in a bucket, "
         "until it is complete (default: ~/.cache/clip-triton)")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Sources of photos: a Google Cloud Storage bucket or a local folder."""
+"""Sources of photos: buckets of Google Cloud Storage, S3 and Azure, HTTP(S) addresses, and local folders."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from clip_client.errors import SourceError
+from clip_client.errors import MissingExtra, SourceError
 from clip_client.sources.base import Source, SourceOptions, has_pattern
 
 _USE = "Give gs://bucket/prefix, a folder or a file"
@@ -18,21 +19,20 @@ _SLASH_LOST = re.compile(r"([a-z][a-z0-9+.-]+):/+|(gs|s3)/+", re.I)
 def open_source(uri: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:
     """Opens the source that `uri` names: `gs://bucket/prefix`, or the path of a folder or file.
 
-    Raises SourceError for an unknown scheme, an incomplete URI, a path that does not exist, or missing
-    credentials. Nothing is listed yet.
+    Also `https://` (a photo, or a .txt list of addresses), and with the extra `stores` `s3://bucket/prefix`
+    and `az://container/prefix`. Raises SourceError for an unknown scheme, an incomplete URI, a path that does
+    not exist, or missing credentials, and MissingExtra. Nothing is listed yet.
     """
     text = os.fspath(uri)
     scheme, separator, rest = text.partition("://")
     opener = SOURCES.get(scheme if separator else "")
     if opener is None:
-        raise SourceError(f"cannot read {text}: {_advice(text, scheme, rest)}")
+        raise SourceError(f"cannot read {text}: {_advice(scheme, rest)}")
     return opener(text, options or SourceOptions())
 
 
-def _advice(uri: str, scheme: str, rest: str) -> str:
+def _advice(scheme: str, rest: str) -> str:
     """What to write instead of a URI of an unknown scheme."""
-    if bucket := _BUCKET_URL.match(uri):
-        return f"give the bucket as gs://{bucket[1]}"
     if scheme.lower() in SOURCES:
         return f"write {scheme.lower()}://{rest}"
     if scheme.lower() == "file":
@@ -86,5 +86,37 @@ def _gcs(uri: str, options: SourceOptions) -> Source:
     return GcsSource(bucket, prefix, options)
 
 
-SOURCES: dict[str, Callable[[str, SourceOptions], Source]] = {"": _path, "gs": _gcs}
+def _object_store(uri: str, options: SourceOptions) -> Source:
+    try:
+        from clip_client.sources.object_store import open_azure, open_s3
+    except ImportError as error:
+        raise MissingExtra(
+            f"{uri} needs obstore ({error}). In a clone of clip-triton: pip install './client[stores]'"
+        ) from error
+    scheme, _, rest = uri.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    if not bucket:
+        raise SourceError(f"{uri} has no bucket name. Use {scheme}://bucket/prefix")
+    opener = open_s3 if scheme == "s3" else open_azure
+    return opener(bucket, prefix, options)
+
+
+def _http(uri: str, options: SourceOptions) -> Source:
+    from clip_client.sources.http import HttpSource
+
+    if bucket := _BUCKET_URL.match(uri):
+        raise SourceError(f"cannot read {uri}: give the bucket as gs://{bucket[1]}")
+    if not urlsplit(uri).hostname:
+        raise SourceError(f"{uri} has no host name")
+    return HttpSource(uri, options)
+
+
+SOURCES: dict[str, Callable[[str, SourceOptions], Source]] = {
+    "": _path,
+    "gs": _gcs,
+    "s3": _object_store,
+    "az": _object_store,
+    "http": _http,
+    "https": _http,
+}
 """Source by URI scheme; "" is a path. To add one, add its function (URI, options) here."""

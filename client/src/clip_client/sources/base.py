@@ -7,6 +7,7 @@ To add a source, write a class with Source's members and register it in SOURCES 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,8 +22,9 @@ class ObjectInfo:
     """One object as listed by its source.
 
     `size` (bytes) and `crc32c` (base64, as in Google Cloud Storage) describe the stored bytes;
-    `content_encoding` says whether these are compressed. `generation` changes when the object is replaced;
-    `mtime_ns`, the time of a file's last change, does so as a rule. A field is None if the source does not
+    `content_encoding` says whether these are compressed. `generation` changes when the object is replaced: in
+    Google Cloud Storage it is the object's own, elsewhere the fingerprint() of its version or ETag.
+    `mtime_ns`, the time of a file's last change, changes as a rule. A field is None if the source does not
     know it.
     """
 
@@ -71,6 +73,11 @@ class Source(Protocol):
 
         Raises ItemError if this photo cannot be loaded, and SourceError if no other one can be either.
         """
+
+
+def fingerprint(tag: str) -> int:
+    """A number of 63 bits that stands for an object's version or ETag."""
+    return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8], "big") >> 1
 
 
 def has_pattern(text: str) -> bool:

@@ -1,0 +1,174 @@
+"""Photos in an S3 bucket or an Azure container, read with obstore (the extra `stores`).
+
+These stores have no generations: an object's version or ETag, which change when it is replaced, stand in as
+a number; see fingerprint().
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import obstore
+from obstore import exceptions as errors
+from obstore.store import AzureStore, S3Store
+
+from clip_client.errors import ItemError, SourceError
+from clip_client.sources.base import ObjectInfo, SourceOptions, fingerprint, has_pattern
+
+_CREDENTIALS = re.compile(
+    r"SignatureDoesNotMatch|InvalidAccessKeyId|ExpiredToken|InvalidToken|AuthenticationFailed|credentials"
+)
+"""In the errors of all objects, not of one that is forbidden."""
+_NO_CONTAINER = re.compile(r"NoSuchBucket|ContainerNotFound|404 Not Found")
+_TIMED_OUT = "kind: Timeout"
+_LIST_OBJECTS = 1000
+
+
+class ObjectStoreSource:
+    """Objects under a prefix. A prefix that is the whole name of an object stands for that object alone."""
+
+    def __init__(self, uri: str, prefix: str, store: Any, options: SourceOptions) -> None:
+        self.uri = uri
+        self._prefix, self._store, self._options = prefix, store, options
+
+    def covers(self, name: str) -> bool:
+        return name == self._prefix if self._is_object() else name.startswith(self._prefix)
+
+    def check(self) -> None:
+        found = next(self.list(), None)
+        if found is None and has_pattern(self._prefix):
+            raise SourceError(
+                f"{self.uri} has no object whose name begins with {self._prefix}. Patterns are not "
+                f"expanded: give {self.uri}/ with --include 'PATTERN'"
+            )
+
+    def list(self) -> Iterator[ObjectInfo]:
+        try:
+            if self._is_object():
+                yield _info(obstore.head(self._store, self._prefix))
+                return
+            # obstore lists whole folders only: the rest of the prefix is compared here.
+            folder, slash, _ = self._prefix.rpartition("/")
+            for chunk in obstore.list(self._store, folder + slash or None, chunk_size=_LIST_OBJECTS):
+                for meta in chunk:
+                    if meta["path"].startswith(self._prefix):
+                        yield _info(meta)
+        except (errors.BaseError, OSError) as error:
+            raise self._listing_error(error) from error
+
+    def _is_object(self) -> bool:
+        if not self._prefix or self._prefix.endswith("/"):
+            return False
+        try:
+            return int(obstore.head(self._store, self._prefix)["size"]) > 0
+        except FileNotFoundError:
+            return False
+        except (errors.BaseError, OSError) as error:
+            raise self._listing_error(error) from error
+
+    def load(self, item: ObjectInfo) -> bytes:
+        name, begin = f"{self.uri}/{item.name}", time.monotonic()
+        try:
+            answer = obstore.get(self._store, item.name)
+            if item.generation is not None and _info(answer.meta).generation != item.generation:
+                raise ItemError("not_found", f"{name} was replaced after it was listed")
+            data = bytes(answer.bytes())
+        except (errors.BaseError, OSError) as error:
+            raise self._loading_error(name, error, time.monotonic() - begin) from error
+        if len(data) != answer.meta["size"]:
+            raise ItemError("load_failed", f"{name}: {len(data)} of {answer.meta['size']} bytes came")
+        return data
+
+    def _loading_error(self, name: str, error: Exception, took_s: float) -> ItemError | SourceError:
+        text = _text(error)
+        if isinstance(error, errors.UnauthenticatedError) or _CREDENTIALS.search(text):
+            return self._login_error(text)
+        if isinstance(error, FileNotFoundError):
+            return ItemError("not_found", f"{name} was deleted after it was listed")
+        if isinstance(error, errors.PermissionDeniedError):
+            return ItemError("forbidden", f"no permission to read {name}")
+        if took_s >= self._options.load_timeout_s:
+            late = f"was not loaded within {self._options.load_timeout_s:g} s (--load-timeout): {text}"
+            return ItemError("load_timeout", f"{name} {late}")
+        if _TIMED_OUT in str(error):
+            return ItemError(
+                "load_timeout",
+                f"{name} sent no data for {self._options.stall_timeout_s:g} s (--stall-timeout)",
+            )
+        return ItemError("load_failed", f"{name}: {text}")
+
+    def _listing_error(self, error: Exception) -> SourceError:
+        text = _text(error)
+        if _CREDENTIALS.search(text):
+            return self._login_error(text)
+        if _NO_CONTAINER.search(text):
+            return SourceError(f"{self.uri} does not exist: {text}")
+        if "403 Forbidden" in text:
+            advice = ". Run again without --anonymous" if self._options.anonymous else ""
+            return SourceError(f"no permission to list {self.uri}: {text}{advice}")
+        return SourceError(f"cannot list {self.uri}: {text}")
+
+    def _login_error(self, text: str) -> SourceError:
+        """Not an ItemError, because every later load would fail in the same way."""
+        variables = "AWS_..." if self.uri.startswith("s3") else "AZURE_STORAGE_..."
+        return SourceError(
+            f"the credentials for {self.uri} are rejected: {text}. Check {variables} in the environment, or "
+            "give --anonymous for a public bucket"
+        )
+
+
+def open_s3(bucket: str, prefix: str, options: SourceOptions) -> ObjectStoreSource:
+    """`s3://bucket/prefix`, with the credentials, region and endpoint in AWS_... of the environment."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+    store = S3Store(
+        bucket,
+        skip_signature=options.anonymous,
+        **_limits(options, allow_http=endpoint.startswith("http://")),
+    )
+    return ObjectStoreSource(f"s3://{bucket}", prefix, store, options)
+
+
+def open_azure(container: str, prefix: str, options: SourceOptions) -> ObjectStoreSource:
+    """`az://container/prefix`, with the account and its key in AZURE_STORAGE_... of the environment."""
+    endpoint = os.environ.get("AZURE_STORAGE_ENDPOINT", "")
+    store = AzureStore(
+        container,
+        skip_signature=options.anonymous,
+        **_limits(options, allow_http=endpoint.startswith("http://")),
+    )
+    return ObjectStoreSource(f"az://{container}", prefix, store, options)
+
+
+def _limits(options: SourceOptions, *, allow_http: bool) -> dict[str, Any]:
+    """A retry that begins within the limit of a load may take as long again."""
+    whole, stall = timedelta(seconds=options.load_timeout_s), timedelta(seconds=options.stall_timeout_s)
+    return {
+        "client_options": {
+            "allow_http": allow_http,
+            "connect_timeout": stall,
+            "read_timeout": stall,
+            "timeout": whole,
+        },
+        "retry_config": {"retry_timeout": whole},
+    }
+
+
+def _info(meta: Mapping[str, Any]) -> ObjectInfo:
+    # The ETag first: a bucket with versions names them when an object is loaded, not in its listing.
+    tag = (meta["e_tag"] or "").removeprefix("W/").strip('"') or meta["version"]
+    generation = fingerprint(tag) if tag else None
+    mtime_ns = None if generation is not None else int(meta["last_modified"].timestamp() * 1e9)
+    return ObjectInfo(meta["path"], int(meta["size"]), generation, mtime_ns=mtime_ns)
+
+
+def _text(error: Exception) -> str:
+    """The error in one line, without Rust's description of its fields."""
+    text, _, fields = str(error).partition("\n\nDebug source:")
+    cause = re.search(r'message: "([^"]+)"', fields)
+    text = " ".join(re.sub(r"<[^>]*>", " ", text).split())[:400]
+    return f"{text} ({cause[1]})" if cause else text
