@@ -116,6 +116,8 @@ def open_dataset(path: Path | str) -> OpenDataset:
     path = Path(path)
     parts = [open_part(file) for file in files_of(path)]
     parts = [part for part in parts if len(parts) == 1 or COLUMN in part.file.schema_arrow.names]
+    if not parts:
+        raise DatasetError(f"{path} has no row with an embedding: its files are those of failed photos")
     try:
         model = _common_model(path, parts)
         table = pa.concat_tables([_metadata(path, part) for part in parts])

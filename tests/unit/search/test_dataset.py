@@ -68,6 +68,26 @@ def test_a_folder_where_later_parts_replace_rows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.vectors, np.concatenate([old[[0, 2]], new]))
 
 
+def test_the_output_of_clip_batch(tmp_path: Path) -> None:
+    """Shards of two plans, of which the second replaces a row, beside failed rows and the plans' files."""
+    old, new = clusters(3, 8), clusters(2, 8, seed=1)
+    for folder in ("_plans", "embeddings", "errors"):
+        (tmp_path / folder).mkdir()
+    failed = pa.table({"name": ["bad"], "error_code": ["corrupt"]})
+    for name in ("000001-0000000-1a2b", "000001-0000001-3c4d"):
+        pq.write_table(failed, tmp_path / "errors" / f"{name}.parquet")
+    with pytest.raises(DatasetError, match="no row with an embedding"):
+        read_dataset(tmp_path)
+    pq.write_table(pa.table({"name": ["a"]}), tmp_path / "_plans" / "000001-1a2b-00000.parquet")
+    write(tmp_path / "embeddings" / "000001-0000000.parquet", ["a", "b"], old[:2])
+    write(tmp_path / "embeddings" / "000001-0000001.parquet", ["c"], old[2:])
+    write(tmp_path / "embeddings" / "000002-0000000.parquet", ["b", "d"], new)
+    write(tmp_path / "embeddings" / "000002-0000001.parquet", [], np.empty((0, 8), np.float32))
+    data = read_dataset(tmp_path)
+    assert [row.name for row in data.rows()] == ["a", "c", "b", "d"]
+    np.testing.assert_array_equal(data.vectors, np.concatenate([old[[0, 2]], new]))
+
+
 def test_models_are_not_mixed(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", ["a"], clusters(1, 8))
     write(tmp_path / "b.parquet", ["b"], clusters(1, 8), model={**MODEL, "weights_sha256": "b" * 64})
