@@ -55,8 +55,8 @@ def test_the_version_is_that_of_the_pixels(quality: Quality) -> None:
     known = json.loads(DIGESTS.read_text(encoding="utf-8"))
     found = digest(quality)
     assert known.get(str(PIXELS_VERSION), {}).get(quality) == found, (
-        "the pixels have changed: increase PIXELS_VERSION in clip_preprocess/settings.py, and add the digests "
-        f"of the new version to {DIGESTS.name}. Clients and servers of other versions then refuse each other"
+        "the pixels have changed: increase PIXELS_VERSION in clip_preprocess/settings.py, and add the "
+        "new version's digests to digests.json. Clients and servers of other versions then refuse each other"
     )
 
 
