@@ -93,12 +93,21 @@ def _commit(storage: Storage, snapshot: Snapshot) -> None:
 
 
 def _finished(dataset: Dataset) -> list[Plan]:
-    """The first plans, up to the first that is not done."""
+    """The first plans, up to the first that is not done.
+
+    A plan for a model that was replaced need not be done, unless its model is the last of these plans.
+    """
     finished: list[Plan] = []
     for plan in dataset.plans:
         if dataset.undone([plan]):
             break
         finished.append(plan)
+    while incomplete := [
+        plan
+        for plan in finished
+        if plan.epoch == finished[-1].epoch and not all(map(dataset.is_stored, plan.all()))
+    ]:
+        finished = finished[: finished.index(incomplete[0])]
     return finished
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -98,12 +98,22 @@ class Dataset:
             files = _files(storage)
         return cls(storage, read_plans(storage), snapshot, files)
 
-    @property
+    @cached_property
     def epoch(self) -> int:
         """The model that new vectors are of; 1 before the first plan."""
         return max((plan.epoch for plan in self.plans), default=1)
 
+    @cached_property
+    def replaced(self) -> frozenset[int]:
+        """The plans of a model that was replaced: nothing of theirs is current, or is done any more."""
+        return frozenset(plan.number for plan in self.plans if plan.epoch != self.epoch)
+
     def is_done(self, partition: Partition) -> bool:
+        """Whether there is nothing to do for the partition."""
+        return partition.plan in self.replaced or self.is_stored(partition)
+
+    def is_stored(self, partition: Partition) -> bool:
+        """Whether the partition's rows are there, in its shard or in a compaction's files."""
         return partition.plan <= self.snapshot.through or partition.shard in self.files
 
     def undone(self, plans: Sequence[Plan] | None = None) -> list[Partition]:

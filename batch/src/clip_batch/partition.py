@@ -9,6 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import cache
 from importlib import metadata
 from itertools import groupby
 from typing import IO, Any
@@ -121,6 +122,7 @@ def _writing(table: Any, described: dict[bytes, bytes]) -> Callable[[IO[bytes]],
     return write
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of the packages that wrote a shard."""
     names = ("clip-triton-batch", "clip-triton-client", "pyarrow")

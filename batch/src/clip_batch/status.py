@@ -20,7 +20,8 @@ class Status:
     """`rate` is in objects per second, by all workers together; None before the first partition is done.
 
     `failed` counts failed rows by error code, also of objects that a later plan embeds, until compact().
-    `gone` objects are no longer in the sources, according to the last plans.
+    `gone` objects are no longer in the sources, according to the last plan. `other_model` rows with vectors
+    are of a model that was replaced, until compact().
     """
 
     plans: int = 0
@@ -31,6 +32,7 @@ class Status:
     failed: dict[str, int] = field(default_factory=dict)
     rate: float | None = None
     gone: int = 0
+    other_model: int = 0
 
     @property
     def seconds_left(self) -> float | None:
@@ -57,8 +59,10 @@ def read_status(storage: Storage) -> Status:
     status.objects = sum(plan.objects for plan in plans)
     status.done = status.partitions - len(dataset.undone())
     through = dataset.snapshot.through
-    status.finished_objects = sum(plan.objects for plan in plans if plan.number <= through)
-    status.finished_objects += sum(each.objects for each in counts if each.partition.plan > through)
+    old = {plan.number for plan in plans if plan.number <= through} | dataset.replaced
+    status.finished_objects = sum(plan.objects for plan in plans if plan.number in old)
+    status.finished_objects += sum(each.objects for each in counts if each.partition.plan not in old)
+    status.other_model = sum(info.rows for info in infos if info.name.plan in dataset.replaced)
     failed: Counter[str] = Counter()
     for each in counts:
         failed.update(each.failed if each.partition.plan > through else {})

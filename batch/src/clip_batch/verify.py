@@ -28,7 +28,7 @@ class Report:
     """What OUT has. `problems` are the first of `problem_count`; there are none in a right output.
 
     `superseded` rows have a newer one of the same object, in a later plan; `unused` files count for nothing,
-    as after a kill. compact() removes both.
+    as after a kill; `other_model` rows are of a model that was replaced. compact() removes all of them.
     """
 
     plans: int = 0
@@ -39,6 +39,7 @@ class Report:
     failed: int = 0
     superseded: int = 0
     unused: int = 0
+    other_model: int = 0
     problem_count: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -79,6 +80,7 @@ class _Verifier:
             report.add(f"{name} is missing")
         for info in infos:
             self._check_model(info)
+            report.other_model += info.rows if info.name.plan in dataset.replaced else 0
         by_partition = {info.name.partition: info for info in infos if info.counts is not None}
         for plan in dataset.plans:
             if plan.number > dataset.snapshot.through:
@@ -106,7 +108,7 @@ class _Verifier:
         for partition, table in partition_tables(self._storage, plan):
             info = infos.get(partition)
             if info is None or info.counts is None:
-                self._report.undone += 1
+                self._report.undone += not self._dataset.is_done(partition)
                 continue
             wanted = keys_of_table(table)
             self._check_counts(info.counts, len(wanted))

@@ -1,4 +1,4 @@
-"""Each object ends as one row, whatever happens: plans, runs, kills, changes, retries, compactions."""
+"""Each object ends as one row, whatever happens: kills at any step, changes, other models, compactions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from clip_batch import Dataset, LocalStorage, embed_partition, verify
+from clip_batch import Dataset, LocalStorage, ModelMismatch, embed_partition, verify
 from clip_batch.compact import compact
 from clip_batch.dataset import recover
 from clip_batch.partition import open_planned
@@ -73,6 +74,7 @@ class Histories(RuleBasedStateMachine):
         self.content: dict[str, bytes] = {}
         self.clock = 0
         self.is_broken = False
+        self.weights = "0"
         self.storage = LocalStorage(self.out)
 
     def teardown(self) -> None:
@@ -107,11 +109,18 @@ class Histories(RuleBasedStateMachine):
         with self.dying(step, is_after) as storage:
             plan(storage, self.photos, size=2, prune=prune)
 
+    @rule(weights=st.sampled_from("01"), step=death, is_after=st.booleans())
+    def replace_model(self, weights: str, step: int | None, is_after: bool) -> None:
+        self.weights = weights
+        with self.dying(step, is_after) as storage:
+            self.plan_for_the_model(storage)
+
     @rule(step=death, is_after=st.booleans(), backwards=st.booleans())
     def run(self, step: int | None, is_after: bool, backwards: bool) -> None:
         with self.dying(step, is_after) as storage:
             undone = Dataset.read(storage).undone()
-            self.embed(storage, undone[::-1] if backwards else undone)
+            with suppress(ModelMismatch):  # the plan for the server's model was killed
+                self.embed(storage, undone[::-1] if backwards else undone)
 
     @rule(step=death, is_after=st.booleans())
     def retry(self, step: int | None, is_after: bool) -> None:
@@ -132,7 +141,7 @@ class Histories(RuleBasedStateMachine):
         """Finishes the job, and compares OUT as any reader sees it with the folder."""
         self.is_broken = False
         recover(self.storage)
-        plan(self.storage, self.photos, size=2, prune=True)
+        self.plan_for_the_model(self.storage)
         self.embed(self.storage, Dataset.read(self.storage).undone())
         retry(self.storage, SERVER_CODES | CLIENT_CODES)
         self.embed(self.storage, Dataset.read(self.storage).undone())
@@ -140,7 +149,8 @@ class Histories(RuleBasedStateMachine):
         compact(self.storage, 3)
         report = verify(self.storage)
         assert report.ok, report.problems
-        assert (report.superseded, report.unused, report.objects) == (0, 0, len(self.content))
+        assert (report.superseded, report.other_model, report.unused) == (0, 0, 0)
+        assert report.objects == len(self.content)
         self.check_newest()
         names = []
         for folder in ("embeddings", "errors"):
@@ -157,8 +167,15 @@ class Histories(RuleBasedStateMachine):
             else:
                 np.testing.assert_array_equal(row["embedding"], vector_of(content))
 
+    def plan_for_the_model(self, storage: LocalStorage) -> None:
+        model = {"weights_sha256": self.weights}
+        plan(storage, self.photos, size=2, prune=True, replace_model=True, model=model)
+
     def embed(self, storage: LocalStorage, partitions: list[Any]) -> None:
-        transport = EmbedderTransport(is_broken=lambda photo: self.is_broken and photo.startswith(b"flaky"))
+        transport = EmbedderTransport(
+            weights=self.weights,
+            is_broken=lambda photo: self.is_broken and photo.startswith(b"flaky"),
+        )
         with FakeServer(transport=transport).open() as client:
             for partition in partitions:
                 embed_partition(partition, lambda: client, open_planned, storage)
@@ -189,5 +206,5 @@ def test_any_history() -> None:
 @pytest.mark.slow
 def test_many_histories() -> None:
     run_state_machine_as_test(
-        Histories, settings=settings(max_examples=100, stateful_step_count=30, deadline=None)
+        Histories, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
     )

@@ -162,3 +162,20 @@ def test_status(storage: LocalStorage, photos: Path) -> None:
     assert (status.done, status.finished_objects, status.seconds_left) == (3, 10, 0)
     assert status.rate is not None
     assert status.cost(36.0)["per_million"] == pytest.approx(36.0 * 1e6 / status.rate / 3600)
+
+
+def test_a_model_that_was_never_finished_is_skipped_by_compaction(
+    storage: LocalStorage, photos: Path
+) -> None:
+    plan(storage, photos)
+    run(storage)
+    for weights in ("1", "2"):
+        plan(storage, photos, replace_model=True, model={"weights_sha256": weights})
+    assert compact(storage).through == 1
+    assert verify(storage).problems == []
+    assert len(names_in(storage, "embeddings")) == 10, "the first model's rows stay until others are there"
+    run(storage, EmbedderTransport(weights="2"))
+    assert read_status(storage).other_model == 10
+    done = compact(storage)
+    assert (done.through, done.rows, done.other_model) == (3, 10, 10)
+    assert verify(storage).ok

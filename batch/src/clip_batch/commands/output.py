@@ -37,6 +37,8 @@ def _status(options: argparse.Namespace) -> int:
     print(f"failed      {codes or 'none'}")
     if status.gone:
         print(f"gone        {status.gone} objects are no longer in the sources")
+    if status.other_model:
+        print(f"other model {status.other_model} rows are of a model that was replaced: compact removes them")
     if status.rate is not None:
         print(f"rate        {status.rate:.1f} objects/s by all workers")
     if status.seconds_left is not None:
@@ -74,7 +76,7 @@ def _verify(options: argparse.Namespace) -> int:
         f"{'right' if report.ok else 'not complete and right'}: {report.objects} objects in "
         f"{report.partitions} partitions, {report.undone} of them not done; {report.embedded} rows with a "
         f"vector, {report.failed} with an error, {report.superseded} superseded by newer rows, "
-        f"{report.unused} unused files"
+        f"{report.other_model} of a model that was replaced, {report.unused} unused files"
     )
     return 0 if report.ok else 1
 
