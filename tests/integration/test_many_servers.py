@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -12,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tritonclient.grpc import InferenceServerClient
 
-from clip_client import ClipClient, ObjectInfo
+from clip_client import AsyncClipClient, ClipClient, ObjectInfo
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import encoded, noise
@@ -125,6 +127,22 @@ def test_a_server_that_stops_answering_gets_little_until_it_answers_again(
         run.finish()
 
 
+async def embedded(url: str | list[str], photos: list[bytes]) -> int:
+    """The number of vectors from an asyncio client."""
+    async with AsyncClipClient(url, images_per_request=1, deadline_s=PATIENCE_S) as client:
+        return len(await client.embed(photos))
+
+
+def requests_of(*servers: TritonServer) -> list[int]:
+    """Photos that each server has embedded, by its own statistics."""
+    counts = []
+    for each in servers:
+        with InferenceServerClient(each.grpc_url) as client:
+            statistics = client.get_inference_statistics("clip_image_encoder").model_stats
+            counts.append(sum(model.inference_count for model in statistics))
+    return counts
+
+
 @pytest.mark.slow  # it starts two servers
 def test_the_command_uses_equal_servers_and_refuses_different_ones(
     server: TritonServer, small_repository: Path, tmp_path: Path
@@ -143,6 +161,13 @@ def test_the_command_uses_equal_servers_and_refuses_different_ones(
         assert min(servers.values()) > 0
         checked = clip_embed("--check", server.grpc_url, "--check", equal.grpc_url)
         assert (checked.returncode, "right: " in checked.stderr) == (0, True)
+
+        one_name = f"ipv4:{server.grpc_url},{equal.grpc_url}"  # two addresses, as of a dns:/// name
+        for url in (one_name, [server.grpc_url, equal.grpc_url]):
+            before = requests_of(server, equal)
+            assert asyncio.run(embedded(url, [path.read_bytes() for path in photos.iterdir()])) == 80
+            after = requests_of(server, equal)
+            assert all(now > then for then, now in zip(before, after, strict=True)), url
 
         refused = clip_embed(
             str(photos), "--out", str(tmp_path / "x.parquet"), *equals, "--url", other.grpc_url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 
 import grpc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
 from clip_client import AsyncClipClient, ClipClient, ServerMismatch, ServerUnavailable, defaults
@@ -22,6 +25,7 @@ from clip_client.requests.slots import SlotQueue
 from tests.unit.client.servers import (
     BROKEN,
     FULL,
+    INVALID,
     REFUSED,
     SILENT,
     Failed,
@@ -30,6 +34,7 @@ from tests.unit.client.servers import (
     Simulation,
     answer,
     photos_of,
+    stub,
     without_padding,
 )
 
@@ -149,8 +154,14 @@ class Replica:
 class Cluster(Simulation):
     """A Simulation of several servers."""
 
-    def __init__(self, *replicas: Replica, deadline_s: float = 60.0, concurrency: int = 4) -> None:
-        super().__init__(lambda _: None)
+    def __init__(
+        self,
+        *replicas: Replica,
+        deadline_s: float = 60.0,
+        concurrency: int = 4,
+        shuffle: random.Random | None = None,
+    ) -> None:
+        super().__init__(lambda _: None, shuffle=shuffle)
         transports = [FakeTransport(each.outcome) for each in replicas]
         self._replicas = dict(zip(transports, replicas, strict=True))
         servers = Servers(dict(zip("abc", transports, strict=False)), concurrency)
@@ -239,6 +250,26 @@ def test_overload_of_all_servers_is_reported_for_all() -> None:
     (error,) = gone.requests([b"photo"])
     assert isinstance(error, ServerUnavailable)
     assert "Connection refused" in str(error)
+
+
+_FAILURES = st.sampled_from([None, FULL, REFUSED, BROKEN, stub(0), INVALID])
+_SCRIPTS = st.lists(st.lists(_FAILURES, max_size=5), min_size=2, max_size=3)
+
+
+@settings(deadline=None, max_examples=150)
+@given(scripts=_SCRIPTS, count=st.integers(1, 30), most=st.integers(1, 3), seed=st.integers(0, 999))
+def test_whatever_servers_do_each_photo_has_one_result_and_all_slots_are_given_back(
+    scripts: list[list[Failure | None]], count: int, most: int, seed: int
+) -> None:
+    """Each server fails as scripted, and then answers. Requests run side by side, in any order."""
+
+    def replica(script: list[Failure | None]) -> Replica:
+        failures = iter(script)
+        return Replica(lambda _: next(failures, None), 0.01)
+
+    cluster = Cluster(*map(replica, scripts), concurrency=most, shuffle=random.Random(seed))
+    assert [len(result) for result in cluster.requests(*_PHOTOS[:count])] == [1] * count
+    assert all(server.limit.allows(isolated=True) for server in cluster.engine.servers.all)
 
 
 class Configured(FakeTransport):

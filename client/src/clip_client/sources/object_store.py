@@ -21,7 +21,8 @@ from clip_client.errors import ItemError, SourceError
 from clip_client.sources.base import ObjectInfo, SourceOptions, fingerprint, has_pattern
 
 _CREDENTIALS = re.compile(
-    r"SignatureDoesNotMatch|InvalidAccessKeyId|ExpiredToken|InvalidToken|AuthenticationFailed|credentials"
+    r"SignatureDoesNotMatch|InvalidAccessKeyId|ExpiredToken|InvalidToken|credentials|"
+    r"AuthenticationFailed|failed to authenticate"
 )
 """In the errors of all objects, not of one that is forbidden."""
 _NO_CONTAINER = re.compile(r"NoSuchBucket|ContainerNotFound|404 Not Found")
