@@ -28,8 +28,8 @@ examples:
   clip-export --model ViT-B-32 --pretrained none --seed 0 --repository /tmp/trial
   clip-export --activate 1 --repository model_repository          (back to an earlier version)
 
-exit status: 0 published, 1 an artifact differs from open_clip (nothing published), 130 stopped by Ctrl-C,
-2 anything else.
+exit status: 0 published, 1 an artifact differs from open_clip (nothing published), 3 the model hub does not
+answer, 130 stopped by Ctrl-C, 2 anything else.
 """
 
 DEFAULT_PRETRAINED = "laion2b_s34b_b79k"

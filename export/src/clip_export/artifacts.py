@@ -12,7 +12,7 @@ import onnx
 import torch
 
 from clip_export import graph, verify
-from clip_export.errors import ParityError
+from clip_export.errors import ExportError, ParityError
 from clip_export.load import LoadedModel
 from clip_export.text import TextTower, vocabulary
 from clip_serving import defaults
@@ -91,11 +91,19 @@ def describe(folder: Path) -> dict[str, dict[str, str | int]]:
 def write_int8(folder: Path, photos: Proof, say: Say, *, required: bool) -> list[verify.Int8Parity]:
     """Quantizes the fp32 graph, and deletes the result if it is too far from fp32 on real photos.
 
-    Raises ParityError in that case if int8 is `required`.
+    Deletes it also if the model has nothing to quantize. Raises ParityError in the first case and ExportError
+    in the second if int8 is `required`.
     """
     path = folder / defaults.ONNX_INT8_FILE
     begin = time.monotonic()
     graph.write_int8(folder / defaults.ONNX_FP32_FILE, path)
+    if not graph.has_int8_products(path):
+        path.unlink()
+        text = "int8 quantizes matrix products, and this model has none, as convolutional networks do not"
+        if required:
+            raise ExportError(f"{text}. Nothing was published. Choose auto, bf16 or fp32")
+        say(f"{text}: it is not published; the other formats are")
+        return []
     say(f"wrote {path.name}: {path.stat().st_size / 1e6:.0f} MB in {time.monotonic() - begin:.0f} s")
     results = verify.compare_int8(OnnxEncoder(path, available_cores()).embed, photos, say)
     if all(result.ok for result in results):

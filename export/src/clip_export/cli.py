@@ -140,7 +140,8 @@ def _load(options: argparse.Namespace) -> Any:
 
     def attempt(pretrained: str | None) -> Any:
         weights = {None: "its weights", "none": "random weights"}.get(pretrained, pretrained)
-        download = " (fails after a minute if no hub answers)" if pretrained != "none" else ""
+        is_local = pretrained == "none" or options.model.startswith("local-dir:")
+        download = "" if is_local else " (fails after a minute if no hub answers)"
         _say(f"loading {options.model} with {weights}{download} ...")
         return load(
             options.model,

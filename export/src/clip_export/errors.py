@@ -27,6 +27,8 @@ class LoadError(ExportError):
 class HubUnreachable(LoadError):  # noqa: N818 - reads as the state that it names
     """The weights must be downloaded, and the hub does not answer."""
 
+    exit_status = 3
+
 
 class NoTextTower(LoadError):  # noqa: N818 - reads as the state that it names
     """The model has no text tower, or its tokenizer cannot be served."""

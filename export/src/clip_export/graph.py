@@ -176,6 +176,12 @@ def write_int8(fp32: Path, path: Path) -> None:
         )
 
 
+def has_int8_products(path: Path) -> bool:
+    """Whether write_int8() found something to quantize."""
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    return any(node.op_type == "MatMulInteger" for node in nodes)
+
+
 def _sentence(spec: TowerSpec, form: str, error: Exception) -> str:
     cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
     tower = "text" if isinstance(spec, TextSpec) else "image"

@@ -31,6 +31,7 @@ _ACTIVATIONS = {
     "GELUTanh": "gelu_tanh",
     "QuickGELU": "quick_gelu",
     "ReLU": "relu",
+    "ReLU6": "relu6",
     "SiLU": "silu",
 }
 
