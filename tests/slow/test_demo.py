@@ -23,3 +23,6 @@ def test_the_demo_embeds_its_photos_and_writes_its_page() -> None:
     failed = [row["error_code"] for row in pq.read_table(errors_path(OUT)).to_pylist()]
     assert len(failed) == 1, "the broken photo among its own"
     assert PAGE.read_text().count("data:image/jpeg;base64,") > 1
+    if "no model hub reachable" in done.stdout:
+        assert "NOT CLIP: no model hub could be reached" in PAGE.read_text()
+        assert "36 of 36 photos have a nearest neighbor of the same scene" in done.stdout

@@ -58,6 +58,17 @@ def run_program(
 
     Ctrl-C is passed on, and waited for. Raises DemoError on an exit status that is not `allowed`.
     """
+    return _run(command, allowed, environment)[1]
+
+
+def run_to_status(command: list[str], *, allowed: tuple[int, ...]) -> int:
+    """As run_program, but returns the exit status."""
+    return _run(command, allowed)[0]
+
+
+def _run(
+    command: list[str], allowed: tuple[int, ...], environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     if not os.access(command[0], os.X_OK):
         raise DemoError(f"{command[0]} is missing")
     with running(
@@ -67,4 +78,4 @@ def run_program(
     if process.returncode not in allowed:
         name = os.path.basename(command[0])
         raise DemoError(f"{name} ended with exit status {process.returncode}; its message is above")
-    return output.decode()
+    return process.returncode, output.decode()
