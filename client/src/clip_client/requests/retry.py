@@ -321,21 +321,21 @@ class RetryEngine:
 
     def _send(self, message: Message, slot: Slot, suspicion: Suspicion) -> Flow[tuple[Any, Decision | None]]:
         """One try, which releases its slot. An answer needs no decision."""
-        server, result = slot.server, TryResult()
+        server, result = slot.server, TryResult(self._clock())
         try:
             if (failure := (yield from self._compare(server, slot.end))) is not None:
                 result.away = True
                 return failure, Decision.GIVE_UP if failure.is_denied else Decision.RETRY
-            begin, end = self._clock(), self._end_of_try(slot, suspicion)
+            result.begin, end = self._clock(), self._end_of_try(slot, suspicion)
             data = message.serialized(alone=suspicion.is_alone)
             answer = yield self._call(server.transport.infer, data, end)
             if not isinstance(answer, Failure):
-                result.answered, result.answer_s = True, self._clock() - begin
+                result.answered, result.answer_s = True, self._clock() - result.begin
                 return answer, None
             if answer.is_timeout and end < slot.end:
-                return answer, self._move(server, suspicion, result, begin)
+                return answer, self._move(server, suspicion, result)
             if answer.is_timeout:
-                return (yield from self._late(message.info, server, suspicion, result, begin, answer))
+                return (yield from self._late(message.info, server, suspicion, result, answer))
             result.rejected, result.answered = answer.is_overload, not answer.is_unreachable
             result.away = answer.is_away
             return answer, suspicion.decide(answer, server.dead_processes)
@@ -350,29 +350,23 @@ class RetryEngine:
             return slot.end
         return min(slot.end, self._clock() + self.servers.patience_s())
 
-    def _move(self, server: Server, suspicion: Suspicion, result: TryResult, begin: float) -> Decision:
+    def _move(self, server: Server, suspicion: Suspicion, result: TryResult) -> Decision:
         """The request goes to another server: this one has stalled, or the photo takes long anywhere."""
-        result.stalled = server.answered_at <= begin
+        result.stalled = server.answered_at <= result.begin
         result.answered = not result.stalled
         suspicion.late_on.update([server] if result.stalled else self.servers.all)
         return Decision.RETRY
 
     def _late(
-        self,
-        info: ModelInfo,
-        server: Server,
-        suspicion: Suspicion,
-        result: TryResult,
-        begin: float,
-        answer: Failure,
+        self, info: ModelInfo, server: Server, suspicion: Suspicion, result: TryResult, answer: Failure
     ) -> Flow[tuple[Failure, Decision]]:
         """Whether the photos of a request are late, or the server, or all servers."""
-        unreachable = yield from self._probe(server, info, begin)
+        unreachable = yield from self._probe(server, info, result.begin)
         if unreachable is None:
             result.answered = True
             return answer, suspicion.decide(answer, server.dead_processes)
         result.rejected = unreachable.is_overload
-        if self.servers.others_answered_since(server, begin):
+        if self.servers.others_answered_since(server, result.begin):
             result.stalled = not result.rejected
             return answer, Decision.RESTART
         return (unreachable if result.rejected else answer), Decision.GIVE_UP

@@ -62,12 +62,13 @@ class Server:
 
 @dataclass
 class TryResult:
-    """How a try ended; see InFlightLimit.finish() for the first two.
+    """A try that began at the time `begin`, and how it ended; see InFlightLimit.finish() for the next two.
 
     `answer_s` is how long an answer with a result took. A server `stalled` if it took the request and did not
     answer anything, and is `away` if it could not be reached or has lost a process.
     """
 
+    begin: float = 0.0
     rejected: bool = False
     answered: bool = False
     answer_s: float | None = None
