@@ -140,6 +140,11 @@ def test_a_public_bucket_of_s3_needs_no_credentials(root: Path, monkeypatch: pyt
     with rclone_server("s3", root) as public:
         monkeypatch.setenv("AWS_ENDPOINT_URL", public)
         assert names(open_source("s3://album/2025/", SourceOptions(anonymous=True))) == ["2025/ü.jpg"]
+        (root / "zero").mkdir()
+        (root / "zero" / "empty.jpg").touch()
+        source = open_source("s3://zero/", SourceOptions(anonymous=True))
+        (item,) = source.list()
+        assert (item.name, item.size, source.load(item)) == ("empty.jpg", 0, b"")
 
 
 @pytest.mark.usefixtures("s3")

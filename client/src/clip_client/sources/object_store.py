@@ -36,6 +36,8 @@ class ObjectStoreSource:
     def __init__(self, uri: str, prefix: str, store: Any, options: SourceOptions) -> None:
         self.uri = uri
         self._prefix, self._store, self._options = prefix, store, options
+        self.placeholders = 0
+        """Zero-byte objects whose key ends in "/", which consoles create for empty folders; not listed."""
 
     def covers(self, name: str) -> bool:
         return name == self._prefix if self._is_object() else name.startswith(self._prefix)
@@ -53,14 +55,30 @@ class ObjectStoreSource:
             if self._is_object():
                 yield _info(obstore.head(self._store, self._prefix))
                 return
-            # obstore lists whole folders only: the rest of the prefix is compared here.
-            folder, slash, _ = self._prefix.rpartition("/")
-            for chunk in obstore.list(self._store, folder + slash or None, chunk_size=_LIST_OBJECTS):
-                for meta in chunk:
-                    if meta["path"].startswith(self._prefix):
-                        yield _info(meta)
+            placeholders = 0
+            for meta in self._metas():
+                if not meta["size"] and not self._exists(meta["path"]):
+                    placeholders += 1  # obstore has dropped the "/" at its end
+                    self.placeholders = placeholders
+                    continue
+                yield _info(meta)
         except (errors.BaseError, OSError) as error:
             raise self._listing_error(error) from error
+
+    def _metas(self) -> Iterator[Any]:
+        # obstore lists whole folders only: the rest of the prefix is compared here.
+        folder, slash, _ = self._prefix.rpartition("/")
+        for chunk in obstore.list(self._store, folder + slash or None, chunk_size=_LIST_OBJECTS):
+            for meta in chunk:
+                if meta["path"].startswith(self._prefix):
+                    yield meta
+
+    def _exists(self, name: str) -> bool:
+        try:
+            obstore.head(self._store, name)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _is_object(self) -> bool:
         if not self._prefix or self._prefix.endswith("/"):
