@@ -86,6 +86,20 @@ def wait_for_requests(url: str, n: int) -> None:
     wait_until(lambda: encoder_times(url).requests >= before + n, f"{n} requests")
 
 
+def test_photos_that_the_client_decodes(
+    server: TritonServer, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = ["--concurrency", "2", "--count", "6", "--warm-up", "0", "--json"]
+    photos = ["stages", "--photos", str(folder), "--url", server.grpc_url]
+    assert main([*photos, "--decode", "client", *load]) == 0, capsys.readouterr().err
+    told = json.loads(capsys.readouterr().out)
+    assert (told["load"]["decode"], told["queue_from"]) == ("client", "statistics")
+    assert told["mean_batch"].keys() == {"embed"}
+    known = [told["per_request"][stage]["mean_ms"] for stage in (*STAGES, "whole")]
+    assert all(isinstance(value, float) for value in known)
+    assert told["notes"][0].endswith("photos are not decoded by the server that traces")
+
+
 def test_a_bucket_through_a_running_server(
     server: TritonServer, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ class Service:
     """
 
     name, restarts = "embedded", True
-    identity = Identity("made up", "", "", "1")
+    identity = Identity("made up", "", "", "1", 150_528)
 
     def __init__(self, fails: Callable[[Setting], bool] = lambda _: False, *, times: float = 1.0) -> None:
         self.now = 0.0

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from clip_profile.answer.bottleneck import bottleneck_of
+from clip_profile.answer.placement import Placement
 from clip_profile.answer.recommend import Recommendation, recommend
 from clip_profile.errors import ProfileError
 from clip_profile.records.measurement import EMBED, PREPROCESS, Failure, Measurement, Round, Stage
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import Result, frontier, results_of
 from clip_profile.records.run_folder import RunFolder
+from clip_profile.records.setting import Setting
+from clip_profile.report.sections import View
 from tests.unit.profile.records import BASE, measurement, run_of, setting
 
 FAST, SLOW = setting(concurrency=16), setting(concurrency=4)
@@ -263,3 +266,70 @@ def _stages(preprocess_cpu: float, embed_cpu: float) -> dict[str, Stage]:
 )
 def test_the_exhausted_resource_is_the_bottleneck(changes: dict[str, Any], part: str) -> None:
     assert _bound(**changes) == part
+
+
+# --- placement -----------------------------------------------------------------------------------
+
+
+def placed(tmp_path: Path, at: Setting, **changes: Any) -> Placement:
+    found = advised(run_of(tmp_path, measurement(at, **changes)), Objective())
+    assert found.placement is not None
+    return found.placement
+
+
+def stages_of(decode_ms: float | None, embed_ms: float | None, busy: float) -> dict[str, Stage]:
+    return {
+        PREPROCESS: Stage(20.0, 60.0, 4, 0.9, {1: 40}, decode_ms),
+        EMBED: Stage(1.0, 4.0, 1, busy, {8: 10}, embed_ms),
+    }
+
+
+GPU = setting(model_config_name="", encoder_precision="")
+
+
+def test_a_gpu_that_waits_for_two_cores_is_advised_to_have_its_photos_decoded_elsewhere(
+    tmp_path: Path,
+) -> None:
+    found = placed(tmp_path, GPU, photos_per_s=60.0, stages=stages_of(30.0, None, 0.05))
+    assert found.encoder_per_s == pytest.approx(1200)
+    assert found.cores_needed == pytest.approx(36)
+    assert (found.cores, found.advised) == (2, "elsewhere")
+    first, second = found.sentences()
+    assert "30.0 ms of CPU per photo" in first
+    assert "36 cores like these decode as many; the server has 2" in first
+    assert "100,000 with --decode server, 150,528 with --decode client" in second
+    assert "Decode elsewhere: clip-embed --decode client" in second
+
+
+def test_a_gpu_that_is_busy_keeps_its_decoders(tmp_path: Path) -> None:
+    found = placed(tmp_path, GPU, photos_per_s=60.0, stages=stages_of(30.0, None, 0.9))
+    assert found.advised == "server"
+    assert "Keep --decode server" in found.sentences()[1]
+
+
+def test_a_cpu_encoder_is_measured_by_its_share_of_the_cores(tmp_path: Path) -> None:
+    found = placed(tmp_path, FAST, stages=stages_of(40.0, 80.0, 0.9))
+    assert found.encoder_per_s == pytest.approx(25)
+    assert found.cores_needed == pytest.approx(1)
+    assert found.advised == "server"
+
+
+def test_placement_is_for_machines_and_in_the_report_too(tmp_path: Path) -> None:
+    run = run_of(tmp_path, measurement(GPU, photos_per_s=60.0, stages=stages_of(30.0, None, 0.05)))
+    values = advised(run, Objective()).to_dict()["placement"]
+    assert values["advised"] == "elsewhere"
+    rows = [(row["decode"], row["bytes_to_encoder"], row["bytes_of_client"]) for row in values["placements"]]
+    assert rows == [
+        ("server", 100_000, 100_000),
+        ("client", 150_528, 150_528),
+        ("host:port", 150_528, 401_056),
+    ]
+    (section,) = [each for each in View(run, Objective()).sections() if each.title == "Where to decode"]
+    assert [row[0] for row in section.rows] == ["server", "client", "host:port"]
+
+
+def test_without_the_cost_of_decoding_no_placement_is_advised(tmp_path: Path) -> None:
+    run = run_of(tmp_path, measurement(GPU, stages=stages_of(None, None, 0.5)))
+    found = advised(run, Objective())
+    assert found.placement is None
+    assert found.to_dict()["placement"] is None

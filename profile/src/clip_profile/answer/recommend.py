@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_profile.answer import metrics
 from clip_profile.answer.bottleneck import Bottleneck, bottleneck_of
+from clip_profile.answer.placement import Placement, placement_of
 from clip_profile.records.measurement import Failure
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import Result, noise_of, results_of, rounds_of
@@ -31,7 +32,8 @@ class Recommendation:
 
     `equals` also meet it and are not proven slower. `failed` would have been the best if they had not failed
     in a round. `rivals` counts the other repeated settings that meet the objective. `tried` of `settings`
-    settings were measured or failed. `cores` are the server's, None on another machine.
+    settings were measured or failed. `cores` are the server's, None on another machine. `placement` is None
+    if nothing is known about decoding.
     """
 
     objective: Objective
@@ -45,6 +47,7 @@ class Recommendation:
     tried: int
     settings: int
     cores: int | None
+    placement: Placement | None = None
 
     @property
     def open_loop_p95(self) -> Spread | None:
@@ -89,6 +92,7 @@ class Recommendation:
             *failed,
             *self._more_than_cores(best),
             self.bottleneck.why,
+            *(self.placement.sentences() if self.placement else []),
             next_step,
         ]
 
@@ -131,6 +135,13 @@ class Recommendation:
         names = "; ".join(one.setting.describe() for one in self.equals[:_SHOWN])
         return f"No difference beyond noise (one run: ±{self.noise:.1%}) from: {names}.{unsteady}"
 
+    def _placement(self) -> dict[str, Any] | None:
+        if self.placement is None:
+            return None
+        names = ("decode", "where", "bytes_to_encoder", "bytes_of_client")
+        rows = [dict(zip(names, row, strict=True)) for row in self.placement.rows]
+        return {**asdict(self.placement), "advised": self.placement.advised, "placements": rows}
+
     def to_dict(self) -> dict[str, Any]:
         """For machines."""
         shown, p95 = self.best or self.nearest, self.open_loop_p95
@@ -149,6 +160,7 @@ class Recommendation:
             "equals": [one.setting.label for one in self.equals],
             "failed": {one.setting.label: one.breaks[0].text for one in self.failed},
             "bottleneck": asdict(self.bottleneck),
+            "placement": self._placement(),
             "text": self.sentences(),
         }
 
@@ -176,6 +188,7 @@ def recommend(run: RunFolder, objective: Objective) -> Recommendation:
         tried=len({trial.setting for trial in run.records}),
         settings=len(run.about.space.points()),
         cores=run.about.machine.cores if run.about.target == "embedded" else None,
+        placement=placement_of(nearest, run.about),
     )
 
 

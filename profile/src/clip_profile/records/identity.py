@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from clip_serving.repository.render import render
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from clip_serving.repository.versions import served_version
 
+PIXEL_BYTES = 224 * 224 * 3
+"""Of most models. Runs of earlier versions do not say."""
 _MODELS = (defaults.ENSEMBLE, defaults.PREPROCESS, defaults.ENCODER)
 
 
@@ -29,10 +32,12 @@ class Identity:
     configs: str
     weights_sha256: str
     encoder_version: str
+    pixel_bytes: int
+    """Of one photo on its way to the encoder."""
 
     def served(self) -> dict[str, str]:
         """What a run folder keeps beside the model's name."""
-        return {name: value for name, value in vars(self).items() if name != "model"}
+        return {name: value for name, value in vars(self).items() if name not in ("model", "pixel_bytes")}
 
 
 def of_repository(repository: Path) -> Identity:
@@ -41,7 +46,8 @@ def of_repository(repository: Path) -> Identity:
     spec = ModelSpec.load(version / SPEC_FILE)
     rendered = render(Deployment.load(repository), {IMAGE.name: spec})
     configs = _digest(part.encode() for item in sorted(rendered.items()) for part in item)
-    return Identity(_name(spec.model, spec.pretrained), configs, spec.weights_sha256, version.name)
+    pixels = 3 * math.prod(spec.image_size)
+    return Identity(_name(spec.model, spec.pretrained), configs, spec.weights_sha256, version.name, pixels)
 
 
 def of_server(client: InferenceServerClient, parameters: Mapping[str, str]) -> Identity:
@@ -53,7 +59,11 @@ def of_server(client: InferenceServerClient, parameters: Mapping[str, str]) -> I
     digest = _digest(config.SerializeToString(deterministic=True) for config in configs)
     name = _name(parameters.get("model", "?"), parameters.get("pretrained", "?"))
     return Identity(
-        name, digest, parameters.get("weights_sha256", "?"), parameters.get("encoder_version", "?")
+        name,
+        digest,
+        parameters.get("weights_sha256", "?"),
+        parameters.get("encoder_version", "?"),
+        3 * math.prod(map(int, parameters.get("image_size", "224x224").split("x"))),
     )
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from clip_client.files import FileLock
 from clip_profile.errors import RunFolderError
+from clip_profile.records.identity import PIXEL_BYTES
 from clip_profile.records.machine import Machine
 from clip_profile.records.measurement import Failure, Measurement, Trial
 from clip_profile.records.setting import Setting, Space
@@ -49,11 +50,13 @@ class About:
     machine: Machine
     versions: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    pixel_bytes: int = PIXEL_BYTES
 
     @property
     def identity(self) -> dict[str, Any]:
         values: dict[str, Any] = msgspec.to_builtins(self)
-        return {name: value for name, value in values.items() if name not in ("created", "command")}
+        others = ("created", "command", "pixel_bytes")  # the last follows from the model
+        return {name: value for name, value in values.items() if name not in others}
 
 
 class _Line(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):

@@ -56,7 +56,7 @@ class View:
         """In the order of the page."""
         own = [
             self._scatter(), self._breakdown(), timeline(self.shown), self._batches(), self._open_loop(),
-            self._table(), self._failures(), reproduction(self._run.about, self.shown),
+            self._placement(), self._table(), self._failures(), reproduction(self._run.about, self.shown),
         ]  # fmt: skip
         return [section for section in own if section is not None]
 
@@ -159,6 +159,15 @@ class View:
             "requests."
         )
         return Section("Open loop, Poisson arrivals", note, heads=heads, rows=rows) if rows else None
+
+    def _placement(self) -> Section | None:
+        """Where to decode; None if nothing is known about it."""
+        found = self.found.placement
+        if found is None:
+            return None
+        heads = ["--decode", "decodes", "bytes to the encoder's server", "bytes of the client"]
+        rows = [[name, where, f"{there:,}", f"{here:,}"] for name, where, there, here in found.rows]
+        return Section("Where to decode", " ".join(found.sentences()), heads=heads, rows=rows)
 
     def _table(self) -> Section:
         """Every setting, fastest first."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from clip_client.timings import Timings
-from clip_profile.observe.server_stats import Statistics
+from clip_client.timings import ServerTimes, Timings
 from clip_profile.records.measurement import EMBED, PREPROCESS, mean_batch
 from clip_profile.stages.measure import Measured, Plan
 from clip_profile.stages.requests import Answered
@@ -29,14 +28,15 @@ def make_report(measured: Measured, plan: Plan, about: dict[str, Any]) -> Report
     photo: Stages = {}
     if measured.traces:
         source, (request, photo) = "traces", _traced(answered, measured.traces, split=split)
-    elif split and answered and all(model in statistics for model in _MODELS):
-        source, (request, photo) = "statistics", _means(answered, statistics)
+    elif split and answered and (times := _server_times(measured)):
+        source, (request, photo) = "statistics", _means(answered, times)
     own_request, own_photo = _own(answered)
     return Report(
         about=about,
         load={
             "concurrency": plan.concurrency,
             "images_per_request": plan.images_per_request,
+            "decode": plan.decode,
             "warm_up_s": measured.warm_up_s,
         },
         ended=measured.ended,
@@ -120,7 +120,15 @@ def _held_s(one: Answered, trace: RequestTrace) -> float:
     return max(0.0, one.waited_s - trace.refused_s)
 
 
-def _means(answered: Sequence[Answered], statistics: Statistics) -> tuple[Stages, Stages]:
+def _server_times(measured: Measured) -> dict[str, ServerTimes]:
+    """By model, the encoder's last; empty if they are not known of all."""
+    statistics = measured.statistics
+    if measured.elsewhere or not all(model in statistics for model in _MODELS):
+        return measured.elsewhere
+    return {model: statistics[model].times for model in _MODELS}
+
+
+def _means(answered: Sequence[Answered], server: dict[str, ServerTimes]) -> tuple[Stages, Stages]:
     """The means alone, as `clip-embed --timings` reports them."""
     rows = [row for one in answered for row in one.photo_s or ()]
     stages = Timings(
@@ -128,7 +136,7 @@ def _means(answered: Sequence[Answered], statistics: Statistics) -> tuple[Stages
         preprocess_s=[preprocess for _, preprocess in rows],
         request_s=[one.request_s - one.waited_s for one in answered],
         waited_s=[one.waited_s for one in answered],
-        server={model: statistics[model].times for model in _MODELS},
+        server=server,
     ).stages()
     means = {name: stages[name].mean_s for name in ("transport", "queue", "embed")}
     share = len(answered) / len(rows)

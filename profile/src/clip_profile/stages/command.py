@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clip_client import ConnectionOptions, ObjectInfo, Source, SourceOptions, open_source
 from clip_client import defaults as client_defaults
-from clip_client.arguments import add_connection_options, connection_of
+from clip_client.arguments import add_connection_options, add_decode_option, connection_of, decode
 from clip_client.terminal import printable
 from clip_profile import defaults
 from clip_profile.arguments import at_least, positive
@@ -59,6 +59,7 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
     add("--url", help="gRPC address of a running server, instead of the embedded one")
     add_connection_options(parser, "TLS and headers, for --url")
     add("--metrics-url", help="its metrics, such as http://host:8002/metrics: CPU, memory, GPU")
+    add_decode_option(parser)
     add("--concurrency", type=at_least(1), default=client_defaults.CONCURRENCY, metavar="N",
         help="requests in flight (default: %(default)s)")  # fmt: skip
     add("--images-per-request", type=at_least(1), default=defaults.STAGES_IMAGES_PER_REQUEST, metavar="N",
@@ -88,6 +89,7 @@ def _stages(options: argparse.Namespace) -> int:
         seconds=options.seconds,
         count=options.count,
         warm_up_s=options.warm_up,
+        decode=decode(options),
     )
     with _server(options, console) as server:
         measuring = Measuring(server, source, items, plan, console)

@@ -15,12 +15,14 @@ import psutil
 from clip_client import ClipClient, ObjectInfo, Source
 from clip_client import defaults as client_defaults
 from clip_client.errors import ClipClientError
+from clip_client.timings import ServerTimes
 from clip_profile.console import Console, counted, duration
 from clip_profile.errors import ProfileError
 from clip_profile.load.server import Server
 from clip_profile.observe.observer import Observer, every
 from clip_profile.observe.server_stats import Statistics
 from clip_profile.observe.usage import Resources
+from clip_profile.records.measurement import EMBED
 from clip_profile.stages.requests import Answered, Requests, Rotation
 from clip_profile.stages.traces import RequestTrace, Traces
 from clip_serving.errors import ClipServingError, ServerError
@@ -40,6 +42,12 @@ class Plan:
     seconds: float
     count: int | None
     warm_up_s: float
+    decode: str | list[str] = client_defaults.DECODE
+    """As for ClipClient."""
+
+    @property
+    def on_server(self) -> bool:
+        return self.decode == client_defaults.DECODE
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,8 @@ class Measured:
     no_traces: str | None
     statistics: Statistics = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+    elsewhere: dict[str, ServerTimes] = field(default_factory=dict)
+    """If the server does not decode: the statistics of the models that photos pass, the encoder's last."""
 
     @property
     def photos(self) -> int:
@@ -68,7 +78,9 @@ class Measuring:
         self, server: Server, source: Source, items: Sequence[ObjectInfo], plan: Plan, console: Console
     ) -> None:
         self._server, self._plan, self._console = server, plan, console
-        self._client = ClipClient(server.url, concurrency=plan.concurrency, connection=server.connection)
+        self._client = ClipClient(
+            server.url, concurrency=plan.concurrency, connection=server.connection, decode=plan.decode
+        )
         try:
             self.info = self._client.wait(client_defaults.WAIT_FOR_SERVER_S)
             most = self.info.max_batch_size
@@ -82,13 +94,17 @@ class Measuring:
         images = plan.images_per_request
         self._requests = Requests(self._client, source, Rotation(items), plan.concurrency, images)
         self._loop = self._requests.loop
+        self._elsewhere: dict[str, ServerTimes] = {}
 
     def run(self) -> Measured:
         """Returns the measurements so far if anything, such as Ctrl-C, ends it early."""
         begin, ended = time.monotonic(), ""
         from_s = to_s = begin
         observer: Observer | None = None
-        with Traces(self._server.triton, self.info.name, local=self._server.local) as traces:
+        traces = Traces(self._server.triton, self.info.name, local=self._server.local)
+        if not self._plan.on_server:
+            traces.why_not = "photos are not decoded by the server that traces"
+        with traces:
             try:
                 self._loop.start()
                 with every(_HEALTH_CHECK_S, self._check_health):
@@ -109,7 +125,12 @@ class Measuring:
         if observer is None:  # the load ended during the warm-up
             return measured
         resources = observer.resources(measured.photos, to_s - from_s, local=self._server.local)
-        return dataclasses.replace(measured, statistics=observer.statistics, resources=resources)
+        statistics = observer.statistics
+        if not self._plan.on_server:
+            statistics = {EMBED: statistics[EMBED]} if EMBED in statistics else {}
+        return dataclasses.replace(
+            measured, statistics=statistics, resources=resources, elsewhere=self._elsewhere
+        )
 
     def _observer(self) -> Observer:
         # A process that has just died must not prevent the others' figures.
@@ -120,6 +141,14 @@ class Measuring:
 
     def _press(self, observer: Observer) -> tuple[float, float, str]:
         """Start and end of the time measured, and why it ended early, or ""."""
+        if self._plan.on_server:
+            return self._observed(observer)
+        with self._client.timed() as timings:
+            found = self._observed(observer)
+        self._elsewhere = timings.server
+        return found
+
+    def _observed(self, observer: Observer) -> tuple[float, float, str]:
         with observer:
             begin, photos = time.monotonic(), self._loop.photos
 

@@ -33,11 +33,19 @@ def _head(report: Report) -> list[str]:
     if report.photos:
         photos += f" of {report.bytes / report.requests / 1e6:.2f} MB, {report.photos_per_s:.1f} photos/s"
     return [
-        f"{about['model']} at {about['server']}; photos from {about['photos']}",
+        f"{about['model']} at {about['server']}; photos from {about['photos']}" + _decoded(report),
         f"{counted(load['concurrency'], 'request')} in flight for {report.seconds:.1f} s, after a warm-up of "
         f"{load['warm_up_s']:.1f} s" + (f"; {report.ended}" if report.ended else ""),
         photos + (f"; mean batch: {batches}" if batches else "") + (f"; failed: {failed}" if failed else ""),
     ]
+
+
+def _decoded(report: Report) -> str:
+    """Files of earlier versions do not say."""
+    where = report.load.get("decode", "server")
+    if where == "server":
+        return ""
+    return f", decoded by {'this client' if where == 'client' else where}"
 
 
 def _stages(stages: dict[str, Distribution]) -> list[str]:

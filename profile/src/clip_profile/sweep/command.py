@@ -163,6 +163,7 @@ def _about(options: argparse.Namespace, target: Target, photos: Photos, space: S
         machine=Machine.here(),
         versions=versions(perf_analyzer=VERSION, **server),
         command=("clip-profile", *redacted(sys.argv[1:], options.header)),
+        pixel_bytes=target.identity.pixel_bytes,
     )
 
 
