@@ -1,4 +1,4 @@
-"""Creates one of the project's environments: `python3 tools/environment.py DIR serve|export|bench|search`.
+"""Creates one of the environments: `python3 tools/environment.py DIR serve|export|bench|search|engines`.
 
 Needs only Python with venv. pip installs uv into `.venv`, and uv installs `requirements-KIND.txt` into
 DIR. Run it again after a failure or a change of the requirements: it installs what is missing. The stamp
@@ -27,7 +27,7 @@ LIKE_PIP = ("index-url", "extra-index-url", "find-links", "constraint")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("kind", choices=["serve", "export", "bench", "search"])
+    parser.add_argument("kind", choices=["serve", "export", "bench", "search", "engines"])
     options = parser.parse_args()
     if not SUPPORTED[0] <= sys.version_info[:2] <= SUPPORTED[1]:
         first, last = (".".join(map(str, version)) for version in SUPPORTED)
@@ -59,7 +59,9 @@ def _create(folder: Path, kind: str) -> None:
     install += settings_of_pip()
     if kind == "serve" and sys.version_info >= FIRST_WITHOUT_NUMPY_1:
         _run(python, "-m", "tools.old_numpy", *install, PYTHONPATH="serving/src")
-    _run(*install, "-c", "constraints.txt", "-r", f"tools/requirements-{kind}.txt")
+    if kind != "engines":  # apache-beam needs pillow < 13
+        install += ["-c", "constraints.txt"]
+    _run(*install, "-r", f"tools/requirements-{kind}.txt")
     if kind == "serve":
         _run(python, "-c", "from clip_serving.server import perf_analyzer; perf_analyzer.prepare()")
 

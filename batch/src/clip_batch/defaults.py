@@ -25,3 +25,8 @@ BUDGET_MIN_OBJECTS = 100
 """A share of failed objects counts once so many are done."""
 FOOTERS_AT_ONCE = 16
 """Files whose footers are read at the same time."""
+
+RAY_STORE_BYTES = 100_000_000
+"""Ray's shared memory on this machine: tasks and their answers are small."""
+RAY_LOSSES = 4
+"""How often the same partition may lose its worker before the run ends."""

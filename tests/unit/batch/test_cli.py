@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,11 @@ def test_an_unexpected_error_is_not_taken_for_a_result(
     assert main(["verify", out]) == 2
     assert "a bug" in capsys.readouterr().err
     assert main(["verify", out]) == 130
+
+
+def test_a_missing_ray_names_the_extra(
+    out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["run", out, "--engine", "ray"]) == 2
+    assert "pip install './batch[ray]'" in capsys.readouterr().err

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
 
 from tqdm import tqdm
 
@@ -19,7 +18,7 @@ from clip_batch.budget import Budget, Meter
 from clip_batch.commands.arguments import add_common, add_server_options, client_options, say, writable
 from clip_batch.dataset import Dataset, ShardCounts
 from clip_batch.engines import ENGINES, open_engine
-from clip_batch.engines.base import Job
+from clip_batch.engines.base import Job, OnProgress
 from clip_batch.errors import BatchError
 from clip_batch.layout import Partition
 from clip_client import defaults as client_defaults
@@ -33,7 +32,6 @@ from clip_client.arguments import (
     urls,
 )
 from clip_client.memory import keep_freed_memory
-from clip_client.sinks.base import EmbeddedObject
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +39,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.description = "Embeds the partitions of OUT's plans that are not done yet."
     add_common(parser)
     add = parser.add_argument
-    add("--engine", choices=list(ENGINES), default="local", help="who runs partitions (default: %(default)s)")
+    add("--engine", choices=list(ENGINES), default="local", help="what runs partitions: threads of this "
+        "process, or actors of a Ray cluster (default: %(default)s)")  # fmt: skip
     add("--workers", type=count, default=defaults.WORKERS, metavar="N",
         help="partitions at a time (default: %(default)s)")  # fmt: skip
     add("--plan", type=count, metavar="N", help="this plan alone (default: all; with --partition: the last)")
@@ -130,8 +129,8 @@ def _meter(dataset: Dataset, budget: Budget) -> Meter:
 
 
 @contextmanager
-def _progress(total: int, *, quiet: bool) -> Iterator[Any]:
-    """A function that counts an object on a progress bar, which is drawn only on a terminal."""
+def _progress(total: int, *, quiet: bool) -> Iterator[OnProgress]:
+    """A function that counts objects on a progress bar, which is drawn only on a terminal."""
     failed = 0
     with tqdm(
         unit=" photos",
@@ -143,11 +142,11 @@ def _progress(total: int, *, quiet: bool) -> Iterator[Any]:
         leave=False,
     ) as bar:
 
-        def show(item: EmbeddedObject) -> None:
+        def show(objects: int, failures: int) -> None:
             nonlocal failed
-            bar.update()
-            if item.error is not None:
-                failed += 1
+            bar.update(objects)
+            if failures:
+                failed += failures
                 bar.set_postfix(failed=failed, refresh=False)
 
         yield show

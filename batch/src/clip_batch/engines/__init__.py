@@ -22,5 +22,11 @@ def _local(workers: int) -> Engine:
     return LocalEngine(workers)
 
 
-ENGINES: Mapping[str, Callable[[int], Engine]] = {"local": _local}
+def _ray(workers: int) -> Engine:
+    from clip_batch.engines.ray import RayEngine
+
+    return RayEngine(workers)
+
+
+ENGINES: Mapping[str, Callable[[int], Engine]] = {"local": _local, "ray": _ray}
 """Engine by name. To add one, add its function (number of workers) here."""

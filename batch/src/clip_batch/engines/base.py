@@ -22,6 +22,8 @@ from clip_client import defaults as client_defaults
 from clip_client.sinks.base import EmbeddedObject
 
 OnItem = Callable[[EmbeddedObject], None]
+OnProgress = Callable[[int, int], None]
+"""Called with the number of objects that are done since the last call, and how many of them failed."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,10 @@ class Engine(Protocol):
     """Runs partitions."""
 
     def run(
-        self, job: Job, partitions: Sequence[Partition], meter: Meter, on_item: OnItem | None = None
+        self, job: Job, partitions: Sequence[Partition], meter: Meter, on_progress: OnProgress | None = None
     ) -> Generator[ShardCounts, None, None]:
         """Yields the counts of each partition once it is done, in any order.
 
         Raises what embed_partition() raises; partitions in progress are then not done. Closing the generator
-        ends the run. Calls `on_item` for each object if the engine can.
+        ends the run. Calls `on_progress` now and then.
         """

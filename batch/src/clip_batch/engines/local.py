@@ -7,8 +7,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from clip_batch.budget import Meter
 from clip_batch.dataset import ShardCounts
-from clip_batch.engines.base import Job, OnItem
+from clip_batch.engines.base import Job, OnProgress
 from clip_batch.layout import Partition
+from clip_client.sinks.base import EmbeddedObject
 from clip_client.threads import DaemonExecutor
 
 
@@ -19,10 +20,15 @@ class LocalEngine:
         self._workers = workers
 
     def run(
-        self, job: Job, partitions: Sequence[Partition], meter: Meter, on_item: OnItem | None = None
+        self, job: Job, partitions: Sequence[Partition], meter: Meter, on_progress: OnProgress | None = None
     ) -> Generator[ShardCounts, None, None]:
         if not partitions:
             return
+
+        def count(item: EmbeddedObject) -> None:
+            if on_progress is not None:
+                on_progress(1, int(item.error is not None))
+
         worker = job.worker(meter)
         pool = DaemonExecutor(self._workers, "clip-batch")
         waiting = iter(partitions)
@@ -31,7 +37,7 @@ class LocalEngine:
             _ = worker.client  # one wait for the server, before the threads need it
             while True:
                 for partition in waiting:
-                    running.add(pool.submit(worker.embed, partition, on_item))
+                    running.add(pool.submit(worker.embed, partition, count))
                     if len(running) >= self._workers:
                         break
                 if not running:
