@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,16 +19,17 @@ import numpy as np
 import psutil
 import pytest
 
-from clip_client import ClipClient, ItemError
+from clip_client import ClipClient, ItemError, check
 from clip_client.requests.wire import Embedding
 from clip_serving.errors import ConfigurationError, ServerError
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from clip_serving.repository.stage import InstanceLayout
-from clip_serving.server import supervisor
+from clip_serving.server import ports, supervisor
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import camera_photos, encoded, noise
 from testing.processes import all_gone
 from testing.repositories import linked_repository, make_repository
+from testing.servers import short_lived
 from testing.waiting import PATIENCE_S, wait_until
 
 _SMALL = InstanceLayout(preprocess_instances=1, preprocess_threads=1, encoder_instances=1, encoder_threads=1)
@@ -254,6 +255,23 @@ def test_old_connections_are_renewed_and_no_request_notices(small_repository: Pa
         finally:
             over.set()
             looking.join()
+
+
+def test_a_port_that_is_taken_before_triton_listens_is_replaced(
+    server: TritonServer, small_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the metrics, without which Triton starts all the same."""
+    others = int(server.metrics_url.rsplit(":", 1)[1].partition("/")[0])
+    free = ports.reserve
+
+    def late(host: str, wanted: Sequence[int]) -> list[int]:
+        monkeypatch.setattr(ports, "reserve", free)
+        return [*free(host, wanted)[:2], others]
+
+    monkeypatch.setattr(ports, "reserve", late)
+    with short_lived(small_repository, ServerOptions(layout=_SMALL, check_reference=False)) as second:
+        assert second.metrics_url != server.metrics_url
+        assert check(second.grpc_url).ok
 
 
 def test_a_taken_port_is_named(server: TritonServer, small_repository: Path) -> None:

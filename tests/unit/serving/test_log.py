@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clip_serving.errors import ServerError
-from clip_serving.server.log import announced, announcement, begin_run, crashed, explain
+from clip_serving.server.log import announced, announcement, begin_run, crashed, explain, taken_port
 
 _TRACEBACK = (
     'I1124 10:42:00.1 7 model_lifecycle.cc:472] "loading: clip_image_preprocess:1"\n'
@@ -62,6 +62,14 @@ def test_only_the_last_run_is_read(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=rf"{tmp_path}: Is a directory"):
         begin_run(tmp_path)
+
+
+def test_a_port_that_was_taken_meanwhile_is_found(tmp_path: Path) -> None:
+    said = "failed to start Metrics service: Unavailable - Socket '127.0.0.1:33957' already in use"
+    path = log(tmp_path, f'E1126 04:46:52.990947 31028 main.cc:293] "{said} "\n')
+    assert taken_port(path) == said
+    begin_run(path).close()
+    assert taken_port(path) is None
 
 
 def test_a_crash_is_named_rather_than_an_earlier_error(tmp_path: Path) -> None:

@@ -138,8 +138,6 @@ class TritonServer:
         self._folder = Path(self._temporary.name)
         try:
             self._stage()
-            wanted = (self._options.grpc_port, self._options.http_port, self._options.metrics_port)
-            self._ports = ports.reserve(_HOST, wanted)
             self._start_first()
         except BaseException:
             self.stop()
@@ -191,12 +189,16 @@ class TritonServer:
         refuse_other_backends(self._repository, self._options.model_config_name, backends, self._options.tier)
 
     def _start_first(self) -> None:
-        """The first start. Triton 24.10 sometimes crashes in it, in its own lock, if the machine is busy."""
+        """The first start. Triton 24.10 sometimes crashes in it, in its own lock, if the machine is busy. And
+        another process may take a free port before Triton listens on it, which takes a second or more."""
+        wanted = (self._options.grpc_port, self._options.http_port, self._options.metrics_port)
         for tries_left in reversed(range(defaults.START_TRIES)):
+            self._ports = ports.reserve(_HOST, wanted)
             try:
                 return self._start()
             except ServerError as error:
-                if not tries_left or not server_log.crashed(self.log_path):
+                log = self.log_path
+                if not tries_left or not (server_log.crashed(log) or server_log.taken_port(log)):
                     raise
                 _logger.warning("%s. Starting it again", error)
                 self._end(grace_s=0.0)
@@ -222,6 +224,8 @@ class TritonServer:
             on_progress=self._options.on_progress,
         )
         self._stubs = stubs_of(process.pid)
+        if taken := server_log.taken_port(self.log_path):  # without its metrics, Triton goes on
+            raise ServerError(taken)
         self.encoder = server_log.announced(self.log_path)
         if self._options.check_reference:
             self.checked = readiness.check_reference(

@@ -71,6 +71,12 @@ def crashed(log: Path) -> str | None:
     return found[1] if found else None
 
 
+def taken_port(log: Path) -> str | None:
+    """Triton's words if another process listened on a port of the last run; None if none did."""
+    found = re.search(r"failed to start \w+ service: [^\"\n]*already in use", _last_run(log))
+    return found[0] if found else None
+
+
 def _last_run(log: Path) -> str:
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     _, begin, run = text.rpartition(_RUN)
