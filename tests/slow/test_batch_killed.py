@@ -135,7 +135,7 @@ class Kills:
 
     def _disk(self, out: Path) -> None:
         """A shard has about 10 kB: depending on the limit, none or all of them can be written."""
-        worker = self._start(out, self.random.choice([1_000, 5_000, 15_000]))
+        worker = self._start(out, self.random.choice([1_000, 5_000, 11_000]))
         assert worker.wait(PATIENCE_S) in (0, 1, 2)
 
     def _tritonserver(self, out: Path) -> None:

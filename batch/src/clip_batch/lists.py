@@ -48,13 +48,14 @@ def open_listing(
     base: str | None = None,
     source_name: str | None = None,
 ) -> Listing:
-    """The listing of a prefix, folder, object, or a list: a file of LIST_SUFFIXES, or "-" for lines on stdin.
+    """The listing of a prefix, folder, object, or a list: a local file of LIST_SUFFIXES, or "-" for stdin.
 
     `base` is the source of names in a list. `out`, a storage's uri, is left out of a source that contains
     it. Rows are recorded with `source_name` instead of a prefix's or folder's own uri. Raises SourceError and
     BatchError.
     """
-    if text == "-" or (text.lower().endswith(LIST_SUFFIXES) and not Path(text).is_dir()):
+    is_list = text.lower().endswith(LIST_SUFFIXES) and "://" not in text and not Path(text).is_dir()
+    if text == "-" or is_list:
         return Listing(text, lambda: _listed(text, base, source_name))
     source = open_source(text, options)
     source.check()

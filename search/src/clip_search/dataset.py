@@ -115,7 +115,7 @@ def open_dataset(path: Path | str) -> OpenDataset:
     """
     path = Path(path)
     parts = [open_part(file) for file in files_of(path)]
-    parts = [part for part in parts if len(parts) == 1 or COLUMN in part.file.schema_arrow.names]
+    parts = [part for part in parts if len(parts) == 1 or COLUMN in part.schema.names]
     if not parts:
         raise DatasetError(f"{path} has no row with an embedding: its files are those of failed photos")
     try:
@@ -159,7 +159,7 @@ def _common_model(path: Path, parts: Sequence[ParquetPart]) -> Mapping[str, str]
     """The description that all files share. Raises DatasetError if weights or settings differ."""
     models = []
     for part in parts:
-        stored = (part.file.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}")
+        stored = (part.schema.metadata or {}).get(METADATA_KEY, b"{}")
         models.append(json.loads(stored))
     for model in models[1:]:
         if difference := difference_of(models[0], model):
@@ -193,10 +193,11 @@ def _described(model: Mapping[str, str]) -> str:
 
 
 def _metadata(path: Path, part: ParquetPart) -> Any:
-    names = part.file.schema_arrow.names
+    names = part.schema.names
     if "name" not in names or COLUMN not in names:
         raise DatasetError(f"{path} has no columns name and {COLUMN}: it is not an output of clip-embed")
-    table = part.file.read([name for name in COLUMNS if name in names])
+    with part.open() as file:
+        table = file.read([name for name in COLUMNS if name in names])
     arrays = [
         table[name].cast(kind) if name in names else pa.nulls(len(table), kind)
         for name, kind in COLUMNS.items()

@@ -29,20 +29,26 @@ COLUMN = "embedding"
 
 @dataclass(frozen=True)
 class ParquetPart:
-    """A file of a dataset, and its footer."""
+    """A file of a dataset, and its footer. It is open only while it is read: there can be thousands."""
 
     path: Path
-    file: Any
+    footer: Any
+    schema: Any
 
     @property
     def rows(self) -> int:
-        return int(self.file.metadata.num_rows)
+        return int(self.footer.num_rows)
+
+    def open(self) -> Any:
+        """A pyarrow.parquet.ParquetFile; close it."""
+        return pq.ParquetFile(self.path, metadata=self.footer, buffer_size=defaults.READ_BYTES)
 
 
 def open_part(path: Path) -> ParquetPart:
     """Reads the footer. Raises DatasetError."""
     try:
-        return ParquetPart(path, pq.ParquetFile(path, buffer_size=defaults.READ_BYTES))
+        with pq.ParquetFile(path, buffer_size=defaults.READ_BYTES) as file:
+            return ParquetPart(path, file.metadata, file.schema_arrow)
     except FileNotFoundError as error:
         raise DatasetError(f"{path} does not exist. Give the file that clip-embed wrote") from error
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -112,10 +118,7 @@ class _RowGroup:
         begin = self.begin
         # A file of its own, as each thread reads elsewhere. Arrow's own threads would split the work by
         # columns, and this is one; each of them would keep memory for itself.
-        file = pq.ParquetFile(
-            self.part.path, metadata=self.part.file.metadata, buffer_size=defaults.READ_BYTES
-        )
-        with file:
+        with self.part.open() as file:
             for batch in file.iter_batches(
                 defaults.READ_ROWS, row_groups=[self.index], columns=[COLUMN], use_threads=False
             ):
@@ -126,9 +129,9 @@ class _RowGroup:
 def _row_groups(parts: Sequence[ParquetPart]) -> Iterator[_RowGroup]:
     begin = 0
     for part in parts:
-        for index in range(part.file.num_row_groups):
+        for index in range(part.footer.num_row_groups):
             yield _RowGroup(part, index, begin)
-            begin += part.file.metadata.row_group(index).num_rows
+            begin += part.footer.row_group(index).num_rows
 
 
 def _dimension(path: Path, parts: Sequence[ParquetPart]) -> int:
@@ -141,7 +144,7 @@ def _dimension(path: Path, parts: Sequence[ParquetPart]) -> int:
 
 def _length(path: Path, part: ParquetPart) -> int:
     """By the schema, or of the first vector if that allows any length; 0 without a vector."""
-    kind = part.file.schema_arrow.field(COLUMN).type
+    kind = part.schema.field(COLUMN).type
     if pa.types.is_fixed_size_list(kind):
         return int(kind.list_size) if part.rows else 0
     for group in _row_groups([part]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +132,16 @@ def test_a_search_does_not_wait_for_pandas(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == "['a'] False\n"
+
+
+def test_a_folder_may_have_more_files_than_can_be_open(tmp_path: Path) -> None:
+    vectors = clusters(60, 4)
+    for number in range(60):
+        write(tmp_path / f"{number:02}.parquet", [f"{number}.jpg"], vectors[number : number + 1])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 30, hard))
+    try:
+        data = read_dataset(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    np.testing.assert_array_equal(data.vectors, vectors)
