@@ -33,10 +33,11 @@ class Run:
     peak_mb: float
 
 
-def embed(prefix: str, url: str, folder: Path) -> Run:
+def embed(prefix: str, url: str, folder: Path, *options: str) -> Run:
+    """One clip-embed of the objects under `prefix`, with more `options`."""
     out = folder / "out.parquet"
     command = [sys.executable, "-m", "clip_client.cli", prefix, "--out", str(out), "--overwrite"]
-    process = subprocess.Popen([*command, "--url", url, "--quiet"], stderr=subprocess.PIPE)
+    process = subprocess.Popen([*command, "--url", url, "--quiet", *options], stderr=subprocess.PIPE)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
@@ -45,11 +46,12 @@ def embed(prefix: str, url: str, folder: Path) -> Run:
     return Run(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-def upload(bucket: FakeGcs, photos: list[bytes]) -> None:
+def upload(bucket: FakeGcs, photos: list[bytes], folder: str = "") -> None:
+    """MANY objects under many/ and FEW under few/, in a folder of the bucket such as "large/"."""
     for index in range(MANY):
-        bucket.upload("cost", f"many/{index:04}.jpg", photos[index % len(photos)])
+        bucket.upload("cost", f"{folder}many/{index:04}.jpg", photos[index % len(photos)])
         if index < FEW:
-            bucket.upload("cost", f"few/{index:04}.jpg", photos[index % len(photos)])
+            bucket.upload("cost", f"{folder}few/{index:04}.jpg", photos[index % len(photos)])
 
 
 def main() -> int:

@@ -69,11 +69,12 @@ def without_additions(config: pb.ModelConfig) -> None:
         config.ensemble_scheduling.ClearField("max_inflight_requests")
 
 
-def make_repository(folder: Path, version: Path, work: Work) -> None:
-    """A repository with the default settings around an exported encoder `version`, or the null encoder."""
+def make_repository(folder: Path, version: Path, work: Work, **settings: Any) -> None:
+    """A repository around an exported encoder `version` with the default settings, or the null encoder, also
+    with other `settings`."""
     spec = ModelSpec.load(version / SPEC_FILE)
     if work == "null":
-        rendered_repository(folder, spec)
+        rendered_repository(folder, spec, **settings)
         shutil.copy(_NULL_MODEL, folder / defaults.ENCODER / "1" / "model.py")
         return
     (folder / defaults.ENCODER).mkdir(parents=True)
