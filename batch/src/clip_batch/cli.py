@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from clip_batch.commands.arguments import say
+from clip_batch.commands.estimate import add_estimate
 from clip_batch.commands.output import add_compact, add_stale, add_status, add_verify
 from clip_batch.commands.plan import add_plan, add_retry
 from clip_batch.commands.run import add_run
@@ -26,6 +27,7 @@ Every partition is written whole or not at all. Run any command again after an i
 """
 _EPILOG = """\
 examples:
+  clip-batch estimate --photos 1000000000 --days 7 --cpu-ms 40 --gpu-rate 2000
   clip-batch plan gs://albums/2024/ --out embeddings
   clip-batch run embeddings --url 127.0.0.1:8001
   clip-batch run embeddings --partition 17
@@ -91,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add_compact(commands.add_parser("compact", help="merge shards, and remove rows that were replaced"))
     add_verify(commands.add_parser("verify", help="check that OUT has every object of its plans once"))
     add_stale(commands.add_parser("stale", help="rows of another model or setting than the server's"))
+    add_estimate(commands.add_parser("estimate", help="cores, GPUs, network and cost, before you start"))
     return parser
 
 

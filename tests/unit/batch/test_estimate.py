@@ -1,0 +1,37 @@
+"""The arithmetic of `clip-batch estimate`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from clip_batch.cli import main
+from clip_batch.estimate import Job, Prices, estimate
+
+_PRICES = Prices(vcpu_hour=0.05, gpu_hour=1, reads_10k=0.004, egress_gb=0.01, storage_gb_month=0.02)
+
+
+def test_a_million_photos_in_a_day() -> None:
+    found = estimate(Job(1_000_000, days=1, megabytes=2, cpu_ms=36, gpu_rate=1000), _PRICES)
+    assert found.photos_per_s == pytest.approx(11.574, rel=1e-4)
+    assert found.vcpus == pytest.approx(11.574 * 0.036, rel=1e-4)
+    assert found.vcpus_per_gpu == 36
+    costs = {item.name: item.cost for item in found.items}
+    assert costs == pytest.approx(
+        {"decode": 0.5, "embed": 1 / 3.6, "read": 0.4, "egress": 20, "vectors": 0.04096}
+    )
+    assert found.cost == pytest.approx(0.5 + 1 / 3.6 + 0.4 + 20), "storage is paid per month"
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["estimate", "--photos", "2000000", "--cpu-ms", "10", "--gpu-rate", "500"]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["vcpus_per_gpu"] == 5
+    assert found["per_million"] == pytest.approx(found["cost"] / 2)
+    assert main(arguments) == 0
+    assert "One GPU needs 5 vCPUs to stay busy" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*arguments, "--price-vcpu-hour", "-1"])
+    assert "must be 0 or more" in capsys.readouterr().err
