@@ -62,7 +62,7 @@ def environment(tmp_path: Path) -> Environment:
     return Environment(tmp_path / "env")
 
 
-_HEAVY = ("torch", "cv2", "PIL", "pyarrow", "onnxruntime", "clip_preprocess", "clip_serving")
+_HEAVY = ("torch", "cv2", "PIL", "pyarrow", "obstore", "onnxruntime", "clip_preprocess", "clip_serving")
 _TESTS = ("pytest>=8.2,<10", "hypothesis>=6.100,<7")
 _PICTURES = ("pillow-heif>=1,<2", "scikit-image>=0.22,<1")
 """What testing.pictures makes its pictures from."""
@@ -72,9 +72,9 @@ def test_the_client(environment: Environment) -> None:
     environment.install("./client")
     assert environment.has("clip_client", _HEAVY) == []
     assert "gs://" in environment.run("clip-embed", "--help")
-    environment.install("./client[parquet]", *_TESTS)
+    environment.install("./client[parquet,stores]", *_TESTS)
     environment.test("client")
-    assert environment.has("clip_client", _HEAVY) == ["pyarrow"]
+    assert environment.has("clip_client", _HEAVY) == ["pyarrow", "obstore"]
     assert "./client[decode]" in environment.run("python", "-c", _WITHOUT_EXTRA)
     environment.install("./preprocess", "./client[decode]")
     environment.test("decode")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 from collections import Counter
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
 from clip_client import AsyncClipClient, ClipClient, ServerMismatch, ServerUnavailable, defaults
+from clip_client.client import BaseClient
 from clip_client.requests.drivers import run
 from clip_client.requests.failures import Failure
 from clip_client.requests.retry import Call, RetryEngine, Suspicion, Wait
@@ -351,17 +353,26 @@ def test_no_server_at_all_is_an_error_at_once_that_names_one() -> None:
         run(engine_of(down, down).model_info("clip_image", 5.0))
 
 
-def test_clients_take_one_or_more_addresses() -> None:
-    for kind in (ClipClient, AsyncClipClient):
-        client = kind(["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1"], concurrency=3)
-        assert client.url == "127.0.0.1:1, 127.0.0.1:2"
-        assert [(each.url, each.in_flight_limit) for each in client.servers] == [
-            ("127.0.0.1:1", 3),
-            ("127.0.0.1:2", 3),
-        ]
+def test_both_clients_take_one_or_more_addresses() -> None:
+    def check(kind: type[BaseClient]) -> BaseClient:
         with pytest.raises(ValueError, match="at least one address"):
             kind([])
         with pytest.raises(ServerUnavailable, match="x has no port"):
             kind(["127.0.0.1:1", "x"])
         with pytest.raises(ValueError, match="single url"):
             kind(["a:1", "b:1"], transport=FakeTransport(lambda _: None))
+        client = kind(["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1"], concurrency=3)
+        assert client.url == "127.0.0.1:1, 127.0.0.1:2"
+        found = [(each.url, each.in_flight_limit) for each in client.servers]
+        assert found == [("127.0.0.1:1", 3), ("127.0.0.1:2", 3)]
+        return client
+
+    async def check_async() -> None:  # gRPC's channels belong to a loop
+        client = check(AsyncClipClient)
+        assert isinstance(client, AsyncClipClient)
+        await client.close()
+
+    client = check(ClipClient)
+    assert isinstance(client, ClipClient)
+    client.close()
+    asyncio.run(check_async())

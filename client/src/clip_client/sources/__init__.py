@@ -87,18 +87,17 @@ def _gcs(uri: str, options: SourceOptions) -> Source:
 
 
 def _object_store(uri: str, options: SourceOptions) -> Source:
+    scheme, _, rest = uri.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    if not bucket:
+        raise SourceError(f"{uri} has no bucket name. Use {scheme}://bucket/prefix")
     try:
         from clip_client.sources.object_store import open_azure, open_s3
     except ImportError as error:
         raise MissingExtra(
             f"{uri} needs obstore ({error}). In a clone of clip-triton: pip install './client[stores]'"
         ) from error
-    scheme, _, rest = uri.partition("://")
-    bucket, _, prefix = rest.partition("/")
-    if not bucket:
-        raise SourceError(f"{uri} has no bucket name. Use {scheme}://bucket/prefix")
-    opener = open_s3 if scheme == "s3" else open_azure
-    return opener(bucket, prefix, options)
+    return (open_s3 if scheme == "s3" else open_azure)(bucket, prefix, options)
 
 
 def _http(uri: str, options: SourceOptions) -> Source:
