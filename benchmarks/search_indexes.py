@@ -90,11 +90,23 @@ def _faiss_graph(vectors: Embedding, path: Path, *, half: bool) -> Built:
 
 
 def faiss_ivf(vectors: Embedding, path: Path) -> Built:
+    return _faiss_lists(vectors, path, "Flat")
+
+
+def faiss_ivf_half(vectors: Embedding, path: Path) -> Built:
+    return _faiss_lists(vectors, path, "SQfp16")
+
+
+def faiss_ivf_bytes(vectors: Embedding, path: Path) -> Built:
+    return _faiss_lists(vectors, path, "SQ8")
+
+
+def _faiss_lists(vectors: Embedding, path: Path, kind: str) -> Built:
     import faiss
 
     library: Any = faiss
     lists = int(4 * len(vectors) ** 0.5)
-    index = library.index_factory(vectors.shape[1], f"IVF{lists},Flat", library.METRIC_INNER_PRODUCT)
+    index = library.index_factory(vectors.shape[1], f"IVF{lists},{kind}", library.METRIC_INNER_PRODUCT)
     index.train(vectors[:: max(1, len(vectors) // (64 * lists))])
     index.add(vectors)
 
@@ -175,7 +187,9 @@ def _lancedb(vectors: Embedding, path: Path, config: Any) -> Built:
 CANDIDATES: dict[str, Callable[[Embedding, Path], Built]] = {
     "faiss-hnsw-fp16": faiss_hnsw_half,
     "faiss-hnsw": faiss_hnsw,
+    "faiss-ivf-fp16": faiss_ivf_half,
     "faiss-ivf": faiss_ivf,
+    "faiss-ivf-bytes": faiss_ivf_bytes,
     "usearch-fp16": usearch_half,
     "lancedb-hnsw": lancedb_hnsw,
     "lancedb-ivf": lancedb_flat,

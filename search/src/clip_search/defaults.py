@@ -34,12 +34,14 @@ INDEX_ROWS = 500_000
 """From here on, a query without an index mentions it."""
 ADD_ROWS = 20_000
 """Rows added to an index at once."""
-GRAPH_LINKS = 16
-"""Of each row, in an index; twice as many in its lowest layer."""
-GRAPH_EFFORT = 64
-"""Candidates kept while a row is added."""
-EFFORTS = (128, 256, 512, 1024, 2048)
-"""Candidates kept during a query: the least with RECALL is recorded. Texts need more than photos."""
+LIST_ROWS = 40
+"""The least mean number of rows in a list of an index."""
+TRAINING_ROWS = 40
+"""For each list, rows that choose its center."""
+TRAINING_ROUNDS = 8
+"""Of k-means."""
+LEAST_PROBES = 16
+"""Lists compared in a query. Texts need more than photos, for which the recall is measured."""
 RECALL = 0.99
 HELD_OUT_ROWS = 200
 """Queries for which the recall is measured."""

@@ -1,8 +1,9 @@
 """An index of a dataset: the nearest rows without reading all vectors. Needs the extra `index`.
 
-It is the folder DATASET.index beside the dataset, which read and map on demand: `vectors.faiss`, a graph
-(HNSW) with the vectors in half precision; `rows.arrow`, the other columns; and `index.json`, which says what
-the index was made from. An index of an earlier state of the dataset is refused.
+It is the folder DATASET.index beside the dataset, whose files the system maps into memory: `vectors.faiss`,
+the vectors in half precision, in lists around centers; `rows.arrow`, the other columns; and `index.json`,
+which says what the index was made from. A query compares the rows of the lists whose centers are nearest. An
+index of an earlier state of the dataset is refused.
 """
 
 from __future__ import annotations
@@ -42,13 +43,14 @@ Progress = Callable[[str, int, int], None]
 class IndexSummary:
     """`recall` of the exact 10 nearest rows, over sampled rows of the dataset that were not indexed yet.
 
-    `effort` is the number of candidates that a query keeps, the least with a recall of defaults.RECALL.
+    `probes` of all `lists` are compared in a query: the least with a recall of defaults.RECALL.
     """
 
     path: Path
     rows: int
     recall: float
-    effort: int
+    probes: int
+    lists: int
     bytes: int
 
 
@@ -58,19 +60,19 @@ class Index(Rows):
 
     dimension: int
     recall: float
-    effort: int
-    graph: Any
+    probes: int
+    lists: Any
 
     def nearest(self, queries: Vectors, k: int) -> tuple[npt.NDArray[np.int64], Vectors]:
         """About the k nearest rows of each query, as exact.top_k(), with products in half precision."""
-        faiss = _faiss()
         k = min(k, len(self))
-        parameters = faiss.SearchParametersHNSW(efSearch=max(self.effort, 2 * k))
-        scores, rows = self.graph.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)
+        scores, rows = _search(self.lists, queries, k, self.probes)
+        if (rows < 0).any():  # the lists have fewer than k rows
+            scores, rows = _search(self.lists, queries, k, self.lists.nlist)
         return rows, scores
 
     def vector(self, index: int) -> Vectors:
-        return np.asarray(self.graph.reconstruct(index), np.float32)
+        return np.asarray(self.lists.reconstruct(index), np.float32)
 
 
 def index_path(dataset: Path) -> Path:
@@ -100,10 +102,11 @@ def open_index(dataset: Path | str) -> Index:
         # FAISS trusts what a file says about its length.
         if (folder / _VECTORS).stat().st_size != described["bytes"]:
             raise UnusableIndexError(f"{folder / _VECTORS} is damaged: its size is wrong. {again}")
-        graph = faiss.read_index(str(folder / _VECTORS), faiss.IO_FLAG_MMAP_IFC)
+        lists = faiss.read_index(str(folder / _VECTORS), faiss.IO_FLAG_MMAP)
+        lists.parallel_mode = 1  # by lists, as there is one query at a time
         table = pa.ipc.open_file(pa.memory_map(str(folder / _ROWS))).read_all()
         return Index(
-            dataset, table, described["model"], graph.d, described["recall"], described["effort"], graph
+            dataset, table, described["model"], lists.d, described["recall"], described["probes"], lists
         )
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, pa.ArrowException) as error:
         raise UnusableIndexError(f"cannot read {folder}: {error}. {again}") from error
@@ -112,8 +115,9 @@ def open_index(dataset: Path | str) -> Index:
 def build_index(dataset: Path | str, on_progress: Progress = lambda *_: None) -> IndexSummary:
     """Builds or replaces the index of the dataset. Raises SearchError.
 
-    Reads the dataset twice, a block at a time, so peak memory is that of the index: a little more than half
-    the vectors' bytes, and the other columns.
+    Reads the dataset three times, a block at a time: for the centers, to add the rows, and to measure the
+    recall. Peak memory is that of the index, a little more than half the vectors' bytes, and the other
+    columns.
     """
     dataset = Path(os.path.abspath(dataset))
     _faiss()
@@ -124,8 +128,9 @@ def build_index(dataset: Path | str, on_progress: Progress = lambda *_: None) ->
         raise SearchError(f"cannot read {error.filename}: {error.strerror}") from error
     opened = open_dataset(dataset)
     builder = _Builder(opened, on_progress)
+    builder.train()
     builder.add_all()
-    recall, effort = builder.tune()
+    recall, probes = builder.tune()
     builder.add_held_out()
     folder = index_path(dataset)
     try:
@@ -135,18 +140,18 @@ def build_index(dataset: Path | str, on_progress: Progress = lambda *_: None) ->
                 "format": FORMAT,
                 "model": dict(opened.model),
                 "recall": recall,
-                "effort": effort,
+                "probes": probes,
                 "bytes": size,
                 "dataset": digest.to_dict(),
             }
             (temporary / _DESCRIPTION).write_text(json.dumps(described, indent=1), encoding="utf-8")
     except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError when the disk is full
         raise SearchError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
-    return IndexSummary(folder, len(builder.order), recall, effort, size)
+    return IndexSummary(folder, len(builder.order), recall, probes, builder.lists.nlist, size)
 
 
 class _Builder:
-    """Adds rows to a graph. A few are held out until the recall has been measured with them as queries."""
+    """Adds rows to lists. A few are held out until the recall has been measured with them as queries."""
 
     def __init__(self, opened: OpenDataset, on_progress: Progress) -> None:
         self._opened = opened
@@ -157,59 +162,74 @@ class _Builder:
         self._held_out[np.random.default_rng(0).choice(rows, count, replace=False)] = True
         self._queries: Vectors = np.empty((0, 0), np.float32)
         self._query_rows = np.empty(0, np.int64)
-        self._graph: Any = None
+        self.lists: Any = None
         self.order = np.empty(0, np.int64)
-        """The dataset's row number of each vector in the graph."""
+        """The dataset's row number of each vector in the lists."""
+
+    def train(self) -> None:
+        """Chooses the centers of about 4 sqrt(N) lists, by k-means on a sample."""
+        faiss = _faiss()
+        rows = len(self._opened.table)
+        count = max(1, min(int(4 * rows**0.5), rows // defaults.LIST_ROWS))
+        chosen = np.random.default_rng(1).random(rows) < count * defaults.TRAINING_ROWS / rows
+        sample, filled = np.empty((0, 0), np.float32), 0
+        for numbers, vectors in self._blocks("choosing centers"):
+            if not filled:
+                sample = np.empty((int(chosen.sum()) + 1, vectors.shape[1]), np.float32)
+                sample[0], filled = vectors[0], 1
+            taken = vectors[chosen[numbers]]
+            sample[filled : filled + len(taken)] = taken
+            filled += len(taken)
+        sample = sample[:filled]
+        count = min(count, filled)  # few rows may have a vector
+        self.lists = faiss.index_factory(sample.shape[1], f"IVF{count},SQfp16", faiss.METRIC_INNER_PRODUCT)
+        self.lists.by_residual = False  # half precision is enough without, and takes no copy of the sample
+        self.lists.cp.niter = defaults.TRAINING_ROUNDS
+        self.lists.cp.spherical = True
+        self.lists.cp.min_points_per_centroid = 1
+        self.lists.train(sample)
 
     def add_all(self) -> None:
         """Adds all rows but those held out, whose vectors it keeps."""
-        faiss = _faiss()
         order, query_rows, queries = [], [], []
         for rows, vectors in self._blocks("indexing"):
-            if self._graph is None:
-                half = faiss.ScalarQuantizer.QT_fp16
-                self._graph = faiss.IndexHNSWSQ(
-                    vectors.shape[1], half, defaults.GRAPH_LINKS, faiss.METRIC_INNER_PRODUCT
-                )
-                self._graph.hnsw.efConstruction = defaults.GRAPH_EFFORT
             held_out = self._held_out[rows]
-            self._graph.add(vectors[~held_out])
+            self.lists.add(vectors[~held_out])
             order.append(rows[~held_out])
             query_rows.append(rows[held_out])
             queries.append(vectors[held_out])
         self.order, self._query_rows = np.concatenate(order), np.concatenate(query_rows)
         self._queries = np.concatenate(queries)
+        self.lists.make_direct_map()  # for vectors by number
 
     def tune(self) -> tuple[float, int]:
-        """The recall, and the least effort with a recall of defaults.RECALL, or the largest."""
-        faiss = _faiss()
+        """The recall, and the least number of probes with a recall of defaults.RECALL."""
         truth = self._exact()
-        recall, effort = 1.0, defaults.EFFORTS[0]
-        for effort in defaults.EFFORTS if truth.size else ():
-            parameters = faiss.SearchParametersHNSW(efSearch=effort)
-            _, found = self._graph.search(self._queries, truth.shape[1], params=parameters)
-            recall = float(
-                np.mean([self._hits(*each) for each in zip(self._queries, found, truth, strict=True)])
-            )
-            if recall >= defaults.RECALL:
+        recall, probes = 1.0, min(defaults.LEAST_PROBES, self.lists.nlist)
+        while truth.size:
+            _, found = _search(self.lists, self._queries, truth.shape[1], probes)
+            shares = [self._hits(*each) for each in zip(self._queries, found, truth, strict=True)]
+            recall = float(np.mean(shares))
+            if recall >= defaults.RECALL or probes == self.lists.nlist:
                 break
-        return recall, effort
+            probes = min(probes + (probes + 1) // 2, self.lists.nlist)
+        return recall, probes
 
     def add_held_out(self) -> None:
         if len(self._queries):
-            self._graph.add(self._queries)
+            self.lists.add(self._queries)
         self.order = np.concatenate([self.order, self._query_rows])
 
     def write(self, folder: Path) -> int:
         """Writes vectors and rows; returns the bytes of the vectors' file."""
-        _faiss().write_index(self._graph, str(folder / _VECTORS))
+        _faiss().write_index(self.lists, str(folder / _VECTORS))
         table = self._opened.table.take(pa.array(self.order))
         with pa.OSFile(str(folder / _ROWS), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, defaults.BLOCK_ROWS)
         return (folder / _VECTORS).stat().st_size
 
     def _exact(self) -> npt.NDArray[np.int64]:
-        """The numbers in the graph of the rows nearest to each query, int64 [Q, up to 10]."""
+        """The numbers in the lists of the rows nearest to each query, int64 [Q, up to 10]."""
         best = exact.Best(len(self._queries), min(defaults.COUNT, len(self.order)))
         begin = 0
         for rows, vectors in self._blocks("measuring recall"):
@@ -220,9 +240,10 @@ class _Builder:
 
     def _hits(self, query: Vectors, found: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> float:
         """The share of the truth that was found. A row as near as the last of the truth is as good."""
-        products = self._graph.reconstruct_batch(found) @ query
-        least = (self._graph.reconstruct_batch(truth) @ query).min()
-        return float(np.mean(np.isin(found, truth) | (products >= least - _SAME)))
+        found = found[found >= 0]
+        products = self.lists.reconstruct_batch(found) @ query
+        least = (self.lists.reconstruct_batch(truth) @ query).min()
+        return int(np.sum(np.isin(found, truth) | (products >= least - _SAME))) / len(truth)
 
     def _blocks(self, what: str) -> Iterator[tuple[npt.NDArray[np.int64], Vectors]]:
         """Row numbers and vectors of about defaults.ADD_ROWS rows that have a finite vector, in order."""
@@ -231,6 +252,13 @@ class _Builder:
             yield rows, vectors
             done += len(rows)
             self._on_progress(what, done, total)
+
+
+def _search(lists: Any, queries: Vectors, k: int, probes: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
+    """Scores and numbers of the k nearest vectors in `probes` lists; the number -1 where there are fewer."""
+    parameters = _faiss().SearchParametersIVF(nprobe=probes)
+    scores, rows = lists.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)
+    return scores, rows
 
 
 def _faiss() -> Any:

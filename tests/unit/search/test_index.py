@@ -39,7 +39,7 @@ def test_answers_are_those_of_an_exact_search(indexed: Path) -> None:
     found = [[match.row.name for match in find(index, query, 10)] for query in queries]
     exact = [[match.row.name for match in find(dataset, query, 10)] for query in queries]
     shares = [len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)]
-    assert np.mean(shares) > 0.97
+    assert np.mean(shares) > 0.95
     first = find(index, queries[0], 1)[0]
     assert first.score == pytest.approx(find(dataset, queries[0], 1)[0].score, abs=1e-3)
     assert len(find(index, queries[0], ROWS)) == ROWS - 1
