@@ -102,7 +102,7 @@ def _here(text: str, server: TritonServer, dimension: int) -> str:
 
 
 def _run(block: Block, code: str, folder: Path) -> str:
-    """What the block printed."""
+    """What the block printed, messages for people included."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         [*_INTERPRETERS[block.language], code],
@@ -114,7 +114,7 @@ def _run(block: Block, code: str, folder: Path) -> str:
         check=False,
     )
     assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -189,7 +189,9 @@ def test_two_buckets_in_one_file(
         ("no/such/folder", "new.parquet", "no/such/folder does not exist"),
         ("gs://{bucket}", "old.parquet", "old.parquet exists. Give --resume"),
         ("gs://{bucket}", "old.parquet/new.parquet", "old.parquet is not a folder"),
-        ("gs://{bucket}", "gs://{bucket}/new.parquet", "gs:// is not supported"),
+        ("gs://{bucket}", "gs://no-such-bucket/new.parquet", "gs://no-such-bucket does not exist"),
+        ("gs://{bucket}", "ftp://host/new.parquet", "ftp:// is not supported"),
+        ("gs://{bucket}", "new.csv", "End its name in .parquet"),
     ],
 )
 def test_source_and_output_are_checked_before_the_server(
