@@ -103,7 +103,6 @@ def open_index(dataset: Path | str) -> Index:
         if (folder / _VECTORS).stat().st_size != described["bytes"]:
             raise UnusableIndexError(f"{folder / _VECTORS} is damaged: its size is wrong. {again}")
         lists = faiss.read_index(str(folder / _VECTORS), faiss.IO_FLAG_MMAP)
-        lists.parallel_mode = 1  # by lists, as there is one query at a time
         table = pa.ipc.open_file(pa.memory_map(str(folder / _ROWS))).read_all()
         return Index(
             dataset, table, described["model"], lists.d, described["recall"], described["probes"], lists
