@@ -14,8 +14,8 @@ DECODE = "server"
 CONCURRENCY = 16
 """Requests in flight. Triton batches across them."""
 PIXEL_REQUESTS = 2
-"""Requests with pixels in flight to one encoder at which further pixels are packed into the next ones. For an
-encoder of more instances, their number."""
+"""Most requests with pixels in flight to one encoder, or as many as it has instances, if these are more: see
+requests/packing.py."""
 IMAGES_PER_REQUEST = 8
 """Triton never splits a request: one preprocess instance decodes all of it."""
 BYTES_PER_REQUEST = 64 * 1024 * 1024

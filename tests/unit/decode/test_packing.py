@@ -79,6 +79,22 @@ def test_fewer_calls_than_senders_wait_for_nothing() -> None:
         assert [each.result(PATIENCE_S) for each in calls] == [["a"], ["b"]]
 
 
+def test_a_further_request_has_as_many_photos_as_the_smallest_in_flight() -> None:
+    engine = Engine()
+    packer = packer_of(engine, 2)
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(ask, packer, b"a", b"b")]
+        wait_until(lambda: len(engine.requests) == 1, "the first request")
+        calls.append(pool.submit(ask, packer, b"c"))
+        wait_until(lambda: waiting(packer) == 1, "a call that waits")
+        assert len(engine.requests) == 1
+        calls.append(pool.submit(ask, packer, b"d"))
+        wait_until(lambda: len(engine.requests) == 2, "the second request")
+        engine.gate.set()
+        assert [each.result(PATIENCE_S) for each in calls] == [["a", "b"], ["c"], ["d"]]
+    assert engine.requests[1] == [b"c", b"d"]
+
+
 def test_an_error_is_that_of_every_call_in_the_request_and_of_no_other() -> None:
     engine = Engine()
     packer = packer_of(engine, 1)

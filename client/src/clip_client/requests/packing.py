@@ -1,8 +1,9 @@
 """Packs the pixels of concurrent calls into few requests: each request costs CPU time on both sides.
 
-A call that finds fewer than `senders` requests in flight sends its pixels at once. The others wait. When a
-request ends, the call that has waited longest sends the pixels of all that wait, up to the encoder's largest
-batch. So nothing waits for pixels that may not come, and requests grow only while the encoder is busy.
+A call sends its pixels at once if no request is in flight. While some are, at most `senders` of them, others
+wait until they have as many photos as the smallest of those requests, or until one of them ends. The call
+that has waited longest then sends the pixels of all that wait, up to the encoder's largest batch. So nothing
+waits for pixels that may not come, every instance of the encoder is used, and requests grow while it is busy.
 
 Like retry.py, generators without I/O for both clients.
 """
@@ -12,8 +13,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from clip_client.requests.pixels import EncoderInfo
 from clip_client.requests.retry import Flow, RetryEngine, Wait
@@ -26,11 +27,12 @@ _WAIT_S = 3600.0
 
 @dataclass(eq=False)
 class _Part:
-    """One call's pixels. `event` is set when it has an answer or an error, or when it is its turn to send."""
+    """One call's pixels. `event` is set when it has an answer or an error, or when it is its turn to send
+    those of `batch`, its own first."""
 
     pixels: Sequence[bytes]
     event: Event
-    is_sender: bool = False
+    batch: list[_Part] = field(default_factory=list)
     answer: TimedAnswer | None = None
     error: Exception | None = None
     has_left: bool = False
@@ -42,10 +44,10 @@ class PixelPacker:
     def __init__(
         self, engine: RetryEngine, encoder: EncoderInfo, senders: int, event: Callable[[], Event]
     ) -> None:
-        self._engine, self._encoder, self._event = engine, encoder, event
-        self._free = senders
+        self._engine, self._encoder, self._senders, self._event = engine, encoder, senders, event
         self._lock = threading.Lock()
         self._waiting: deque[_Part] = deque()
+        self._in_flight: list[list[_Part]] = []
 
     def request(self, pixels: Sequence[bytes]) -> Flow[TimedAnswer]:
         """Like RetryEngine.request(), for at most a batch of pixels. Raises ServerUnavailable."""
@@ -56,69 +58,65 @@ class PixelPacker:
         try:
             while not part.event.is_set():
                 yield Wait(part.event, _WAIT_S)
-            if part.is_sender:
-                yield from self._send(part)
+            if part.batch:
+                yield from self._send([each for each in part.batch if not each.has_left])
         finally:
             self._leave(part)
         if part.error is not None:
             raise part.error
         assert part.answer is not None
-        waited_s = time.monotonic() - begin - part.answer.seconds
+        waited_s = max(0.0, time.monotonic() - begin - part.answer.seconds)
         return TimedAnswer(
             part.answer.results,
             part.answer.seconds + waited_s,
-            waited_s=part.answer.waited_s + max(0.0, waited_s),
+            waited_s=part.answer.waited_s + waited_s,
         )
 
-    def _send(self, sender: _Part) -> Flow[None]:
-        parts = self._take(sender)
+    def _send(self, parts: Sequence[_Part]) -> Flow[None]:
+        pixels = [each for part in parts for each in part.pixels]
         try:
-            pixels = [each for part in parts for each in part.pixels]
             answer = yield from self._engine.request(self._encoder, pixels)
         except Exception as error:
-            self._finish(parts, error=error)
-        except BaseException:  # the caller gives up: not the other calls
-            with self._lock:
-                self._waiting.extendleft(each for each in reversed(parts[1:]) if not each.has_left)
-            raise
-        else:
-            self._finish(parts, answer=answer)
-
-    def _take(self, sender: _Part) -> list[_Part]:
-        """The sender's part, and those that have waited longest, up to a batch."""
-        parts, room = [sender], self._encoder.max_batch_size - len(sender.pixels)
-        with self._lock:
-            while self._waiting and len(self._waiting[0].pixels) <= room:
-                parts.append(self._waiting.popleft())
-                room -= len(parts[-1].pixels)
-        return parts
-
-    def _finish(
-        self, parts: Sequence[_Part], *, answer: TimedAnswer | None = None, error: Exception | None = None
-    ) -> None:
+            for part in parts:
+                part.error = error
+                part.event.set()
+            return
         start = 0
         for part in parts:
-            end = start + len(part.pixels)
-            if answer is not None:
-                results = answer.results[start:end]
-                part.answer = TimedAnswer(results, answer.seconds, waited_s=answer.waited_s)
-            part.error, start = error, end
+            results = answer.results[start : start + len(part.pixels)]
+            part.answer = TimedAnswer(results, answer.seconds, waited_s=answer.waited_s)
+            start += len(part.pixels)
             part.event.set()
 
     def _leave(self, part: _Part) -> None:
-        """Ends a call, whether it was answered or not."""
+        """Ends a call. If it gave up before it could send for others, they wait again."""
         with self._lock:
             part.has_left = True
-            if part.is_sender:
-                self._free += 1
+            if part.batch:
+                self._in_flight.remove(part.batch)
+                others = [each for each in part.batch[1:] if not each.event.is_set() and not each.has_left]
+                self._waiting.extendleft(reversed(others))
             elif part in self._waiting:
                 self._waiting.remove(part)
             self._appoint()
 
     def _appoint(self) -> None:
-        """Makes those that have waited longest senders, as many as may send."""
-        while self._free and self._waiting:
-            part = self._waiting.popleft()
-            self._free -= 1
-            part.is_sender = True
-            part.event.set()
+        """Gives calls that wait their turn to send, the longest waiting first."""
+        while self._waiting and self._may_send():
+            sender = self._waiting.popleft()
+            sender.batch = [sender]
+            room = self._encoder.max_batch_size - len(sender.pixels)
+            while self._waiting and len(self._waiting[0].pixels) <= room:
+                sender.batch.append(self._waiting.popleft())
+                room -= len(sender.batch[-1].pixels)
+            self._in_flight.append(sender.batch)
+            sender.event.set()
+
+    def _may_send(self) -> bool:
+        if len(self._in_flight) >= self._senders:
+            return False
+        return _photos(self._waiting) >= min(map(_photos, self._in_flight), default=0)
+
+
+def _photos(parts: Iterable[_Part]) -> int:
+    return sum(len(part.pixels) for part in parts)
