@@ -56,7 +56,7 @@ def out(server: TritonServer, bucket: str, tmp_path_factory: pytest.TempPathFact
     ]
     done = [worker.communicate(timeout=2 * PATIENCE_S) for worker in workers]
     for worker, (_, said) in zip(workers, done, strict=True):
-        assert worker.returncode == 1, said
+        assert worker.returncode in (0, 1), said  # 0 if it met no failed photo
     new = [json.loads(printed)["partitions"] for printed, _ in done]
     assert sum(new) == 6, "each partition has one shard, whoever wrote it"
     return folder

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -197,14 +197,24 @@ class _Dying:
         return kind is Killed
 
 
-def test_any_history() -> None:
+def histories(examples: int, steps: int) -> None:
+    """The same ones in each run, however busy the machine is."""
     run_state_machine_as_test(
-        Histories, settings=settings(max_examples=10, stateful_step_count=12, deadline=None)
+        Histories,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
     )
+
+
+def test_any_history() -> None:
+    histories(10, 12)
 
 
 @pytest.mark.slow
 def test_many_histories() -> None:
-    run_state_machine_as_test(
-        Histories, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
-    )
+    histories(60, 30)
