@@ -4,6 +4,7 @@ VENV := .venv
 EXPORT_VENV := .venv-export
 BENCH_VENV := .venv-bench
 SEARCH_VENV := .venv-search
+ENGINES_VENV := .venv-engines
 RUN := $(VENV)/bin/python
 TEST_REPOSITORY := build/test/model_repository
 SMALL_REPOSITORY := build/test/small_repository
@@ -20,7 +21,7 @@ export CLIP_SMALL_REPOSITORY := $(CURDIR)/$(SMALL_REPOSITORY)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help coverage compare-origin setup setup-export setup-bench setup-search test-databases demo test test-fast test-slow lint docs format configs fuzz soak bench bench-preprocess bench-server bench-client clean
+.PHONY: help coverage compare-origin setup setup-export setup-bench setup-search setup-engines test-databases test-engines demo test test-fast test-slow lint docs format configs fuzz soak bench bench-preprocess bench-server bench-client clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -44,6 +45,11 @@ setup-search: $(SEARCH_VENV)/.ready ## The environment of the databases that cli
 $(SEARCH_VENV)/.ready: tools/environment.py tools/requirements-search.txt constraints.txt $(wildcard */pyproject.toml) | $(VENV)/.ready
 	$(PYTHON) tools/environment.py $(SEARCH_VENV) search
 
+setup-engines: $(ENGINES_VENV)/.ready ## The environment of the engines of clip-batch: Ray, Beam (650 MB)
+
+$(ENGINES_VENV)/.ready: tools/environment.py tools/requirements-engines.txt $(wildcard */pyproject.toml) | $(VENV)/.ready
+	$(PYTHON) tools/environment.py $(ENGINES_VENV) engines
+
 demo: setup setup-export ## Bucket to embeddings on a real server, with a page to look at (PHOTOS=dir for yours)
 	$(RUN) -m tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
@@ -57,12 +63,15 @@ test-fast: setup ## The unit tests alone
 coverage: setup ## The unit tests, with the lines and branches they leave out
 	$(RUN) -m pytest -q -n 2 --cov --cov-report=term --cov-report=html:build/coverage tests/unit
 
-test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready test-databases ## Sweeps, the demo, benchmarks, databases, each distribution alone
+test-slow: $(TEST_REPOSITORY)/.ready $(SMALL_REPOSITORY)/.ready test-databases test-engines ## Sweeps, the demo, benchmarks, databases, engines, each distribution alone
 	$(RUN) $(PYTEST) -m slow tests/slow tests/integration tests/unit
 	$(EXPORT_VENV)/bin/python $(PYTEST) -n 2 -m slow tests/golden
 
 test-databases: $(SEARCH_VENV)/.ready ## clip-search with LanceDB, PostgreSQL and Qdrant
 	$(SEARCH_VENV)/bin/python -m pytest -q tests/databases
+
+test-engines: $(ENGINES_VENV)/.ready $(SMALL_REPOSITORY)/.ready ## clip-batch with Ray and Beam
+	$(ENGINES_VENV)/bin/python -m pytest -q --durations 5 tests/engines
 
 # The exports are made again when what writes or checks them changes.
 EXPORT_SOURCES := $(VENV)/.ready $(EXPORT_VENV)/.ready $(wildcard export/src/clip_export/*.py \
@@ -118,4 +127,4 @@ bench-client: $(TEST_REPOSITORY)/.ready ## The cost of the client, from bucket t
 	$(RUN) -m benchmarks.client_cost --repository $(TEST_REPOSITORY) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 clean: ## Remove what was built, environments included
-	rm -rf build $(VENV) $(EXPORT_VENV) $(BENCH_VENV) $(SEARCH_VENV)
+	rm -rf build $(VENV) $(EXPORT_VENV) $(BENCH_VENV) $(SEARCH_VENV) $(ENGINES_VENV)

@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 
 from tqdm import tqdm
 
@@ -80,6 +81,7 @@ def _run(options: argparse.Namespace) -> int:
     engine = open_engine(options.engine, options.workers)
     total = _objects(dataset, partitions)
     with (
+        redirect_stdout(sys.stderr),  # Ray prints messages of its cluster; the result is alone on stdout
         _progress(total, quiet=options.quiet) as show,
         closing(engine.run(job, partitions, meter, show)) as results,
     ):
