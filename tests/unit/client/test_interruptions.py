@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator
@@ -56,6 +57,12 @@ runs = st.builds(
 )
 _WHOLE = Run(False, frozenset(), frozenset(), _OBJECTS, True, None, True)
 _STOPPED_OVERWRITE = Run(True, frozenset(), frozenset(), 4, True, None, True)
+_HALF_MERGED = [
+    dataclasses.replace(_WHOLE, failing=frozenset({0, 1, 2})),
+    dataclasses.replace(_WHOLE, dies_at=4, renamed=False),  # it has renamed the errors, and not OUT
+    Run(True, frozenset(), frozenset(), 0, False, None, True),
+    Run(False, frozenset(), frozenset(), 0, True, None, True),
+]
 
 
 @contextmanager
@@ -139,6 +146,7 @@ def _is_done(known: dict[str, StoredRow], item: ObjectInfo) -> bool:
 @settings(deadline=None, max_examples=80)
 @given(history=st.lists(runs, max_size=5), shard_rows=st.integers(1, 4), is_bucket=st.booleans())
 @example(history=[_WHOLE, _STOPPED_OVERWRITE], shard_rows=2, is_bucket=True)
+@example(history=_HALF_MERGED, shard_rows=4, is_bucket=False)
 def test_no_row_is_lost_or_duplicated(history: list[Run], shard_rows: int, is_bucket: bool) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -138,16 +138,23 @@ class ParquetSink:
 
     def finish(self) -> dict[str, int]:
         self.flush()
-        counts: Counter[str] = Counter()
-        merged = self._shards.merged(self._schema, self._times, self._removed, counts)
-        # Both are written before either is renamed, OUT last.
-        with self._writing(self._out) as out, self._writing(self._errors) as errors:
-            has_errors = _write(errors, without_vectors(self._schema), merged.errors())
-            _write(out, self._schema, merged.embedded())
-        if not has_errors:
-            self._errors.unlink(missing_ok=True)
+        counts = self._merge(self._schema)
         self._publish()
         self._shards.remove()
+        return counts
+
+    def _merge(self, schema: Any) -> Counter[str]:
+        """Writes OUT and its errors from the shards, and marks these until both are in place."""
+        counts: Counter[str] = Counter()
+        merged = self._shards.merged(schema, self._times, self._removed, counts)
+        self._shards.merging.touch()
+        # Both are written before either is renamed, OUT last.
+        with self._writing(self._out) as out, self._writing(self._errors) as errors:
+            has_errors = _write(errors, without_vectors(schema), merged.errors())
+            _write(out, schema, merged.embedded())
+        if not has_errors:
+            self._errors.unlink(missing_ok=True)
+        self._shards.merging.unlink()
         return counts
 
     def _publish(self) -> None:
@@ -191,8 +198,12 @@ class ParquetSink:
     def _forget(self) -> None:
         """Removes earlier shards. An empty first one keeps the next run from starting with OUT.
 
-        It names the source, so that a run of another one does not go on and leave out the rows of OUT.
+        It names the source, so that a run of another one does not go on and leave out the rows of OUT. A
+        killed run may have replaced the errors and not OUT: this is completed first, from its shards.
         """
+        if self._shards.merging.exists() and (paths := self._shards.paths()):
+            with suppress(SinkError):  # whatever keeps it from that, these rows are to be overwritten
+                self._merge(pq.read_schema(paths[-1]))
         named = self._schema.with_metadata({**self._schema.metadata, SOURCE_KEY: self._source.encode()})
         with self._writing(self._shards.first) as shard:
             _write(shard, named, iter(()))

@@ -43,6 +43,8 @@ class Shards:
         self.folder = folder
         self.first = folder / "shard-000000.parquet"
         self.first_errors = folder / "shard-000000-errors.parquet"
+        self.merging = folder / "merging"
+        """A file that is there while the shards are merged."""
         self.unnamed: str | None = None
         """The source of rows that do not name theirs, which version 0.1 wrote; None if it is not known."""
 
