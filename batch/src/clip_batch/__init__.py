@@ -4,7 +4,7 @@ from clip_batch.budget import Budget, Meter
 from clip_batch.compact import Compaction, compact
 from clip_batch.dataset import Dataset, ShardCounts
 from clip_batch.engines.base import ClientOptions, Engine, Job, Worker
-from clip_batch.errors import BatchError, BudgetExceeded, ModelMismatch, StorageError
+from clip_batch.errors import BatchError, BudgetExceeded, DamagedFile, ModelMismatch, StorageError
 from clip_batch.layout import Partition
 from clip_batch.lists import Listing, open_listing
 from clip_batch.manifest import Plan, PlannedObject
@@ -22,6 +22,7 @@ __all__ = [
     "BudgetExceeded",
     "ClientOptions",
     "Compaction",
+    "DamagedFile",
     "Dataset",
     "Engine",
     "Job",

@@ -26,7 +26,7 @@ from clip_batch.keys import Keys, KeyTable, keys_of_table
 from clip_batch.layout import COMPACTIONS, EMBEDDINGS, ERRORS, ShardName, compacted
 from clip_batch.manifest import Plan, gone_tables
 from clip_batch.models import read_model
-from clip_batch.storage import Storage
+from clip_batch.storage import Storage, reading
 from clip_client.sinks.parquet import METADATA_KEY
 from clip_client.sinks.schema import conformed
 
@@ -171,7 +171,7 @@ class _Work:
         return rows
 
     def _keys(self, name: ShardName) -> Keys:
-        with self._storage.open(name.name) as file:
+        with reading(self._storage, name.name) as file:
             return keys_of_table(pq.read_table(file, columns=["source", "name"], use_threads=False))
 
     def write(self, snapshot: Snapshot, rows_per_file: int) -> list[str]:
@@ -216,7 +216,7 @@ class _Work:
         written = 0
         for name, keep in sources:
             begin = 0
-            with self._storage.open(name.name) as file:
+            with reading(self._storage, name.name) as file:
                 for batch in pq.ParquetFile(file).iter_batches(defaults.ROW_GROUP_ROWS, use_threads=False):
                     mask = pa.array(keep[begin : begin + batch.num_rows])
                     begin += batch.num_rows

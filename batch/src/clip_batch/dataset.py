@@ -8,7 +8,7 @@ removed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -17,9 +17,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from clip_batch import defaults
+from clip_batch.errors import DamagedFile
 from clip_batch.layout import COMPACTIONS, EMBEDDINGS, ERRORS, Partition, ShardName
 from clip_batch.manifest import Plan, read_plans
-from clip_batch.storage import Storage
+from clip_batch.storage import Storage, read_json, reading
 from clip_client.sinks.parquet import METADATA_KEY
 
 BATCH_KEY = b"clip_triton_batch"
@@ -134,10 +135,19 @@ class Dataset:
             key=lambda each: (each.plan, each.name),
         )
 
-    def infos(self) -> Iterator[FileInfo]:
-        """The footers of shards(), in their order. A bucket answers many requests at once."""
+    def infos(self, on_damage: Callable[[DamagedFile], None] | None = None) -> Iterator[FileInfo]:
+        """The footers of shards(), in their order. A bucket answers many requests at once.
+
+        Raises DamagedFile, or gives it to `on_damage` and goes on with the next file.
+        """
         with ThreadPoolExecutor(defaults.FOOTERS_AT_ONCE) as pool:
-            yield from pool.map(partial(read_info, self.storage), self.shards())
+            for found in pool.map(partial(_info_or_damage, self.storage), self.shards()):
+                if isinstance(found, FileInfo):
+                    yield found
+                elif on_damage is None:
+                    raise found
+                else:
+                    on_damage(found)
 
     def error_files(self, infos: Sequence[FileInfo]) -> list[ShardName]:
         """The files of failed rows that count, given the footers of the shards."""
@@ -176,15 +186,22 @@ def read_snapshot(storage: Storage) -> Snapshot:
     names = [file.name for file in storage.list(COMPACTIONS) if file.name.endswith(".json")]
     if not names:
         return Snapshot()
-    values = json.loads(storage.read(names[-1]))
+    values = read_json(storage, names[-1])
     return Snapshot(**{**values, "files": tuple(values["files"])})
 
 
 def read_info(storage: Storage, shard: ShardName) -> FileInfo:
-    """A file's footer. Raises FileNotFoundError."""
-    with storage.open(shard.name) as file:
+    """A file's footer. Raises FileNotFoundError and DamagedFile."""
+    with reading(storage, shard.name) as file:
         footer = pq.read_metadata(file)
-    found = footer.metadata or {}
-    counts = found.get(BATCH_KEY)
-    model = json.loads(found.get(METADATA_KEY, b"{}"))
-    return FileInfo(shard, footer.num_rows, model, ShardCounts.from_json(counts) if counts else None)
+        found = footer.metadata or {}
+        counts = found.get(BATCH_KEY)
+        model = json.loads(found.get(METADATA_KEY, b"{}"))
+        return FileInfo(shard, footer.num_rows, model, ShardCounts.from_json(counts) if counts else None)
+
+
+def _info_or_damage(storage: Storage, shard: ShardName) -> FileInfo | DamagedFile:
+    try:
+        return read_info(storage, shard)
+    except DamagedFile as error:
+        return error

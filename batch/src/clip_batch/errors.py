@@ -2,6 +2,7 @@
 
 BatchError              a plan, partition or option that cannot be used
 ├── StorageError        the folder of the output cannot be read or written
+│   └── DamagedFile     one of its files is not what clip-batch wrote
 ├── ModelMismatch       the server's model or settings differ from those of the output
 └── BudgetExceeded      more objects failed than --max-failed or --max-failed-share allows
 
@@ -17,6 +18,10 @@ class BatchError(Exception):
 
 class StorageError(BatchError):
     """The folder or bucket of the output cannot be read or written; this affects all partitions."""
+
+
+class DamagedFile(StorageError):  # noqa: N818 - reads as the state that it names
+    """A file of the output was cut off or changed; the text names it."""
 
 
 class ModelMismatch(BatchError):  # noqa: N818 - reads as the state that it names

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import IO, Any
@@ -17,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_batch import defaults
-from clip_batch.errors import BatchError
+from clip_batch.errors import BatchError, DamagedFile
 from clip_batch.layout import PLANS, Partition
-from clip_batch.storage import Storage
+from clip_batch.storage import Storage, read_json, reading
 from clip_client import ObjectInfo
 
 _INFO = ("name", "size", "generation", "crc32c", "content_encoding", "mtime_ns")
@@ -97,9 +98,8 @@ class Plan:
         return json.dumps(dataclasses.asdict(self), indent=2).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Plan:
+    def from_json(cls, values: Mapping[str, Any]) -> Plan:
         """Ignores what a later release adds."""
-        values: dict[str, Any] = json.loads(data)
         known = {field.name for field in dataclasses.fields(cls)}
         given = {name: value for name, value in values.items() if name in known}
         return cls(**{**given, "sources": tuple(given["sources"])})
@@ -108,13 +108,13 @@ class Plan:
 def read_plans(storage: Storage) -> list[Plan]:
     """All plans, in order."""
     names = [file.name for file in storage.list(PLANS) if file.name.endswith(".json")]
-    return [Plan.from_json(storage.read(name)) for name in names]
+    return [Plan.from_json(read_json(storage, name)) for name in names]
 
 
 def read_plan(storage: Storage, number: int) -> Plan:
     """One plan. Raises BatchError if there is none of this number."""
     try:
-        return Plan.from_json(storage.read(f"{PLANS}/{number:06d}.json"))
+        return Plan.from_json(read_json(storage, f"{PLANS}/{number:06d}.json"))
     except FileNotFoundError:
         raise BatchError(
             f"{storage.uri} has no plan {number}. Make one with: clip-batch plan SOURCE --out {storage.uri}"
@@ -130,7 +130,7 @@ def read_partition(storage: Storage, partition: Partition) -> list[PlannedObject
             f"{partition.number}"
         )
     part, group = divmod(partition.number, plan.per_part)
-    with storage.open(plan.part_name(part)) as file:
+    with _reading(storage, plan.part_name(part)) as file:
         return objects_of(pq.ParquetFile(file).read_row_group(group, use_threads=False))
 
 
@@ -152,7 +152,7 @@ def partition_tables(storage: Storage, plan: Plan) -> Iterator[tuple[Partition, 
     """Each partition's rows, in order, in the memory of one partition."""
     number = 0
     for name in plan.part_names():
-        with storage.open(name) as file:
+        with _reading(storage, name) as file:
             reader = pq.ParquetFile(file)
             for group in range(reader.num_row_groups):
                 yield Partition(plan.number, number), reader.read_row_group(group, use_threads=False)
@@ -197,6 +197,16 @@ def publish(storage: Storage, plan: Plan) -> None:
 def gone_tables(storage: Storage, plan: Plan) -> Iterator[Any]:
     """The objects that the plan found gone, in batches."""
     if plan.gone:
-        with storage.open(plan.gone_name) as file:
+        with _reading(storage, plan.gone_name) as file:
             for batch in pq.ParquetFile(file).iter_batches(use_threads=False):
                 yield pa.Table.from_batches([batch])
+
+
+@contextmanager
+def _reading(storage: Storage, name: str) -> Iterator[Any]:
+    """A manifest's file. It exists as long as its plan does."""
+    try:
+        with reading(storage, name) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise DamagedFile(f"{storage.uri}/{name} is missing. Restore it from a copy") from error

@@ -12,17 +12,16 @@ from typing import IO
 
 from clip_batch.errors import ModelMismatch
 from clip_batch.layout import MODELS
-from clip_batch.storage import Storage
+from clip_batch.storage import Storage, read_json
 from clip_client.sinks.base import model_difference
 
 
 def read_model(storage: Storage, epoch: int) -> dict[str, str] | None:
     """The model's description, from describe_model(); None if the epoch has no vectors yet."""
     try:
-        model: dict[str, str] = json.loads(storage.read(_name(epoch)))
+        return read_json(storage, _name(epoch))
     except FileNotFoundError:
         return None
-    return model
 
 
 def claim_model(storage: Storage, epoch: int, model: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from typing import IO
 
 from clip_batch import defaults
 from clip_batch.layout import POISON
-from clip_batch.storage import Storage
+from clip_batch.storage import Storage, read_json
 from clip_client import ObjectInfo
 from clip_client.errors import ServerCrash
 from clip_client.sources.base import crc32c
@@ -69,7 +69,7 @@ class PoisonList:
         with self._lock:
             if time.monotonic() - self._read_at > defaults.POISON_REFRESH_S:
                 for file in self._storage.list(POISON):
-                    entry = json.loads(self._storage.read(file.name))
+                    entry = read_json(self._storage, file.name)
                     self._found[entry["size"], entry["crc32c"]] = entry["text"]
                 self._read_at = time.monotonic()
             return self._found

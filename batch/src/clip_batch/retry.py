@@ -14,7 +14,7 @@ from clip_batch.keys import keys_of_table
 from clip_batch.manifest import Plan, PlannedObject, gone_tables, objects_of, partition_tables
 from clip_batch.plan import plan_objects
 from clip_batch.poison import PoisonList
-from clip_batch.storage import Storage
+from clip_batch.storage import Storage, reading
 from clip_client import ObjectInfo
 from clip_client.errors import PERMANENT_CODES
 
@@ -64,7 +64,7 @@ def _failed(dataset: Dataset, codes: Collection[str] | None) -> dict[bytes, _Fai
     failed: dict[bytes, _Failed] = {}
     columns = ["source", "name", "size", "crc32c", "error_code"]
     for name in dataset.error_files(list(dataset.infos())):
-        with dataset.storage.open(name.name) as file:
+        with reading(dataset.storage, name.name) as file:
             table = pq.read_table(file, columns=columns, use_threads=False)
         rows = table.select(["name", "size", "crc32c", "error_code"]).to_pylist()
         for key, row in zip(keys_of_table(table).tolist(), rows, strict=True):

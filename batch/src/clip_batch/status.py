@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow.parquet as pq
 
 from clip_batch.dataset import Dataset, ShardCounts
-from clip_batch.storage import Storage
+from clip_batch.storage import Storage, reading
 
 _WINDOW_S = 600.0
 """The rate is of the partitions that were finished in the last ten minutes of work."""
@@ -76,7 +76,7 @@ def read_status(storage: Storage) -> Status:
 
 
 def _codes(storage: Storage, name: str) -> list[str]:
-    with storage.open(name) as file:
+    with reading(storage, name) as file:
         codes: list[str] = pq.read_table(file, columns=["error_code"]).column(0).to_pylist()
     return codes
 

@@ -6,6 +6,7 @@ To add a storage, write a class with Storage's members and register it in STORAG
 from __future__ import annotations
 
 import errno
+import json
 import os
 import tempfile
 import time
@@ -19,7 +20,8 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from clip_batch import defaults
-from clip_batch.errors import StorageError
+from clip_batch.errors import DamagedFile, StorageError
+from clip_batch.layout import EMBEDDINGS, ShardName
 
 if TYPE_CHECKING:
     from clip_client.bucket import Bucket
@@ -273,3 +275,32 @@ def _gcs(uri: str) -> Storage:
 
 STORAGES: dict[str, Callable[[str], Storage]] = {"": _local, "gs": _gcs}
 """Storage by URI scheme; "" is a path. To add one, add its function here."""
+
+
+@contextmanager
+def reading(storage: Storage, name: str) -> Iterator[Any]:
+    """A Parquet file. Raises FileNotFoundError, and DamagedFile if its content cannot be read."""
+    try:
+        with storage.open(name) as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # OSError: a page that is no page
+        raise _damaged(storage, name, error) from error
+
+
+def read_json(storage: Storage, name: str) -> dict[str, Any]:
+    """A JSON file. Raises FileNotFoundError, and DamagedFile if its content cannot be read."""
+    try:
+        values: dict[str, Any] = json.loads(storage.read(name))
+    except ValueError as error:
+        raise _damaged(storage, name, error) from error
+    return values
+
+
+def _damaged(storage: Storage, name: str, error: Exception) -> DamagedFile:
+    reason = str(error).strip().partition("\n")[0].rstrip(".")
+    shard = ShardName.parse(name)
+    is_shard = name.startswith(f"{EMBEDDINGS}/") and shard is not None and shard.partition is not None
+    advice = "Delete it, and run again to embed its partition" if is_shard else "Restore it from a copy"
+    return DamagedFile(f"{storage.uri}/{name} is damaged: {reason}. {advice}")

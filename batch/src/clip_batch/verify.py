@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from clip_batch.dataset import Dataset, FileInfo, ShardCounts
+from clip_batch.errors import DamagedFile
 from clip_batch.keys import KEY, Keys, KeyTable, keys_of_table
 from clip_batch.layout import Partition, ShardName
 from clip_batch.manifest import Plan, gone_tables, partition_tables
 from clip_batch.models import read_model
-from clip_batch.storage import Storage
+from clip_batch.storage import Storage, reading
 from clip_client import defaults as client_defaults
 from clip_client.sinks.base import model_difference
 from clip_client.sinks.schema import VECTOR
@@ -72,7 +73,10 @@ class _Verifier:
         dataset, report = self._dataset, self._report
         report.plans = len(dataset.plans)
         report.partitions = sum(plan.partitions for plan in dataset.plans)
-        infos = list(dataset.infos())
+        damaged: list[DamagedFile] = []
+        infos = list(dataset.infos(damaged.append))
+        for error in damaged:
+            report.add(str(error))
         errors = dataset.error_files(infos)
         live = {info.name.name for info in infos} | {name.name for name in errors}
         report.unused = len(set(dataset.files) - live)
@@ -158,13 +162,15 @@ class _Verifier:
 
     def _batches(self, name: str) -> Iterator[Any]:
         try:
-            with self._storage.open(name) as file:
+            with reading(self._storage, name) as file:
                 reader = pq.ParquetFile(file)
                 columns = ["source", "name"]
                 columns.append(VECTOR if VECTOR in reader.schema_arrow.names else "error_code")
                 yield from reader.iter_batches(_READ_ROWS, columns=columns, use_threads=False)
         except FileNotFoundError:
             self._report.add(f"{name} is missing")
+        except DamagedFile as error:
+            self._report.add(str(error))
 
     def _check_vectors(self, name: str, column: Any) -> None:
         dimension = column.type.list_size
