@@ -105,6 +105,10 @@ class Plan:
         return cls(**{**given, "sources": tuple(given["sources"])})
 
 
+def has_plans(storage: Storage) -> bool:
+    return any(file.name.endswith(".json") for file in storage.list(PLANS))
+
+
 def read_plans(storage: Storage) -> list[Plan]:
     """All plans, in order."""
     names = [file.name for file in storage.list(PLANS) if file.name.endswith(".json")]

@@ -100,9 +100,35 @@ def test_errors_name_the_cause(out: str, tmp_path: Path, capsys: pytest.CaptureF
     ):
         assert main(command) == 2
         assert said in capsys.readouterr().err
-    for command in (["retry", out, "--failed", "corupt"], ["run", out, "--max-failed-share", "2"]):
+    for command in (
+        ["retry", out, "--failed", "corupt"],
+        ["run", out, "--max-failed-share", "2"],
+        ["run", out, "--max-failed=-1"],
+    ):
         with pytest.raises(SystemExit, match="2"):
             main(command)
+
+
+@pytest.mark.parametrize("command", ["run", "status", "verify", "retry", "compact", "stale"])
+def test_a_mistyped_output_is_not_an_empty_job(
+    tmp_path: Path, transport: EmbedderTransport, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del transport
+    assert main([command, str(tmp_path / "none")]) == 2
+    assert "has no plan. Make one with: clip-batch plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("index", ["x", "-1", "\u00b2", "1.0"])
+def test_an_index_that_is_no_number_does_not_run_all_partitions(
+    out: str, index: str, transport: EmbedderTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", out])
+    assert not transport.sent
+    assert main(["status", out]) == 0, "other commands take no index"
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "")
+    assert main(["run", out]) == 1, "all partitions; bad.jpg failed"
 
 
 def test_an_unexpected_error_is_not_taken_for_a_result(

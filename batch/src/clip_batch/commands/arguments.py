@@ -8,6 +8,8 @@ from typing import Any
 
 from clip_batch.dataset import recover
 from clip_batch.engines.base import ClientOptions
+from clip_batch.errors import BatchError
+from clip_batch.manifest import has_plans
 from clip_batch.storage import Storage, open_storage
 from clip_client import defaults as client_defaults
 from clip_client.arguments import add_connection_options, add_url_option, connection_of, seconds, urls
@@ -33,6 +35,15 @@ def writable(out: str) -> Storage:
     storage = open_storage(out)
     storage.check()
     recover(storage)
+    return storage
+
+
+def planned(storage: Storage) -> Storage:
+    """The output of a job. Raises BatchError if it has no plan: a mistyped OUT is not an empty job."""
+    if not has_plans(storage):
+        raise BatchError(
+            f"{storage.uri} has no plan. Make one with: clip-batch plan SOURCE --out {storage.uri}"
+        )
     return storage
 
 

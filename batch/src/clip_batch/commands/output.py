@@ -7,7 +7,7 @@ import dataclasses
 import json
 
 from clip_batch import defaults
-from clip_batch.commands.arguments import add_common, add_server_options, model_of, say, writable
+from clip_batch.commands.arguments import add_common, add_server_options, model_of, planned, say, writable
 from clip_batch.compact import compact
 from clip_batch.stale import find_stale
 from clip_batch.status import read_status
@@ -25,7 +25,7 @@ def add_status(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    status = read_status(open_storage(options.out))
+    status = read_status(planned(open_storage(options.out)))
     cost = status.cost(options.price_per_hour) if options.price_per_hour is not None else {}
     if options.json:
         values = {**dataclasses.asdict(status), "seconds_left": status.seconds_left, "cost": cost}
@@ -65,7 +65,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    report = verify(open_storage(options.out))
+    report = verify(planned(open_storage(options.out)))
     if options.json:
         print(json.dumps({**dataclasses.asdict(report), "ok": report.ok}))
     for problem in report.problems:
@@ -93,7 +93,7 @@ def add_compact(parser: argparse.ArgumentParser) -> None:
 
 
 def _compact(options: argparse.Namespace) -> int:
-    done = compact(writable(options.out), options.rows)
+    done = compact(planned(writable(options.out)), options.rows)
     if options.json:
         print(json.dumps(dataclasses.asdict(done)))
     waiting = f"; {done.waiting} later plans are not finished" if done.waiting else ""
@@ -120,8 +120,8 @@ def add_stale(parser: argparse.ArgumentParser) -> None:
 
 
 def _stale(options: argparse.Namespace) -> int:
-    model = model_of(options)
-    found = find_stale(open_storage(options.out), model)
+    storage = planned(open_storage(options.out))
+    found = find_stale(storage, model_of(options))
     hours = found.hours(options.rate)
     price = options.price_per_hour
     cost = None if price is None or hours is None else price * hours

@@ -10,7 +10,7 @@ import time
 from tqdm import tqdm
 
 from clip_batch import defaults
-from clip_batch.commands.arguments import add_common, add_server_options, model_of, say, writable
+from clip_batch.commands.arguments import add_common, add_server_options, model_of, planned, say, writable
 from clip_batch.lists import open_listing
 from clip_batch.plan import PlanOptions, make_plan
 from clip_batch.retry import retry
@@ -106,7 +106,7 @@ def add_retry(parser: argparse.ArgumentParser) -> None:
 
 
 def _retry(options: argparse.Namespace) -> int:
-    plan = retry(writable(options.out), options.failed, options.partition_size)
+    plan = retry(planned(writable(options.out)), options.failed, options.partition_size)
     if options.json:
         print(json.dumps(dataclasses.asdict(plan)))
     if plan.objects:

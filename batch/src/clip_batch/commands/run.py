@@ -16,7 +16,14 @@ from tqdm import tqdm
 
 from clip_batch import defaults
 from clip_batch.budget import Budget, Meter
-from clip_batch.commands.arguments import add_common, add_server_options, client_options, say, writable
+from clip_batch.commands.arguments import (
+    add_common,
+    add_server_options,
+    client_options,
+    planned,
+    say,
+    writable,
+)
 from clip_batch.dataset import Dataset, ShardCounts
 from clip_batch.engines import ENGINES, open_engine
 from clip_batch.engines.base import Job, OnProgress
@@ -45,15 +52,14 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=count, default=defaults.WORKERS, metavar="N",
         help="partitions at a time (default: %(default)s)")  # fmt: skip
     add("--plan", type=count, metavar="N", help="this plan alone (default: all; with --partition: the last)")
-    index = os.environ.get("JOB_COMPLETION_INDEX")
-    add("--partition", type=int, metavar="N", default=int(index) if index and index.isdigit() else None,
+    add("--partition", type=whole, metavar="N", default=os.environ.get("JOB_COMPLETION_INDEX") or None,
         help="this partition alone, counted from 0 (default: JOB_COMPLETION_INDEX, which an Indexed Job of "
         "Kubernetes sets)")  # fmt: skip
     add("--concurrency", type=count, default=client_defaults.CONCURRENCY, metavar="N",
         help="photos in flight to each server (default: %(default)s)")  # fmt: skip
     add("--deadline", type=seconds, default=client_defaults.DEADLINE_S, metavar="SECONDS",
         help="time limit for one photo, retries included (default: %(default).0f)")  # fmt: skip
-    add("--max-failed", type=int, metavar="N", help="stop if more objects than this fail")
+    add("--max-failed", type=whole, metavar="N", help="stop if more objects than this fail")
     add("--max-failed-share", type=share, metavar="SHARE", help="stop if a larger share fails, 0 to 1; "
         f"counts after {defaults.BUDGET_MIN_OBJECTS} objects")  # fmt: skip
     add("--quiet", action="store_true", help="no progress bar")
@@ -64,7 +70,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     keep_freed_memory()
-    dataset = Dataset.read(writable(options.out))
+    dataset = Dataset.read(planned(writable(options.out)))
     partitions = _partitions(dataset, options)
     random.shuffle(partitions)  # several workers on one OUT rarely embed the same one
     job = Job(
@@ -94,8 +100,6 @@ def _run(options: argparse.Namespace) -> int:
 def _partitions(dataset: Dataset, options: argparse.Namespace) -> list[Partition]:
     """Those to run, in order."""
     uri = dataset.storage.uri
-    if not dataset.plans:
-        raise BatchError(f"{uri} has no plan. Make one with: clip-batch plan SOURCE --out {uri}")
     plans = dataset.plans
     if options.plan is not None:
         plans = [plan for plan in plans if plan.number == options.plan]
@@ -182,6 +186,13 @@ def _report(done: Sequence[ShardCounts], seconds: float, *, as_json: bool) -> in
         + (f"; failed: {codes}. Errors that may pass: clip-batch retry" if failed else "")
     )
     return failed.total()
+
+
+def whole(text: str) -> int:
+    """A number from 0; argparse calls this for JOB_COMPLETION_INDEX, too."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {text!r}")
+    return int(text)
 
 
 def share(text: str) -> float:
