@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from clip_batch.errors import BatchError
 from clip_batch.manifest import PlannedObject
 from clip_client import ObjectInfo, SourceOptions, open_source
+from clip_client.sources import SOURCES
 from clip_client.sources.folder import FolderSource
 
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
@@ -60,7 +61,7 @@ def open_listing(
     source = open_source(text, options)
     source.check()
     if isinstance(source, FolderSource) and out is not None and "://" not in out:
-        source = source.excluding(Path(out))
+        source = source.excluding(Path(out), Path(out).resolve())
     name = source_name or source.uri
     is_inside = out is not None and out.startswith(f"{source.uri}/")
     outputs = f"{out.removeprefix(source.uri).strip('/')}/" if out is not None and is_inside else None
@@ -119,18 +120,28 @@ class _Resolver:
 
     def __call__(self, row: Mapping[str, Any], number: int) -> PlannedObject:
         uri, name = self._address(row, number)
+        self._check_scheme(uri, number)
         try:
             info = ObjectInfo(
                 name,
-                int(row.get("size") or 0),
-                _number(row.get("generation")),
+                _number(row.get("size"), "size") or 0,
+                _number(row.get("generation"), "generation"),
                 row.get("crc32c") or None,
                 row.get("contentEncoding") or row.get("content_encoding") or None,
-                _number(row.get("mtime_ns")),
+                _number(row.get("mtime_ns"), "mtime_ns"),
             )
         except ValueError as error:
             raise BatchError(f"row {number} of {self._text}: {error}") from error
         return PlannedObject(self._source_name or uri, uri, info)
+
+    def _check_scheme(self, uri: str, number: int) -> None:
+        """A worker could not open it, and no partition after it would be embedded."""
+        scheme, separator, _ = uri.partition("://")
+        if separator and scheme not in SOURCES:
+            known = ", ".join(f"{name}://" for name in SOURCES if name)
+            raise BatchError(
+                f"row {number} of {self._text}: {scheme}:// is not supported. Use one of {known}"
+            )
 
     def _address(self, row: Mapping[str, Any], number: int) -> tuple[str, str]:
         """The source's uri and the object's name in it."""
@@ -141,9 +152,10 @@ class _Resolver:
             return source, name
         given = name or row.get("uri")
         if not given:
+            columns = ", ".join(repr(column) for column in row if column)
             raise BatchError(
-                f"row {number} of {self._text} names no object. Give a column uri, or name with bucket, "
-                "source or --base"
+                f"row {number} of {self._text} names no object. It has the columns {columns}. Give a column "
+                "uri, or name with bucket, source or --base"
             )
         scheme, separator, rest = given.partition("://")
         if separator:
@@ -159,8 +171,17 @@ class _Resolver:
         return self._base, given.removeprefix(f"{self._base}/")
 
 
-def _number(value: Any) -> int | None:
-    return None if value in (None, "") else int(value)
+def _number(value: Any, column: str) -> int | None:
+    """Raises ValueError for what is not a number that fits into a manifest."""
+    if value in (None, ""):
+        return None
+    try:
+        number = int(value)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise ValueError(f"{column} must be a whole number from 0 to 2^63 - 1, not {value!r}")
+    return number
 
 
 @contextmanager

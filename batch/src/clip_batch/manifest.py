@@ -192,6 +192,8 @@ def publish(storage: Storage, plan: Plan) -> None:
         file.write(data)
 
     if not storage.write_if_absent(plan.name, write):
+        for name in (*plan.part_names(), plan.gone_name):
+            storage.delete(name)
         raise BatchError(
             f"another process has written plan {plan.number} of {storage.uri} in the meantime. Run the "
             "command again: it leaves out what that plan has"

@@ -86,8 +86,12 @@ def test_a_list_names_an_object_once_and_leaves_the_others_alone(tmp_path: Path)
     [
         ("list.txt", "a.jpg\n", r"row 1 of .*a.jpg is not a URI.*--base"),
         ("list.txt", "gs://bucket\n", "names no object in a bucket"),
-        ("list.csv", "file\nx\n", "row 1 .* names no object. Give a column uri"),
-        ("list.csv", "uri,size\ngs://a/b,many\n", "invalid literal"),
+        ("list.csv", "file\nx\n", "row 1 .* names no object.*Give a column uri"),
+        ("list.csv", "Bucket,Name\na,b\n", "the columns 'Bucket', 'Name'"),
+        ("list.csv", "uri,size\ngs://a/b,many\n", "row 1 .*size must be a whole number.*'many'"),
+        ("list.csv", "uri,size\ngs://a/b,-5\n", "row 1 .*size must be a whole number.*'-5'"),
+        ("list.csv", f"uri,generation\ngs://a/b,{2**63}\n", "row 1 .*generation must be a whole number"),
+        ("list.txt", "gs://a/b\nftp://a/b\n", "row 2 .*ftp:// is not supported. Use one of gs://"),
         ("list.parquet", "no Parquet", "cannot read"),
         ("list.txt", b"\xff\xfe\x00", "cannot read"),
     ],
@@ -104,3 +108,10 @@ def test_what_is_wrong_with_a_list_is_named(
 def test_a_list_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(BatchError, match=r"cannot read .*No such file"):
         listed(tmp_path / "none.txt")
+
+
+def test_an_output_behind_a_link_is_left_out_of_its_source(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos", {"a.jpg": b"a", "out/embeddings/1.parquet": b"rows"})
+    (tmp_path / "link").symlink_to(photos / "out")
+    (found,) = listed(photos, out=str(tmp_path / "link"))
+    assert found.info.name == "a.jpg"

@@ -158,6 +158,19 @@ def test_what_waits_in_an_earlier_plan_is_not_planned_twice(storage: LocalStorag
     assert plan(storage, photos).objects == 0
 
 
+def test_of_two_plans_at_once_one_counts_and_the_other_leaves_nothing(
+    storage: LocalStorage, photos: Path
+) -> None:
+    def plan_meanwhile(_: int) -> None:
+        plan(storage, photos)
+
+    with pytest.raises(BatchError, match="another process has written plan 1"):
+        plan(storage, photos, on_listed=plan_meanwhile)
+    (made,) = Dataset.read(storage).plans
+    names = {file.name for file in storage.list("_plans")}
+    assert names == {made.name, *made.part_names()}
+
+
 def test_patterns_and_repetitions(storage: LocalStorage, photos: Path) -> None:
     chosen = plan(storage, photos, str(photos), include=["*.jpg"], exclude=["a/0[0-4]*"])
     assert (chosen.objects, chosen.excluded, chosen.repeated) == (5, 10, 5)
