@@ -24,7 +24,8 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
         "Lists the sources and plans the objects that are new or have changed since earlier plans of OUT. A "
         "source is a bucket's prefix, a folder, an object, or a list of names or URIs: a file .txt (lines), "
         ".csv or .parquet (with columns such as uri, or bucket and name, generation, size, crc32c, as in an "
-        "inventory report of Cloud Storage), or - for lines on standard input."
+        "inventory report of Cloud Storage), or - for lines on standard input. "
+        "Asks a server only if --url is given: then its model must be that of OUT."
     )
     add = parser.add_argument
     add("source", nargs="+", metavar="SOURCE", help="gs://bucket/prefix, a folder, or a list")
