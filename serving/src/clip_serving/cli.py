@@ -9,9 +9,10 @@ import logging
 import math
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import get_args
 
@@ -63,17 +64,18 @@ def main(argv: list[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("clip-serve: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    stop = threading.Event()
+    # Not an Event: its set() waits forever for its own lock if the signal comes at the beginning of wait().
+    stop: SimpleQueue[int] = SimpleQueue()
+    received: list[int] = []
+    is_started = False
 
     def end(signum: int, frame: FrameType | None) -> None:
-        del signum, frame
-        if stop.is_set():
+        del frame
+        received.append(signum)
+        if len(received) > 1 or not is_started:
             raise KeyboardInterrupt
-        stop.set()
-        if not started.is_set():
-            raise KeyboardInterrupt
+        stop.put(signum)
 
-    started = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     try:
@@ -81,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         for text in _warnings(options.repository, wanted):
             _say(f"warning: {text}")
         with TritonServer(options.repository, wanted) as server:
-            started.set()
+            is_started = True
             announce(server, options.repository, as_json=options.json)
             _wait(stop, server, supervised=wanted.supervise)
             _say("stopping: requests in flight are finished first")
@@ -105,12 +107,14 @@ def _warnings(repository: Path, wanted: ServerOptions) -> Iterator[str]:
         )
 
 
-def _wait(stop: threading.Event, server: TritonServer, *, supervised: bool) -> None:
-    """Returns when `stop` is set; raises ServerError if the server ends and is not restarted."""
-    if supervised:
-        stop.wait()
-    while not stop.wait(_POLL_S):
-        if reason := server.explain_death():
+def _wait(stop: SimpleQueue[int], server: TritonServer, *, supervised: bool) -> None:
+    """Returns after a signal; raises ServerError if the server ends and is not restarted."""
+    while True:
+        with suppress(Empty):
+            # With a timeout also if there is nothing to watch: a signal just before a wait does not end it.
+            stop.get(timeout=_POLL_S)
+            return
+        if not supervised and (reason := server.explain_death()):
             raise ServerError(f"{reason}, and --no-supervise was given")
 
 

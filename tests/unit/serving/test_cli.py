@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from testing.repositories import rendered_repository
+from testing.waiting import PATIENCE_S
 
 _LOCAL = importlib.util.find_spec("psutil") is not None
 needs_local = pytest.mark.skipif(not _LOCAL, reason="the extra `local` is not installed")
@@ -48,3 +49,22 @@ def test_without_its_extra_it_says_what_to_install() -> None:
         "clip-serve: error: the package psutil is not installed. "
         "Install what clip-serve needs with: pip install 'clip-triton-serving[local]'\n"
     )
+
+
+_SIGNALS = """
+import random, signal
+from queue import SimpleQueue
+from clip_serving import cli
+cli._POLL_S = 0.02
+for _ in range(3000):
+    stop = SimpleQueue()
+    signal.signal(signal.SIGALRM, lambda number, frame: stop.put(number))
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-6, 6e-5))
+    cli._wait(stop, None, supervised=True)
+"""
+
+
+@needs_local
+def test_a_signal_at_any_moment_ends_the_wait() -> None:
+    """With threading.Event, a signal at the beginning of wait() was lost: set() waited for its own lock."""
+    subprocess.run([sys.executable, "-c", _SIGNALS], timeout=PATIENCE_S, check=True)
