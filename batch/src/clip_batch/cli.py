@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import traceback
-from types import FrameType
-from typing import Any
 
 from clip_batch.commands.arguments import say
 from clip_batch.commands.estimate import add_estimate
@@ -16,7 +13,7 @@ from clip_batch.commands.plan import add_plan, add_retry
 from clip_batch.commands.run import add_run
 from clip_batch.errors import BatchError, BudgetExceeded
 from clip_client.errors import ClipClientError
-from clip_client.terminal import printable
+from clip_client.terminal import Parser, interrupts, printable
 
 _DESCRIPTION = """\
 Embeds millions of objects with any number of workers. `plan` lists sources and cuts them into partitions,
@@ -47,11 +44,9 @@ OVER_BUDGET = 3
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    # Python ignores SIGINT if a shell started it in the background.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     try:
-        return int(options.command(options))
+        with interrupts():
+            return int(options.command(options))
     except BudgetExceeded as error:
         say(f"stopped: {error}")
         return OVER_BUDGET
@@ -67,19 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    raise KeyboardInterrupt
-
-
-class _Parser(argparse.ArgumentParser):
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """Every message, errors included, goes through here."""
-        super()._print_message(printable(message), file)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "clip-batch",
         description=_DESCRIPTION,
         epilog=_EPILOG,

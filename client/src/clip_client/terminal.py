@@ -1,8 +1,14 @@
-"""Text for a terminal: file names and error texts may contain characters that control it."""
+"""What the commands share on a terminal: text without control characters, and Ctrl-C."""
 
 from __future__ import annotations
 
+import argparse
 import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 _CONTROLS = re.compile(
     r"[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
@@ -20,3 +26,29 @@ def printable(text: str, *, keep: str = "\n\t") -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+class Parser(argparse.ArgumentParser):
+    """Escapes what it prints: an error quotes the argument."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message), file)
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Within the block, SIGINT and SIGTERM raise KeyboardInterrupt.
+
+    SIGINT too, because Python ignores it if a shell started the command in the background.
+    """
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise KeyboardInterrupt

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 from clip_client.errors import ClipClientError
-from clip_client.terminal import printable
+from clip_client.terminal import Parser, interrupts, printable
 from clip_profile.answer import apply, compare
 from clip_profile.answer.recommend import Recommendation, recommend
 from clip_profile.answer.serve_command import serve_command
@@ -45,10 +43,9 @@ exit status:
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    # Python ignores SIGINT if a shell started it in the background.
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return int(options.command(options))
+        with interrupts():
+            return int(options.command(options))
     except (ProfileError, ClipServingError, ClipClientError) as error:
         _say(f"error: {error}")
         return 2
@@ -58,22 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("stopped; the measurements so far are kept")
         return 130
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:
     print(f"clip-profile: {printable(text)}", file=sys.stderr)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    raise KeyboardInterrupt
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "clip-profile",
         description=__doc__,
         epilog=_EPILOG,

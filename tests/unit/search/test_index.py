@@ -67,7 +67,7 @@ def test_a_query_uses_the_index_unless_it_is_told_not_to(
     assert main([*command, "--exact"]) == 0
     expected = [found["name"] for found in json.loads(capsys.readouterr().out)]
     with monkeypatch.context() as patched:
-        patched.setattr("clip_search.cli.read_dataset", None)
+        patched.setattr("clip_search.commands.common.read_dataset", None)
         assert main(command) == 0
     assert [found["name"] for found in json.loads(capsys.readouterr().out)] == expected
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import signal
 import sys
 import traceback
 from contextlib import closing, nullcontext
-from types import FrameType
 
 from clip_client.arguments import connection_of, decode, source_options, urls
 from clip_client.check import check
@@ -22,7 +20,7 @@ from clip_client.memory import keep_freed_memory
 from clip_client.pipeline import RunOptions, embed_all
 from clip_client.sinks.base import how_to_continue
 from clip_client.sources import open_source
-from clip_client.terminal import printable
+from clip_client.terminal import interrupts, printable
 
 BUSY = 3
 """Exit status of --check for a server that sheds load."""
@@ -32,26 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser()
     options = parser.parse_args(argv)
     options.out = arguments.sink(parser, options)
-    # Python ignores SIGINT if a shell started it in the background.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     try:
-        if options.check:
-            return _check(options)
-        if options.text:
-            return _embed_text(options)
-        if not options.source or options.out is None:
-            parser.error("give a source and --out FILE, --text TEXT, or --check URL")
-        if len(options.source) > 1:
-            parser.error(
-                f"{len(options.source)} sources are given, such as {options.source[0]} and "
-                f"{options.source[1]}. Give one; if your shell has expanded a pattern, give the folder with "
-                "--include 'PATTERN'"
-            )
-        if unused := arguments.unused_for(options.source[0], options):
-            parser.error(f"{options.source[0]} is not a bucket, and {unused} is for buckets. Leave it out")
-        keep_freed_memory()
-        return _embed(options)
+        with interrupts():
+            return _run(parser, options)
     except ClipClientError as error:
         say(f"error: {error}")
         if not isinstance(error, SinkError):  # a SinkError already says it
@@ -68,15 +49,29 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if options.check:
+        return _check(options)
+    if options.text:
+        return _embed_text(options)
+    if not options.source or options.out is None:
+        parser.error("give a source and --out FILE, --text TEXT, or --check URL")
+    if len(options.source) > 1:
+        parser.error(
+            f"{len(options.source)} sources are given, such as {options.source[0]} and "
+            f"{options.source[1]}. Give one; if your shell has expanded a pattern, give the folder with "
+            "--include 'PATTERN'"
+        )
+    if unused := arguments.unused_for(options.source[0], options):
+        parser.error(f"{options.source[0]} is not a bucket, and {unused} is for buckets. Leave it out")
+    keep_freed_memory()
+    return _embed(options)
+
+
 def _say_what_is_kept(options: argparse.Namespace) -> None:
     if options.out is not None and options.out.unfinished:
         way = how_to_continue(overwrite=options.overwrite)
         say(f"finished rows are kept in {options.out.unfinished}: {way}")
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    raise KeyboardInterrupt
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from clip_client import defaults
 from clip_client.arguments import (
@@ -18,7 +18,7 @@ from clip_client.arguments import (
 from clip_client.errors import CLIENT_CODES, PERMANENT_CODES, SERVER_CODES, SinkError
 from clip_client.sinks import open_sink
 from clip_client.sinks.base import Sink
-from clip_client.terminal import printable
+from clip_client.terminal import Parser
 
 _DESCRIPTION = """\
 Embeds every photo under gs://bucket/prefix, or in a folder, with a clip-triton server, and writes one row
@@ -48,14 +48,8 @@ exit status:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """Every message, errors included, goes through here."""
-        super()._print_message(printable(message), file)
-
-
 def parser() -> argparse.ArgumentParser:
-    made = _Parser(
+    made = Parser(
         "clip-embed",
         description=_DESCRIPTION,
         epilog=_EPILOG,
