@@ -82,30 +82,43 @@ def _listed(text: str, base: str | None, source_name: str | None) -> Iterator[Pl
 
 
 def _rows(text: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of a list, by column name; lines have the column uri."""
-    if text == "-":
-        yield from _lines(sys.stdin)
-    elif text.lower().endswith(".parquet"):
-        with pq.ParquetFile(text) as file:
-            known = [name for name in file.schema_arrow.names if name in _COLUMNS]
-            for batch in file.iter_batches(_READ_ROWS, columns=known, use_threads=False):
-                yield from batch.to_pylist()
+    """The rows of a list, by column name in lowercase; lines have the column uri."""
+    if text.lower().endswith(".parquet"):
+        yield from _parquet(text)
     elif text.lower().endswith(".csv"):
         with open(text, newline="", encoding="utf-8-sig") as file:
-            yield from csv.DictReader(file)
+            yield from _csv(file)
     else:
-        with open(text, encoding="utf-8-sig") as file:
-            yield from _lines(file)
+        path = sys.stdin.fileno() if text == "-" else text
+        with open(path, encoding="utf-8-sig", closefd=text != "-") as file:
+            for line in file:
+                if stripped := line.strip(" \t\r\n"):
+                    yield {"uri": stripped}
 
 
-def _lines(file: IO[str]) -> Iterator[Mapping[str, Any]]:
-    for line in file:
-        if stripped := line.rstrip("\r\n"):
-            yield {"uri": stripped}
+def _parquet(path: str) -> Iterator[Mapping[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        known = [name for name in file.schema_arrow.names if name.lower() in _COLUMNS]
+        for batch in file.iter_batches(_READ_ROWS, columns=known, use_threads=False):
+            names = [name.lower() for name in batch.schema.names]
+            yield from pa.RecordBatch.from_arrays(batch.columns, names).to_pylist()
+
+
+def _csv(file: IO[str]) -> Iterator[Mapping[str, Any]]:
+    reader = csv.DictReader(
+        file, strict=True
+    )  # otherwise, a quote that is not closed takes all rows after it
+    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+    for row in reader:
+        if None in row:  # the cells that have no column
+            raise csv.Error(
+                f"line {reader.line_num} has more cells than the header. Put names with commas in quotes"
+            )
+        yield row
 
 
 _COLUMNS = {
-    "uri", "name", "bucket", "source", "generation", "size", "crc32c", "contentEncoding", "content_encoding",
+    "uri", "name", "bucket", "source", "generation", "size", "crc32c", "contentencoding", "content_encoding",
     "mtime_ns",
 }  # fmt: skip
 """Those of a list, of a Cloud Storage inventory report, and of clip-triton's own files."""
@@ -127,7 +140,7 @@ class _Resolver:
                 _number(row.get("size"), "size") or 0,
                 _number(row.get("generation"), "generation"),
                 row.get("crc32c") or None,
-                row.get("contentEncoding") or row.get("content_encoding") or None,
+                row.get("contentencoding") or row.get("content_encoding") or None,
                 _number(row.get("mtime_ns"), "mtime_ns"),
             )
         except ValueError as error:
@@ -152,7 +165,7 @@ class _Resolver:
             return source, name
         given = name or row.get("uri")
         if not given:
-            columns = ", ".join(repr(column) for column in row if column)
+            columns = ", ".join(map(repr, row))
             raise BatchError(
                 f"row {number} of {self._text} names no object. It has the columns {columns}. Give a column "
                 "uri, or name with bucket, source or --base"

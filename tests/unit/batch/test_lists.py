@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,17 @@ def listed(path: Path | str, **options: Any) -> list[PlannedObject]:
 
 
 def test_lines_from_a_file_and_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "list.txt").write_text(f"\ufeff{URIS}\n")
-    assert listed(tmp_path / "list.txt") == WANTED
-    monkeypatch.setattr("sys.stdin", io.StringIO(URIS))
-    assert listed("-") == WANTED
+    path = tmp_path / "list.txt"
+    path.write_text(f"\ufeff{URIS.replace('gs:', ' gs:')} \t\r\n\n")
+    assert listed(path) == WANTED, "without the byte order mark and the blanks around a line"
+    with path.open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        assert listed("-") == WANTED
 
 
 def test_csv_with_a_header(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
-    path.write_text('uri,size,generation\ngs://albums/2024/a.jpg,7,123\n"gs://other/b c.jpg",,\n')
+    path.write_text('\ufeffURI, Size,generation\ngs://albums/2024/a.jpg,7,123\n"gs://other/b c.jpg",,\n')
     first, second = listed(path)
     assert first.info == ObjectInfo("2024/a.jpg", 7, 123)
     assert second == WANTED[1]
@@ -55,6 +56,10 @@ def test_an_inventory_report(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "report.parquet")
     info = ObjectInfo("2024/a.jpg", 7, 123, "AAAAAA==")
     assert listed(tmp_path / "report.parquet") == [PlannedObject("gs://albums", "gs://albums", info)]
+    pq.write_table(
+        pa.table({name.upper(): column for name, column in columns.items()}), tmp_path / "up.parquet"
+    )
+    assert listed(tmp_path / "up.parquet") == [PlannedObject("gs://albums", "gs://albums", info)]
 
 
 def test_names_within_a_base(tmp_path: Path) -> None:
@@ -87,7 +92,9 @@ def test_a_list_names_an_object_once_and_leaves_the_others_alone(tmp_path: Path)
         ("list.txt", "a.jpg\n", r"row 1 of .*a.jpg is not a URI.*--base"),
         ("list.txt", "gs://bucket\n", "names no object in a bucket"),
         ("list.csv", "file\nx\n", "row 1 .* names no object.*Give a column uri"),
-        ("list.csv", "Bucket,Name\na,b\n", "the columns 'Bucket', 'Name'"),
+        ("list.csv", "Bucket,file\na,b\n", "the columns 'bucket', 'file'"),
+        ("list.csv", 'uri\n"gs://a/b\ngs://a/c\n', "cannot read .*unexpected end of data"),
+        ("list.csv", "uri\ngs://a/b,c.jpg\n", "line 2 has more cells than the header.*in quotes"),
         ("list.csv", "uri,size\ngs://a/b,many\n", "row 1 .*size must be a whole number.*'many'"),
         ("list.csv", "uri,size\ngs://a/b,-5\n", "row 1 .*size must be a whole number.*'-5'"),
         ("list.csv", f"uri,generation\ngs://a/b,{2**63}\n", "row 1 .*generation must be a whole number"),
