@@ -109,7 +109,9 @@ class LocalStorage:
         self.local_path: Path | None = root
 
     def check(self) -> None:
-        folder = next(parent for parent in (self._root, *self._root.absolute().parents) if parent.exists())
+        with self._failing("write to", ""):
+            parents = (self._root, *self._root.absolute().parents)
+            folder = next(parent for parent in parents if parent.exists())
         if not folder.is_dir():
             raise StorageError(f"cannot write to {self._root}: {folder} is not a folder")
         if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
@@ -146,7 +148,7 @@ class LocalStorage:
         path = self._root / name
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         with self._failing("write", name):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make(path.parent)
             if path.exists():
                 return False
             try:
@@ -160,7 +162,7 @@ class LocalStorage:
 
     def move(self, source: str, target: str) -> None:
         with self._failing("write", target), suppress(FileNotFoundError):
-            (self._root / target).parent.mkdir(parents=True, exist_ok=True)
+            self._make((self._root / target).parent)
             os.replace(self._root / source, self._root / target)
             _sync(self._root / target)
 
@@ -174,6 +176,12 @@ class LocalStorage:
                 with suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > defaults.LEFTOVER_S:
                         path.unlink()
+
+    def _make(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # /proc says so
+            raise StorageError(f"cannot write to {self._root}: {folder} cannot be created") from error
 
     @contextmanager
     def _failing(self, verb: str, name: str) -> Iterator[None]:

@@ -106,3 +106,13 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="is not a folder"):
         open_storage(str(tmp_path / "file" / "out")).check()
+
+
+@pytest.mark.parametrize("place", ["/proc/out", "x" * 300])
+def test_a_folder_that_cannot_be_created_is_refused(place: str, tmp_path: Path) -> None:
+    def use(storage: LocalStorage) -> None:
+        storage.check()
+        put(storage, "x", b"")
+
+    with pytest.raises(StorageError, match="cannot write"):
+        use(LocalStorage(tmp_path / place))
