@@ -32,6 +32,22 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["per_million"] == pytest.approx(found["cost"] / 2)
     assert main(arguments) == 0
     assert "One GPU needs 5 vCPUs to stay busy" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main([*arguments, "--price-vcpu-hour", "-1"])
-    assert "must be 0 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf"])
+@pytest.mark.parametrize(
+    ("command", "option", "message"),
+    [
+        ("estimate --photos 1", "--gpu-rate", "must be a positive number\n"),
+        ("estimate --photos 1", "--price-vcpu-hour", "must be 0 or more"),
+        ("status OUT", "--price-per-hour", "must be 0 or more"),
+        ("stale OUT", "--price-per-hour", "must be 0 or more"),
+        ("stale OUT", "--rate", "must be a positive number\n"),
+    ],
+)
+def test_prices_and_rates_are_finite(
+    command: str, option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*command.split(), f"{option}={value}"])
+    assert message in capsys.readouterr().err

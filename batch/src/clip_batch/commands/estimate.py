@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 import json
 
+from clip_batch.commands.arguments import positive, price
 from clip_batch.estimate import Estimate, Job, Prices, estimate
-from clip_client.arguments import count, seconds
+from clip_client.arguments import count
 
 _DESCRIPTION = """\
 Computes what a job takes from figures that you measured and from list prices. The defaults are the example
@@ -20,11 +21,11 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     add = parser.add_argument
     add("--photos", type=count, required=True, metavar="N")
-    add("--days", type=seconds, default=7.0, metavar="N", help="to finish in (default: %(default)g)")
-    add("--megabytes", type=seconds, default=2.1, metavar="N", help="of a photo (default: %(default)g)")
-    add("--cpu-ms", type=seconds, default=40.0, metavar="MS",
+    add("--days", type=positive, default=7.0, metavar="N", help="to finish in (default: %(default)g)")
+    add("--megabytes", type=positive, default=2.1, metavar="N", help="of a photo (default: %(default)g)")
+    add("--cpu-ms", type=positive, default=40.0, metavar="MS",
         help="CPU time to load and decode one (default: %(default)g)")  # fmt: skip
-    add("--gpu-rate", type=seconds, default=2000.0, metavar="N",
+    add("--gpu-rate", type=positive, default=2000.0, metavar="N",
         help="photos per second that one GPU embeds (default: %(default)g, which is a guess)")  # fmt: skip
     add("--dimension", type=count, default=512, metavar="N", help="of a vector (default: %(default)s)")
     for name, default, text in (
@@ -37,13 +38,6 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
         add(f"--price-{name}", type=price, default=default, metavar="PRICE",
             help=f"{text} (default: %(default)g)")  # fmt: skip
     add("--json", action="store_true", help="print JSON")
-
-
-def price(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("must be 0 or more")
-    return value
 
 
 def _estimate(options: argparse.Namespace) -> int:

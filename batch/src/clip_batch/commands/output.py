@@ -7,20 +7,29 @@ import dataclasses
 import json
 
 from clip_batch import defaults
-from clip_batch.commands.arguments import add_common, add_server_options, model_of, planned, say, writable
+from clip_batch.commands.arguments import (
+    add_common,
+    add_server_options,
+    model_of,
+    planned,
+    positive,
+    price,
+    say,
+    writable,
+)
 from clip_batch.compact import compact
 from clip_batch.stale import find_stale
 from clip_batch.status import read_status
 from clip_batch.storage import open_storage
 from clip_batch.verify import verify
-from clip_client.arguments import count, seconds, urls
+from clip_client.arguments import count, urls
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_status)
     parser.description = "Shows how far a job is. Workers may be running."
     add_common(parser)
-    parser.add_argument("--price-per-hour", type=float, metavar="PRICE",
+    parser.add_argument("--price-per-hour", type=price, metavar="PRICE",
         help="what all machines of the job cost together, for an estimate")  # fmt: skip
 
 
@@ -43,9 +52,9 @@ def _status(options: argparse.Namespace) -> int:
         print(f"rate        {status.rate:.1f} objects/s by all workers")
     if status.seconds_left is not None:
         print(f"left        {_duration(status.seconds_left)}")
-    for name, price in cost.items():
-        if price is not None:
-            print(f"cost        {price:.2f} {name.replace('_', ' ')}")
+    for name, amount in cost.items():
+        if amount is not None:
+            print(f"cost        {amount:.2f} {name.replace('_', ' ')}")
     return 0
 
 
@@ -113,9 +122,9 @@ def add_stale(parser: argparse.ArgumentParser) -> None:
     )
     add_common(parser)
     add = parser.add_argument
-    add("--rate", type=seconds, metavar="N", help="objects per second of all workers (default: as in the "
+    add("--rate", type=positive, metavar="N", help="objects per second of all workers (default: as in the "
         "job's last partitions)")  # fmt: skip
-    add("--price-per-hour", type=float, metavar="PRICE", help="what all machines of the job cost together")
+    add("--price-per-hour", type=price, metavar="PRICE", help="what all machines of the job cost together")
     add_server_options(parser)
 
 
@@ -123,8 +132,8 @@ def _stale(options: argparse.Namespace) -> int:
     storage = planned(open_storage(options.out))
     found = find_stale(storage, model_of(options))
     hours = found.hours(options.rate)
-    price = options.price_per_hour
-    cost = None if price is None or hours is None else price * hours
+    hourly = options.price_per_hour
+    cost = None if hourly is None or hours is None else hourly * hours
     if options.json:
         print(json.dumps({**dataclasses.asdict(found), "hours": hours, "cost": cost}))
     say(f"{found.current} photos have vectors of the server's model and settings")
