@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clip_batch.cli import OVER_BUDGET, main
+from clip_batch.cli import OVER_BUDGET, _parser, main
 from clip_batch.engines.base import ClientOptions
 from clip_client import ClipClient
 from tests.unit.batch.jobs import EmbedderTransport, folder_of
@@ -107,6 +107,19 @@ def test_errors_name_the_cause(out: str, tmp_path: Path, capsys: pytest.CaptureF
     ):
         with pytest.raises(SystemExit, match="2"):
             main(command)
+
+
+@pytest.mark.parametrize(
+    "command", ["plan", "run", "status", "verify", "retry", "compact", "stale", "estimate"]
+)
+def test_the_help_of_each_command_ends_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    example = capsys.readouterr().out.rpartition("example:\n  clip-batch ")[2]
+    assert _parser().parse_args(example.split()).command
+    assert example.startswith(command)
 
 
 @pytest.mark.parametrize("command", ["run", "status", "verify", "retry", "compact", "stale"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import textwrap
+from collections.abc import Callable
 from typing import Any
 
 from clip_batch.dataset import recover
@@ -17,9 +19,20 @@ from clip_client.arguments import add_connection_options, add_url_option, connec
 from clip_client.sinks.base import describe_model
 from clip_client.terminal import printable
 
+Command = Callable[[argparse.Namespace], int]
+"""Runs a command; returns its exit status."""
+
 
 def say(text: str) -> None:
     print(f"clip-batch: {printable(text, keep='')}", file=sys.stderr)
+
+
+def describe(parser: argparse.ArgumentParser, command: Command, example: str, description: str) -> None:
+    """Sets what the parser runs, and its help around the options."""
+    parser.set_defaults(command=command)
+    parser.description = textwrap.fill(description, 100, break_on_hyphens=False)
+    parser.epilog = f"example:\n  clip-batch {example}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # a wrapped example could not be copied
 
 
 def add_common(parser: argparse.ArgumentParser, out: str = "out") -> None:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 
-from clip_batch.commands.arguments import positive, price
+from clip_batch.commands.arguments import describe, positive, price
 from clip_batch.estimate import Estimate, Job, Prices, estimate
 from clip_client.arguments import count
 
@@ -17,8 +17,9 @@ of the documentation: prices change, and nobody has measured your photos.
 
 
 def add_estimate(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_estimate)
-    parser.description = _DESCRIPTION
+    describe(
+        parser, _estimate, "estimate --photos 1000000000 --days 7 --cpu-ms 40 --gpu-rate 2000", _DESCRIPTION
+    )
     add = parser.add_argument
     add("--photos", type=count, required=True, metavar="N")
     add("--days", type=positive, default=7.0, metavar="N", help="to finish in (default: %(default)g)")

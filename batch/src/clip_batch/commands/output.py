@@ -10,6 +10,7 @@ from clip_batch import defaults
 from clip_batch.commands.arguments import (
     add_common,
     add_server_options,
+    describe,
     model_of,
     planned,
     positive,
@@ -26,8 +27,12 @@ from clip_client.arguments import count, urls
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_status)
-    parser.description = "Shows how far a job is. Workers may be running."
+    describe(
+        parser,
+        _status,
+        "status embeddings --price-per-hour 4.20",
+        "Shows how far a job is. Workers may be running.",
+    )
     add_common(parser)
     parser.add_argument("--price-per-hour", type=price, metavar="PRICE",
         help="what all machines of the job cost together, for an estimate")  # fmt: skip
@@ -65,10 +70,12 @@ def _duration(seconds: float) -> str:
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_verify)
-    parser.description = (
+    describe(
+        parser,
+        _verify,
+        "verify embeddings",
         "Checks that every object of the plans is there once, with a vector of length 1 or a typed error, "
-        "and that all vectors are of one model."
+        "and that all vectors are of one model.",
     )
     add_common(parser)
 
@@ -91,10 +98,12 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def add_compact(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_compact)
-    parser.description = (
+    describe(
+        parser,
+        _compact,
+        "compact embeddings",
         "Merges the shards of finished plans into large files, without rows that newer ones replace, of "
-        "objects marked by plan --prune, and of a model that was replaced. Workers may be running."
+        "objects marked by plan --prune, and of a model that was replaced. Workers may be running.",
     )
     add_common(parser)
     parser.add_argument("--rows", type=count, default=defaults.COMPACT_ROWS, metavar="N",
@@ -115,10 +124,12 @@ def _compact(options: argparse.Namespace) -> int:
 
 
 def add_stale(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_stale)
-    parser.description = (
+    describe(
+        parser,
+        _stale,
+        "stale embeddings --url 127.0.0.1:8001 --price-per-hour 4.20",
         "Compares the model and settings behind each shard with those of a server: how many photos it would "
-        "embed differently, and what it takes to do so (`plan --replace-model`)."
+        "embed differently, and what it takes to do so (`plan --replace-model`).",
     )
     add_common(parser)
     add = parser.add_argument

@@ -10,7 +10,15 @@ import time
 from tqdm import tqdm
 
 from clip_batch import defaults
-from clip_batch.commands.arguments import add_common, add_server_options, model_of, planned, say, writable
+from clip_batch.commands.arguments import (
+    add_common,
+    add_server_options,
+    describe,
+    model_of,
+    planned,
+    say,
+    writable,
+)
 from clip_batch.lists import open_listing
 from clip_batch.plan import PlanOptions, make_plan
 from clip_batch.retry import retry
@@ -19,13 +27,15 @@ from clip_client.errors import CLIENT_CODES, SERVER_CODES
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_plan)
-    parser.description = (
+    describe(
+        parser,
+        _plan,
+        "plan gs://albums/2024/ --out embeddings",
         "Lists the sources and plans the objects that are new or have changed since earlier plans of OUT. A "
         "source is a bucket's prefix, a folder, an object, or a list of names or URIs: a file .txt (lines), "
         ".csv or .parquet (with columns such as uri, or bucket and name, generation, size, crc32c, as in an "
         "inventory report of Cloud Storage), or - for lines on standard input. "
-        "Asks a server only if --url is given: then its model must be that of OUT."
+        "Asks a server only if --url is given: then its model must be that of OUT.",
     )
     add = parser.add_argument
     add("source", nargs="+", metavar="SOURCE", help="gs://bucket/prefix, a folder, or a list")
@@ -95,8 +105,12 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def add_retry(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_retry)
-    parser.description = "Plans objects again that failed. `run` then embeds them."
+    describe(
+        parser,
+        _retry,
+        "retry embeddings --failed load_timeout,load_failed",
+        "Plans objects again that failed. `run` then embeds them.",
+    )
     add_common(parser)
     add = parser.add_argument
     add("--failed", metavar="CODES", type=_codes, help="objects that failed with these error codes, "

@@ -20,6 +20,7 @@ from clip_batch.commands.arguments import (
     add_common,
     add_server_options,
     client_options,
+    describe,
     planned,
     say,
     writable,
@@ -43,8 +44,12 @@ from clip_client.memory import keep_freed_memory
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_run)
-    parser.description = "Embeds the partitions of OUT's plans that are not done yet."
+    describe(
+        parser,
+        _run,
+        "run embeddings --url 127.0.0.1:8001",
+        "Embeds the partitions of OUT's plans that are not done yet.",
+    )
     add_common(parser)
     add = parser.add_argument
     add("--engine", choices=list(ENGINES), default="local", help="what runs partitions: threads of this "
