@@ -26,7 +26,7 @@ from clip_batch.keys import Keys, KeyTable, keys_of_table
 from clip_batch.layout import COMPACTIONS, EMBEDDINGS, ERRORS, ShardName, compacted
 from clip_batch.manifest import Plan, gone_tables
 from clip_batch.models import read_model
-from clip_batch.storage import Storage, reading
+from clip_batch.storage import Storage, reading, write_json
 from clip_client.sinks.parquet import METADATA_KEY
 from clip_client.sinks.schema import conformed
 
@@ -81,12 +81,7 @@ _SIMULTANEOUS = "another compaction of this output was faster. Run the command a
 
 
 def _commit(storage: Storage, snapshot: Snapshot) -> None:
-    data = json.dumps(dataclasses.asdict(snapshot)).encode()
-
-    def write(file: IO[bytes]) -> None:
-        file.write(data)
-
-    if not storage.write_if_absent(f"{COMPACTIONS}/{snapshot.number:06d}.json", write):
+    if not write_json(storage, f"{COMPACTIONS}/{snapshot.number:06d}.json", dataclasses.asdict(snapshot)):
         for file in list(storage.list(snapshot.staging)):
             storage.delete(file.name)
         raise BatchError(_SIMULTANEOUS)

@@ -7,7 +7,6 @@ row group, and a plan of any size is written in the memory of one partition.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from clip_batch import defaults
 from clip_batch.errors import BatchError, DamagedFile
 from clip_batch.layout import PLANS, Partition
-from clip_batch.storage import Storage, read_json, reading
+from clip_batch.storage import Storage, read_json, reading, write_json
 from clip_client import ObjectInfo
 
 _INFO = ("name", "size", "generation", "crc32c", "content_encoding", "mtime_ns")
@@ -93,9 +92,6 @@ class Plan:
 
     def all(self) -> list[Partition]:
         return [Partition(self.number, number) for number in range(self.partitions)]
-
-    def to_json(self) -> bytes:
-        return json.dumps(dataclasses.asdict(self), indent=2).encode()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Plan:
@@ -186,12 +182,7 @@ def write_manifest(
 
 def publish(storage: Storage, plan: Plan) -> None:
     """Writes the plan's JSON file, which makes it count. Raises BatchError if another plan came first."""
-    data = plan.to_json()
-
-    def write(file: IO[bytes]) -> None:
-        file.write(data)
-
-    if not storage.write_if_absent(plan.name, write):
+    if not write_json(storage, plan.name, dataclasses.asdict(plan)):
         for name in (*plan.part_names(), plan.gone_name):
             storage.delete(name)
         raise BatchError(

@@ -6,13 +6,11 @@ begins a new epoch, in which everything is embedded again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import IO
 
 from clip_batch.errors import ModelMismatch
 from clip_batch.layout import MODELS
-from clip_batch.storage import Storage, read_json
+from clip_batch.storage import Storage, read_json, write_json
 from clip_client.sinks.base import model_difference
 
 
@@ -26,14 +24,9 @@ def read_model(storage: Storage, epoch: int) -> dict[str, str] | None:
 
 def claim_model(storage: Storage, epoch: int, model: Mapping[str, str]) -> None:
     """Makes `model` the epoch's if it has none yet. Raises ModelMismatch if it has another one."""
-    data = json.dumps(dict(model), indent=2).encode()
-
-    def write(file: IO[bytes]) -> None:
-        file.write(data)
-
     stored = read_model(storage, epoch)
     if stored is None:
-        storage.write_if_absent(_name(epoch), write)
+        write_json(storage, _name(epoch), model)
         stored = read_model(storage, epoch) or {}
     if difference := model_difference(stored, model):
         raise ModelMismatch(

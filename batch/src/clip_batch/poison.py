@@ -6,14 +6,12 @@ A conviction names the content, by size and CRC32C, so that copies under other n
 from __future__ import annotations
 
 import base64
-import json
 import threading
 import time
-from typing import IO
 
 from clip_batch import defaults
 from clip_batch.layout import POISON
-from clip_batch.storage import Storage, read_json
+from clip_batch.storage import Storage, read_json, write_json
 from clip_client import ObjectInfo
 from clip_client.errors import ServerCrash
 from clip_client.sources.base import crc32c
@@ -49,12 +47,8 @@ class PoisonList:
         text = error.text
         if "; not sent again" not in text:
             text += f"; not sent again since {time.strftime('%Y-%m-%d %H:%M:%S')} ({address})"
-        data = json.dumps({"address": address, "size": item.size, "crc32c": item.crc32c, "text": text})
-
-        def write(file: IO[bytes]) -> None:
-            file.write(data.encode())
-
-        self._storage.write_if_absent(_name(item), write)
+        entry = {"address": address, "size": item.size, "crc32c": item.crc32c, "text": text}
+        write_json(self._storage, _name(item), entry)
 
     def forgive(self, item: ObjectInfo) -> None:
         """Takes an object off the list, so that it is sent again; without a checksum, all of its size."""

@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -304,6 +304,20 @@ def read_json(storage: Storage, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise _damaged(storage, name, error) from error
     return values
+
+
+def write_json(storage: Storage, name: str, values: Mapping[str, Any]) -> bool:
+    """A JSON file, unless there is one already; see write_if_absent()."""
+    return storage.write_if_absent(name, content(json.dumps(values, indent=2).encode()))
+
+
+def content(data: bytes) -> Write:
+    """A function that writes `data`."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(data)
+
+    return write
 
 
 def _damaged(storage: Storage, name: str, error: Exception) -> DamagedFile:
