@@ -234,7 +234,8 @@ class BucketStorage:
         self._bucket.check()
 
     def list(self, folder: str) -> Iterator[StoredFile]:
-        for file in self._bucket.list(f"{self._prefix}{folder.strip('/')}/".lstrip("/")):
+        place = f"{self._prefix}{folder}".strip("/")
+        for file in self._bucket.list(f"{place}/" if place else ""):
             yield StoredFile(file.name.removeprefix(self._prefix), file.size)
 
     def open(self, name: str) -> Any:
