@@ -20,8 +20,9 @@ from clip_client.placement import CLIENT, SERVER, local_decoder, require_placeme
 from clip_client.requests import wire
 from clip_client.requests.channel import ConnectionOptions, Transport, addresses
 from clip_client.requests.drivers import run
+from clip_client.requests.flow import Flow
 from clip_client.requests.placements import DecodeSide, LocalSide, PixelPlacement, TierSide, wait_for
-from clip_client.requests.retry import Flow, RetryEngine
+from clip_client.requests.retry import RetryEngine
 from clip_client.requests.servers import Servers, ServerStatus
 from clip_client.requests.wire import Embedding, ModelInfo
 from clip_client.results import PhotoResult

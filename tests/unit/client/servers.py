@@ -16,7 +16,8 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from clip_client import ModelInfo, TimedAnswer
 from clip_client.requests.failures import Failure
-from clip_client.requests.retry import Call, Flow, RetryEngine, Wait
+from clip_client.requests.flow import Call, Flow, Wait
+from clip_client.requests.retry import RetryEngine
 from clip_client.requests.servers import Servers
 
 INFO = ModelInfo("clip_image", "image", "embedding", "error", 2, 64, {})

@@ -21,9 +21,11 @@ from clip_client import AsyncClipClient, ClipClient, ServerMismatch, ServerUnava
 from clip_client.client import BaseClient
 from clip_client.requests.drivers import run
 from clip_client.requests.failures import Failure
-from clip_client.requests.retry import Call, RetryEngine, Suspicion, Wait
+from clip_client.requests.flow import Call, Wait
+from clip_client.requests.retry import RetryEngine
 from clip_client.requests.servers import Server, Servers, TryResult
 from clip_client.requests.slots import SlotQueue
+from clip_client.requests.suspicion import Suspicion
 from tests.unit.client.servers import (
     BROKEN,
     FULL,

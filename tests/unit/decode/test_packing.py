@@ -12,9 +12,9 @@ import pytest
 
 from clip_client import PhotoResult, ServerUnavailable
 from clip_client.requests.drivers import run, run_async
+from clip_client.requests.flow import Call, Flow
 from clip_client.requests.packing import PixelPacker
 from clip_client.requests.pixels import EncoderInfo
-from clip_client.requests.retry import Call, Flow
 from clip_client.timings import TimedAnswer
 from testing.waiting import PATIENCE_S, wait_until
 

@@ -1,4 +1,4 @@
-"""Runs the flows of retry.py: with blocking calls, or with asyncio."""
+"""Runs flows: with blocking calls, or with asyncio."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 import grpc
 
 from clip_client.requests.failures import Failure
-from clip_client.requests.retry import Call, Flow, T, Wait
+from clip_client.requests.flow import Call, Flow, T, Wait
 
 
 def run(flow: Flow[T]) -> T:

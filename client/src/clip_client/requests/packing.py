@@ -5,7 +5,7 @@ wait until they have as many photos as the smallest of those requests, or until 
 that has waited longest then sends the pixels of all that wait, up to the encoder's largest batch. So nothing
 waits for pixels that may not come, every instance of the encoder is used, and requests grow while it is busy.
 
-Like retry.py, generators without I/O for both clients.
+Written as flows (flow.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from clip_client.requests.flow import Flow, Wait
 from clip_client.requests.pixels import EncoderInfo
-from clip_client.requests.retry import Flow, RetryEngine, Wait
+from clip_client.requests.retry import RetryEngine
 from clip_client.requests.slots import Event
 from clip_client.timings import TimedAnswer
 

@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from clip_client import defaults
 from clip_client.errors import ItemError, ServerMismatch
+from clip_client.requests.flow import Call, Flow
 from clip_client.requests.packing import PixelPacker
 from clip_client.requests.pixels import DecodedPhoto, EncoderInfo, PreprocessInfo
-from clip_client.requests.retry import Call, Flow, RetryEngine
+from clip_client.requests.retry import RetryEngine
 from clip_client.requests.servers import Server
 from clip_client.requests.slots import Event
 from clip_client.requests.wire import ModelInfo

@@ -1,20 +1,9 @@
 """The retry policy: a request waits for a slot, is sent, and after a failure retried, isolated or given up.
 
-failures.py says what is retryable, backoff.py how long to pause, and clip_client/defaults.py has the numbers.
+failures.py says what is retryable, suspicion.py what to do after a failure, backoff.py how long to pause, and
+clip_client/defaults.py has the numbers.
 
-The decisions are written once, as generators without I/O, for ClipClient and AsyncClipClient. A generator
-yields commands (Wait, Call), is sent each command's result, and returns the answer; drivers.py runs it with
-threads or with asyncio. A generator always releases its slot, even if it is closed early.
-
-A photo can crash the Python process that decodes it. All photos in its batch then fail too, and if the
-server restarts, so do all other requests in flight. So a request during which something crashed becomes a
-suspect: it is retried isolated, with no other request of this client in flight. The request is to blame only
-if that crashes the server again. A group of photos is then split, and each photo is tried isolated.
-
-Triton fails a whole batch for one malformed request in it, and a photo that takes long delays its batch. So
-another client can be the cause if a request is rejected or late. Such a request is sent again, in the end as
-a batch of its own (request_bytes(alone=True)). If that fails too, the photo has an error; a late one
-only if the server still answers others.
+Written as flows (flow.py). A flow always releases its slot, even if it is closed early.
 
 A client of several servers (servers.py) sends a retry to any of them. It does not wait for one server until
 the deadline: a request that is not answered for a while is sent to another, once per server.
@@ -23,10 +12,9 @@ the deadline: a request that is not answered for a while is sent to another, onc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Any, TypeVar
+from typing import Any
 
 from tritonclient.grpc import InferResult
 
@@ -34,7 +22,6 @@ from clip_client import defaults
 from clip_client.errors import ServerMismatch, ServerUnavailable
 from clip_client.requests.backoff import Backoff
 from clip_client.requests.failures import (
-    DeadProcesses,
     Failure,
     busy,
     cannot_connect,
@@ -42,96 +29,15 @@ from clip_client.requests.failures import (
     no_answer,
     server_error,
 )
+from clip_client.requests.flow import Call, Flow, Wait
 from clip_client.requests.servers import Server, Servers, TryResult
 from clip_client.requests.slots import Event, SlotQueue, SlotRequest
+from clip_client.requests.suspicion import Decision, Suspicion
 from clip_client.requests.wire import ModelInfo
 from clip_client.results import PhotoResult
 from clip_client.timings import ServerTimes, TimedAnswer, server_times
 
 _LEAST_TIMEOUT_S = 0.001
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Wait until `event` is set, for at most `timeout_s`: for a slot, or between two tries until close()."""
-
-    event: Event
-    timeout_s: float
-
-
-@dataclass(frozen=True)
-class Call:
-    """Call `function(argument, timeout_s)` of the transport. The result is its answer, or a Failure."""
-
-    function: Callable[[Any, float], Any]
-    argument: Any
-    timeout_s: float
-
-
-T = TypeVar("T")
-Flow = Generator[Wait | Call, Any, T]
-
-
-class Decision(Enum):
-    """What to do after a failed try."""
-
-    RETRY = auto()
-    RESTART = auto()
-    """Retry with a new deadline: an isolated request may have to queue behind other suspects."""
-    BLAME = auto()
-    """The request fails because of its photos."""
-    GIVE_UP = auto()
-
-
-class Suspicion:
-    """Decides about one request's failures, and blames it after `crashes_to_blame` isolated crashes.
-
-    `isolated` requests are sent with no other request of this client in flight, `alone` ones as a batch of
-    their own. The request was late on the servers `late_on`. It failed on those to `avoid`, so that it should
-    be sent to others.
-    """
-
-    def __init__(self, *, isolated: bool, crashes_to_blame: int, alone: bool = False) -> None:
-        self.is_isolated = isolated
-        self.is_alone = alone
-        self.late_on: set[Server] = set()
-        self.avoid: set[Server] = set()
-        self._crashes_left = crashes_to_blame
-        self._rejections_left = defaults.SHARED_REJECTIONS
-
-    def failed_on(self, server: Server, servers: Servers) -> None:
-        self.avoid.add(server)
-        if len(self.avoid) == len(servers.all):  # begin again, with the one that failed longest ago
-            self.avoid = {server}
-
-    def decide(self, failure: Failure, dead: DeadProcesses) -> Decision:
-        """`dead` are processes of the server that failed.
-
-        Call it before releasing the request's slot, because another request could see the same crash.
-        """
-        if failure.is_timeout:
-            return self._decide_late()
-        has_crashed, was_isolated = dead.is_new_crash(failure), self.is_isolated
-        self.is_isolated = was_isolated or has_crashed
-        self._crashes_left -= has_crashed and was_isolated
-        if self._crashes_left <= 0:
-            return Decision.BLAME
-        if failure.is_retryable:
-            return Decision.RETRY if was_isolated == self.is_isolated else Decision.RESTART
-        if failure.is_denied or failure.is_unreachable:
-            return Decision.GIVE_UP
-        return self._decide_rejected()
-
-    def _decide_late(self) -> Decision:
-        was_alone, self.is_alone = self.is_alone, True
-        return Decision.BLAME if was_alone else Decision.RESTART
-
-    def _decide_rejected(self) -> Decision:
-        if self.is_alone:
-            return Decision.BLAME
-        self._rejections_left -= 1
-        self.is_alone = self._rejections_left <= 0
-        return Decision.RETRY
 
 
 @dataclass(frozen=True)
