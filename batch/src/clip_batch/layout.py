@@ -27,6 +27,14 @@ ERRORS = "errors"
 
 _SHARD = re.compile(r"(?P<plan>\d{6})-(?P<partition>\d{7})(-(?P<attempt>[0-9a-f]+))?\.parquet")
 _COMPACTED = re.compile(r"(?P<plan>\d{6})-c(?P<compaction>\d{6})-(?P<part>\d{5})\.parquet")
+_OUTPUT = re.compile(
+    rf"(?:^|/)(?:{PLANS}|{MODELS}|{POISON}|{COMPACTIONS}|{EMBEDDINGS}|{ERRORS})/\d[^/]*\.(?:json|parquet)$"
+)
+
+
+def is_output(name: str) -> bool:
+    """Whether a file is named like one of an OUT: no photo, wherever it is."""
+    return _OUTPUT.search(name) is not None
 
 
 @dataclass(frozen=True, order=True)

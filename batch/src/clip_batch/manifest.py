@@ -56,7 +56,8 @@ class Plan:
 
     `epoch` names the model of the plan's vectors: rows of an older epoch are no longer current. `kind` is
     "plan" or "retry", `size` is in bytes. `gone` objects of earlier plans are no longer in the sources;
-    `prune` says that their rows are to be removed. `skipped` objects were planned before.
+    `prune` says that their rows are to be removed. `skipped` objects were planned before. `outputs` are
+    files of other jobs in the sources.
     """
 
     number: int
@@ -71,6 +72,7 @@ class Plan:
     skipped: int = 0
     excluded: int = 0
     repeated: int = 0
+    outputs: int = 0
     gone: int = 0
     prune: bool = False
     per_part: int = defaults.PARTITIONS_PER_PART

@@ -25,7 +25,7 @@ from clip_batch import defaults
 from clip_batch.dataset import Dataset
 from clip_batch.errors import BatchError
 from clip_batch.keys import KEY, UNKNOWN, Keys, KeyTable, keys_of, keys_of_table, states_of
-from clip_batch.layout import MODELS
+from clip_batch.layout import MODELS, is_output
 from clip_batch.lists import Listing
 from clip_batch.manifest import (
     GONE,
@@ -162,6 +162,7 @@ class _Chooser:
     skipped: int = 0
     excluded: int = 0
     repeated: int = 0
+    outputs: int = 0
     seen: list[Keys] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -170,16 +171,28 @@ class _Chooser:
         self._finds_gone = len(self.known) > 0 and any(each.is_complete for each in self.listings)
 
     def counted(self, plan: Plan) -> Plan:
-        return dataclasses.replace(plan, skipped=self.skipped, excluded=self.excluded, repeated=self.repeated)
+        return dataclasses.replace(
+            plan,
+            skipped=self.skipped,
+            excluded=self.excluded,
+            repeated=self.repeated,
+            outputs=self.outputs,
+        )
 
     def objects(self) -> Iterator[PlannedObject]:
         for listing in self.listings:
-            stream = listing.objects()
+            stream = filter(self._is_photo, listing.objects())
             while batch := list(islice(stream, _BATCH)):
                 self.listed += len(batch)
                 yield from self._chosen(batch)
                 if self.options.on_listed is not None:
                     self.options.on_listed(self.listed)
+
+    def _is_photo(self, each: PlannedObject) -> bool:
+        if is_output(each.info.name):
+            self.outputs += 1
+            return False
+        return True
 
     def _chosen(self, batch: list[PlannedObject]) -> Iterator[PlannedObject]:
         keys = keys_of([each.source for each in batch], [each.info.name for each in batch])

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clip_batch import BatchError, LocalStorage, open_listing
+from clip_batch import BatchError, LocalStorage, compact, open_listing
 from clip_batch.manifest import PlannedObject
 from clip_client import ObjectInfo
-from tests.unit.batch.jobs import folder_of, newest, plan, run
+from tests.unit.batch.jobs import BAD, folder_of, newest, plan, run
 
 URIS = "gs://albums/2024/a.jpg\ngs://other/b c.jpg\n"
 WANTED = [
@@ -115,6 +115,20 @@ def test_what_is_wrong_with_a_list_is_named(
 def test_a_list_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(BatchError, match=r"cannot read .*No such file"):
         listed(tmp_path / "none.txt")
+
+
+def test_outputs_of_other_jobs_are_not_planned(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos", {"a.jpg": b"a", "embeddings/1.jpg": b"b", "bad.jpg": BAD})
+    other = LocalStorage(photos / "other")
+    plan(other, photos)
+    run(other)
+    compact(other)
+    plan(other, folder_of(photos, {"c.jpg": BAD}))
+    run(other)
+    files = len(list(other.list("")))
+    assert files > 6, "two plans, a model, a compaction, embeddings and errors"
+    planned = plan(LocalStorage(tmp_path / "out"), photos)
+    assert (planned.objects, planned.outputs) == (4, files)
 
 
 def test_an_output_behind_a_link_is_left_out_of_its_source(tmp_path: Path) -> None:

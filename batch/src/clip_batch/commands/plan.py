@@ -98,6 +98,8 @@ def _plan(options: argparse.Namespace) -> int:
             f"partitions, in {seconds:.1f} s; {plan.skipped} planned before, {plan.excluded} excluded, "
             f"{plan.repeated} listed twice"
         )
+    if plan.outputs:
+        say(f"{plan.outputs} files of other jobs' outputs in the sources are left out")
     if plan.gone:
         then = "compact removes their rows" if plan.prune else "--prune removes their rows"
         say(f"{plan.gone} objects are no longer in the sources: {then}")
