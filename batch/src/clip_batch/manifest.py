@@ -92,6 +92,14 @@ class Plan:
     def part_names(self) -> list[str]:
         return [self.part_name(part) for part in range(-(-self.partitions // self.per_part))]
 
+    def partition(self, number: int) -> Partition:
+        """Raises BatchError if there is no such partition."""
+        if not 0 <= number < self.partitions:
+            raise BatchError(
+                f"plan {self.number} has no partition {number}: numbers are from 0 to below {self.partitions}"
+            )
+        return Partition(self.number, number)
+
     def all(self) -> list[Partition]:
         return [Partition(self.number, number) for number in range(self.partitions)]
 
@@ -126,12 +134,7 @@ def read_plan(storage: Storage, number: int) -> Plan:
 def read_partition(storage: Storage, partition: Partition) -> list[PlannedObject]:
     """A partition's objects, in the order of the plan. Raises BatchError if there is no such partition."""
     plan = read_plan(storage, partition.plan)
-    if not 0 <= partition.number < plan.partitions:
-        raise BatchError(
-            f"plan {plan.number} has {plan.partitions} partitions, numbered from 0: there is no "
-            f"{partition.number}"
-        )
-    part, group = divmod(partition.number, plan.per_part)
+    part, group = divmod(plan.partition(partition.number).number, plan.per_part)
     with _reading(storage, plan.part_name(part)) as file:
         return objects_of(pq.ParquetFile(file).read_row_group(group, use_threads=False))
 

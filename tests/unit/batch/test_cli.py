@@ -70,7 +70,7 @@ def test_one_partition(out: str, capsys: pytest.CaptureFixture[str], monkeypatch
     assert main(["run", out, "--json"]) == 0, "a pod that recorded a failed photo has done its work"
     assert printed(capsys)["failed"] == {"corrupt": 1}
     assert main(["run", out, "--partition", "3"]) == 2
-    assert "there is no 3" in capsys.readouterr().err
+    assert "plan 1 has no partition 3" in capsys.readouterr().err
 
 
 def test_too_many_failures(out: str, capsys: pytest.CaptureFixture[str]) -> None:

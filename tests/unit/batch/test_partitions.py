@@ -264,7 +264,7 @@ def test_what_does_not_exist_is_named(storage: LocalStorage, photos: Path) -> No
     with pytest.raises(BatchError, match="has no plan 1"):
         run_one(storage, Partition(1, 0))
     plan(storage, photos)
-    with pytest.raises(BatchError, match="there is no 3"):
+    with pytest.raises(BatchError, match="has no partition 3"):
         run_one(storage, Partition(1, 3))
 
 

@@ -112,13 +112,7 @@ def _partitions(dataset: Dataset, options: argparse.Namespace) -> list[Partition
             raise BatchError(f"{uri} has no plan {options.plan}, but {len(dataset.plans)} plans")
     if options.partition is None:
         return dataset.undone(plans)
-    plan = plans[-1]
-    if not 0 <= options.partition < plan.partitions:
-        raise BatchError(
-            f"plan {plan.number} has {plan.partitions} partitions, numbered from 0: there is no "
-            f"{options.partition}"
-        )
-    partition = Partition(plan.number, options.partition)
+    partition = plans[-1].partition(options.partition)
     return [] if dataset.is_done(partition) else [partition]
 
 
