@@ -53,6 +53,7 @@ def test_a_job_from_its_plan_to_its_compacted_output(out: str, capsys: pytest.Ca
     assert main(["status", out, "--json", "--price-per-hour", "2"]) == 0
     assert printed(capsys)["cost"]["per_million"] > 0
     assert main(["retry", out, "--failed", "corrupt"]) == 0
+    assert "plan 2: 1 object in 1 partition, to" in capsys.readouterr().err
     assert main(["verify", out]) == 1, "the retry has not run"
     assert main(["run", out]) == 1
     assert main(["compact", out, "--json"]) == 0
@@ -60,7 +61,7 @@ def test_a_job_from_its_plan_to_its_compacted_output(out: str, capsys: pytest.Ca
     assert main(["verify", out, "--json"]) == 0
     assert printed(capsys)["ok"] is True
     assert main(["stale", out]) == 0
-    assert "10 photos have vectors of the server's model" in capsys.readouterr().err
+    assert "10 photos with vectors of the server's model" in capsys.readouterr().err
 
 
 def test_one_partition(out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

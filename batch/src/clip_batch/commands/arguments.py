@@ -19,6 +19,12 @@ from clip_client.arguments import add_connection_options, add_url_option, connec
 from clip_client.sinks.base import describe_model
 from clip_client.terminal import printable
 
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the singular or plural, such as "1 partition"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 Command = Callable[[argparse.Namespace], int]
 """Runs a command; returns its exit status."""
 

@@ -10,6 +10,7 @@ from clip_batch import defaults
 from clip_batch.commands.arguments import (
     add_common,
     add_server_options,
+    counted,
     describe,
     model_of,
     planned,
@@ -45,14 +46,14 @@ def _status(options: argparse.Namespace) -> int:
         values = {**dataclasses.asdict(status), "seconds_left": status.seconds_left, "cost": cost}
         print(json.dumps(values))
         return 0
-    print(f"partitions  {status.done} of {status.partitions} done, {status.plans} plans")
+    print(f"partitions  {status.done} of {status.partitions} done, {counted(status.plans, 'plan')}")
     print(f"objects     {status.finished_objects} of {status.objects}")
     codes = ", ".join(f"{count} {code}" for code, count in status.failed.items())
     print(f"failed      {codes or 'none'}")
     if status.gone:
-        print(f"gone        {status.gone} objects are no longer in the sources")
+        print(f"gone        {counted(status.gone, 'object')} no longer in the sources")
     if status.other_model:
-        print(f"other model {status.other_model} rows are of a model that was replaced: compact removes them")
+        print(f"other model {counted(status.other_model, 'row')} of a replaced model: run compact")
     if status.rate is not None:
         print(f"rate        {status.rate:.1f} objects/s by all workers")
     if status.seconds_left is not None:
@@ -87,12 +88,13 @@ def _verify(options: argparse.Namespace) -> int:
     for problem in report.problems:
         say(f"WRONG: {problem}")
     if report.problem_count > len(report.problems):
-        say(f"and {report.problem_count - len(report.problems)} more problems")
+        say(f"and {counted(report.problem_count - len(report.problems), 'more problem')}")
     say(
-        f"{'right' if report.ok else 'not complete and right'}: {report.objects} objects in "
-        f"{report.partitions} partitions, {report.undone} of them not done; {report.embedded} rows with a "
-        f"vector, {report.failed} with an error, {report.superseded} superseded by newer rows, "
-        f"{report.other_model} of a model that was replaced, {report.unused} unused files"
+        f"{'right' if report.ok else 'not complete and right'}: {counted(report.objects, 'object')} in "
+        f"{counted(report.partitions, 'partition')}, {report.undone} of them not done; "
+        f"{counted(report.embedded, 'row')} with a vector, {report.failed} with an error, "
+        f"{report.superseded} superseded by newer rows, {report.other_model} of a model that was replaced, "
+        f"{counted(report.unused, 'unused file')}"
     )
     return 0 if report.ok else 1
 
@@ -114,11 +116,11 @@ def _compact(options: argparse.Namespace) -> int:
     done = compact(planned(writable(options.out)), options.rows)
     if options.json:
         print(json.dumps(dataclasses.asdict(done)))
-    waiting = f"; {done.waiting} later plans are not finished" if done.waiting else ""
+    waiting = f"; {counted(done.waiting, 'later plan')} not finished" if done.waiting else ""
     say(
-        f"{done.files_before} files are now {done.files}, with {done.rows} rows of the plans up to "
-        f"{done.through}{waiting}; removed {done.superseded} superseded rows, {done.pruned} of objects that "
-        f"are gone, {done.other_model} of a model that was replaced"
+        f"merged {counted(done.files_before, 'file')} into {done.files}, with {counted(done.rows, 'row')} "
+        f"of the plans up to {done.through}{waiting}; removed {counted(done.superseded, 'superseded row')}, "
+        f"{done.pruned} of objects that are gone, {done.other_model} of a model that was replaced"
     )
     return 0
 
@@ -147,15 +149,15 @@ def _stale(options: argparse.Namespace) -> int:
     cost = None if hourly is None or hours is None else hourly * hours
     if options.json:
         print(json.dumps({**dataclasses.asdict(found), "hours": hours, "cost": cost}))
-    say(f"{found.current} photos have vectors of the server's model and settings")
+    say(f"{counted(found.current, 'photo')} with vectors of the server's model and settings")
     for reason, photos in found.reasons.items():
-        say(f"{photos} photos: {reason}")
+        say(f"{counted(photos, 'photo')}: {reason}")
     if found.photos:
         time_left = f" in {hours:.2f} hours" if hours is not None else ""
         price_text = f", for {cost:.2f}" if cost is not None else ""
         say(
-            f"{found.photos} photos in {len(found.shards)} shards are stale; embed them again{time_left}"
-            f"{price_text} with: clip-batch plan SOURCE --out {options.out} --url {urls(options)[0]} "
-            "--replace-model"
+            f"stale: {counted(found.photos, 'photo')} in {counted(len(found.shards), 'shard')}. Embed them "
+            f"again{time_left}{price_text} with: clip-batch plan SOURCE --out {options.out} "
+            f"--url {urls(options)[0]} --replace-model"
         )
     return 1 if found.photos else 0

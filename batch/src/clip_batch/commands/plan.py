@@ -13,6 +13,7 @@ from clip_batch import defaults
 from clip_batch.commands.arguments import (
     add_common,
     add_server_options,
+    counted,
     describe,
     model_of,
     planned,
@@ -91,18 +92,18 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**dataclasses.asdict(plan), "seconds": round(seconds, 3)}))
     if not plan.objects:
-        say(f"nothing to embed: {plan.skipped} objects are planned already, {plan.excluded} are excluded")
+        say(f"nothing to embed: {plan.skipped} planned before, {plan.excluded} excluded")
     else:
         say(
-            f"plan {plan.number}: {plan.objects} objects ({plan.size / 1e9:.2f} GB) in {plan.partitions} "
-            f"partitions, in {seconds:.1f} s; {plan.skipped} planned before, {plan.excluded} excluded, "
-            f"{plan.repeated} listed twice"
+            f"plan {plan.number}: {counted(plan.objects, 'object')} ({plan.size / 1e9:.2f} GB) in "
+            f"{counted(plan.partitions, 'partition')}, in {seconds:.1f} s; {plan.skipped} planned before, "
+            f"{plan.excluded} excluded, {plan.repeated} listed twice"
         )
     if plan.outputs:
-        say(f"{plan.outputs} files of other jobs' outputs in the sources are left out")
+        say(f"left out {counted(plan.outputs, 'file')} of other jobs' outputs in the sources")
     if plan.gone:
         then = "compact removes their rows" if plan.prune else "--prune removes their rows"
-        say(f"{plan.gone} objects are no longer in the sources: {then}")
+        say(f"{counted(plan.gone, 'object')} no longer in the sources: {then}")
     return 0
 
 
@@ -127,7 +128,8 @@ def _retry(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(dataclasses.asdict(plan)))
     if plan.objects:
-        say(f"plan {plan.number}: {plan.objects} objects in {plan.partitions} partitions, to be run again")
+        objects, partitions = counted(plan.objects, "object"), counted(plan.partitions, "partition")
+        say(f"plan {plan.number}: {objects} in {partitions}, to be run again")
     else:
         say("no object failed with such an error, or a later plan has it already")
     return 0

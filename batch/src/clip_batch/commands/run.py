@@ -20,6 +20,7 @@ from clip_batch.commands.arguments import (
     add_common,
     add_server_options,
     client_options,
+    counted,
     describe,
     planned,
     say,
@@ -109,7 +110,8 @@ def _partitions(dataset: Dataset, options: argparse.Namespace) -> list[Partition
     if options.plan is not None:
         plans = [plan for plan in plans if plan.number == options.plan]
         if not plans:
-            raise BatchError(f"{uri} has no plan {options.plan}, but {len(dataset.plans)} plans")
+            last = dataset.plans[-1].number
+            raise BatchError(f"{uri} has no plan {options.plan}; the last is plan {last}")
     if options.partition is None:
         return dataset.undone(plans)
     partition = plans[-1].partition(options.partition)
@@ -181,7 +183,8 @@ def _report(done: Sequence[ShardCounts], seconds: float, *, as_json: bool) -> in
         return 0
     codes = ", ".join(f"{count} {code}" for code, count in failed.most_common())
     say(
-        f"{len(new)} partitions, {objects} objects in {seconds:.1f} s, {objects / seconds:.1f} objects/s"
+        f"{counted(len(new), 'partition')}, {counted(objects, 'object')} in {seconds:.1f} s, "
+        f"{objects / seconds:.1f} objects/s"
         + (f"; failed: {codes}. Errors that may pass: clip-batch retry" if failed else "")
     )
     return failed.total()
