@@ -190,8 +190,8 @@ class _Work:
         """Writes the remaining rows to files of at most `rows_per_file` rows; yields their final names."""
         if not any(keep.any() for _, keep in sources):
             return
-        with self._storage.open(sources[0][0].name) as file:
-            model = read_model(self._storage, self._epoch) or {}
+        model = read_model(self._storage, self._epoch) or {}
+        with reading(self._storage, sources[0][0].name) as file:
             schema = pq.read_schema(file).with_metadata({METADATA_KEY: json.dumps(model).encode()})
         for part, tables in groupby(self._numbered(sources, schema, rows_per_file), key=lambda pair: pair[0]):
             name = compacted(folder, self.through, snapshot.number, part)

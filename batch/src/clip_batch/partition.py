@@ -48,14 +48,13 @@ def embed_partition(
     *,
     meter: Meter | None = None,
     on_item: Callable[[EmbeddedObject], None] | None = None,
-    on_abort: Callable[[], None] | None = None,
 ) -> ShardCounts:
     """Embeds the objects of a partition and writes its shard: each object is a row or a typed error, once.
 
     Idempotent: if the shard exists, returns its counts. Any number of workers may embed the same partition;
     one of their shards is kept. Keeps the partition's vectors in memory. Raises ServerUnavailable,
     ServerMismatch, SourceError, StorageError, ModelMismatch and BudgetExceeded; the partition is then not
-    done. `on_abort` is called if it ends early, as in ClipClient.embed_records().
+    done.
     """
     if (done := _existing(storage, partition)) is not None:
         return done
@@ -70,7 +69,7 @@ def embed_partition(
     begin = time.monotonic()
     for (source, uri), group in groupby(objects, key=_place):
         chosen = _Chosen(open_source(uri), list(group), poison)
-        with closing(client.embed_records(chosen, on_abort=on_abort)) as records:
+        with closing(client.embed_records(chosen)) as records:
             for item in records:
                 if isinstance(item.error, ServerCrash) and item.info.crc32c:
                     poison.convict(source, item.info, item.error)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from clip_batch import defaults
 from clip_batch.dataset import Dataset
-from clip_batch.keys import keys_of_table
+from clip_batch.keys import KEY, keys_of_table
 from clip_batch.manifest import Plan, PlannedObject, gone_tables, objects_of, partition_tables
 from clip_batch.plan import plan_objects
 from clip_batch.poison import PoisonList
@@ -77,7 +77,7 @@ def _failed(dataset: Dataset, codes: Collection[str] | None) -> dict[bytes, _Fai
 
 def _find(storage: Storage, plan: Plan, failed: dict[bytes, _Failed]) -> None:
     """Adds what the plan says about the failed objects."""
-    wanted = np.sort(np.array(list(failed), "S16"))
+    wanted = np.sort(np.array(list(failed), KEY))
     if plan.prune:
         for table in gone_tables(storage, plan):
             for key in keys_of_table(table).tolist():

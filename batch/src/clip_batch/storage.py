@@ -53,7 +53,7 @@ class Storage(Protocol):
 
     @property
     def local_path(self) -> Path | None:
-        """The folder, for a local storage: a folder of photos that contains it leaves it out."""
+        """The folder, for a local storage; None for others."""
 
     def check(self) -> None:
         """Raises StorageError if nothing can be written. Fast: it comes before everything else."""

@@ -22,6 +22,7 @@ from clip_client.sinks.schema import VECTOR
 
 _MOST_PROBLEMS = 20
 _READ_ROWS = 10_000
+_NO_KEYS = np.empty(0, KEY)
 
 
 @dataclass
@@ -117,7 +118,7 @@ class _Verifier:
             wanted = keys_of_table(table)
             self._check_counts(info.counts, len(wanted))
             names = [info.name.name, *filter(None, [info.counts.errors])]
-            self._compare(partition.shard, wanted, np.concatenate([KEYLESS, *map(self._read, names)]))
+            self._compare(partition.shard, wanted, np.concatenate([_NO_KEYS, *map(self._read, names)]))
 
     def _check_counts(self, counts: ShardCounts, objects: int) -> None:
         if counts.objects != objects or counts.embedded + sum(counts.failed.values()) != objects:
@@ -126,10 +127,10 @@ class _Verifier:
     def _check_compacted(self, shards: Sequence[ShardName], errors: Sequence[ShardName]) -> None:
         found = [self._read(name.name) for name in (*shards, *errors)]
         through = self._dataset.snapshot.through
-        wanted = expected_keys(
+        wanted = _expected_keys(
             self._storage, [plan for plan in self._dataset.plans if plan.number <= through]
         )
-        self._compare("the compacted files", wanted, np.concatenate([KEYLESS, *found]))
+        self._compare("the compacted files", wanted, np.concatenate([_NO_KEYS, *found]))
 
     def _compare(self, place: str, wanted: Keys, found: Keys) -> None:
         """Each wanted key once, and no other."""
@@ -146,7 +147,7 @@ class _Verifier:
 
     def _read(self, name: str) -> Keys:
         """The keys of a file's rows, whose vectors or errors are checked."""
-        keys = [KEYLESS]
+        keys = [_NO_KEYS]
         for batch in self._batches(name):
             keys.append(keys_of_table(batch))
             if VECTOR in batch.schema.names:
@@ -183,10 +184,7 @@ class _Verifier:
             self._report.add(f"{name}: {wrong} vectors do not have length 1")
 
 
-KEYLESS = np.empty(0, KEY)
-
-
-def expected_keys(storage: Storage, plans: Sequence[Plan]) -> Keys:
+def _expected_keys(storage: Storage, plans: Sequence[Plan]) -> Keys:
     """The objects that rows remain of once these plans, the first ones of OUT, are done and compacted."""
     epoch = max((plan.epoch for plan in plans), default=1)
     keys: list[Keys] = []
@@ -198,5 +196,5 @@ def expected_keys(storage: Storage, plans: Sequence[Plan]) -> Keys:
             merged = np.concatenate(keys)
             keys = [merged[~np.isin(merged, removed)]]
         keys += [keys_of_table(table) for _, table in partition_tables(storage, plan)]
-    merged = np.concatenate([KEYLESS, *keys])
+    merged = np.concatenate([_NO_KEYS, *keys])
     return KeyTable.of([merged], [np.zeros(len(merged), np.int64)]).keys
