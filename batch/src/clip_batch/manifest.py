@@ -83,11 +83,16 @@ class Plan:
         return f"{PLANS}/{self.number:06d}.json"
 
     @property
+    def prefix(self) -> str:
+        """How the names of its other files begin."""
+        return f"{PLANS}/{self.number:06d}-{self.id}-"
+
+    @property
     def gone_name(self) -> str:
-        return f"{PLANS}/{self.number:06d}-{self.id}-gone.parquet"
+        return f"{self.prefix}gone.parquet"
 
     def part_name(self, part: int) -> str:
-        return f"{PLANS}/{self.number:06d}-{self.id}-{part:05d}.parquet"
+        return f"{self.prefix}{part:05d}.parquet"
 
     def part_names(self) -> list[str]:
         return [self.part_name(part) for part in range(-(-self.partitions // self.per_part))]
@@ -188,12 +193,18 @@ def write_manifest(
 def publish(storage: Storage, plan: Plan) -> None:
     """Writes the plan's JSON file, which makes it count. Raises BatchError if another plan came first."""
     if not write_json(storage, plan.name, dataclasses.asdict(plan)):
-        for name in (*plan.part_names(), plan.gone_name):
-            storage.delete(name)
+        discard(storage, plan)
         raise BatchError(
             f"another process has written plan {plan.number} of {storage.uri} in the meantime. Run the "
             "command again: it leaves out what that plan has"
         )
+
+
+def discard(storage: Storage, plan: Plan) -> None:
+    """Removes the manifest of a plan that is not published."""
+    for file in list(storage.list(PLANS)):
+        if file.name.startswith(plan.prefix):
+            storage.delete(file.name)
 
 
 def gone_tables(storage: Storage, plan: Plan) -> Iterator[Any]:

@@ -11,6 +11,7 @@ import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 
 from clip_batch import defaults
 from clip_batch.dataset import Dataset
-from clip_batch.errors import BatchError
+from clip_batch.errors import BatchError, StorageError
 from clip_batch.keys import KEY, UNKNOWN, Keys, KeyTable, keys_of, keys_of_table, states_of
 from clip_batch.layout import MODELS, is_output
 from clip_batch.lists import Listing
@@ -31,6 +32,7 @@ from clip_batch.manifest import (
     GONE,
     Plan,
     PlannedObject,
+    discard,
     gone_tables,
     objects_of,
     partition_tables,
@@ -78,16 +80,20 @@ def make_plan(storage: Storage, listings: Sequence[Listing], options: PlanOption
     epoch = _epoch(dataset, options)
     chooser = _Chooser(_known(dataset, epoch), listings, options)
     plan = _new_plan(dataset, "plan", epoch, tuple(listing.text for listing in listings))
-    plan = write_manifest(storage, plan, chooser.objects(), options.partition_size)
-    plan = chooser.counted(plan)
-    gone = _write_gone(dataset, plan, chooser)
-    plan = dataclasses.replace(plan, gone=gone, prune=options.prune)
-    if not plan.objects and not (gone and options.prune):
-        for name in (*plan.part_names(), plan.gone_name):
-            storage.delete(name)
-        return plan
-    if options.model is not None:
-        claim_model(storage, epoch, options.model)
+    try:
+        plan = write_manifest(storage, plan, chooser.objects(), options.partition_size)
+        plan = chooser.counted(plan)
+        gone = _write_gone(dataset, plan, chooser)
+        plan = dataclasses.replace(plan, gone=gone, prune=options.prune)
+        if not plan.objects and not (gone and options.prune):
+            discard(storage, plan)
+            return plan
+        if options.model is not None:
+            claim_model(storage, epoch, options.model)
+    except BaseException:
+        with suppress(StorageError):
+            discard(storage, plan)
+        raise
     publish(storage, plan)
     return plan
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clip_batch import BatchError, LocalStorage, compact, open_listing
+from clip_batch import BatchError, LocalStorage, compact, defaults, open_listing
 from clip_batch.manifest import PlannedObject
 from clip_client import ObjectInfo
 from tests.unit.batch.jobs import BAD, folder_of, newest, plan, run
@@ -110,6 +110,17 @@ def test_what_is_wrong_with_a_list_is_named(
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(BatchError, match=message):
         listed(path)
+
+
+def test_a_bad_row_leaves_nothing_of_its_plan(tmp_path: Path) -> None:
+    """Manifests are written part by part: the row comes after the first."""
+    size = 20
+    lines = [f"gs://albums/{number}.jpg" for number in range(size * defaults.PARTITIONS_PER_PART)]
+    (tmp_path / "list.txt").write_text("\n".join([*lines, "no-uri"]))
+    storage = LocalStorage(tmp_path / "out")
+    with pytest.raises(BatchError, match=f"row {len(lines) + 1} "):
+        plan(storage, tmp_path / "list.txt", size=size)
+    assert list(storage.list("")) == []
 
 
 def test_a_list_that_does_not_exist(tmp_path: Path) -> None:
