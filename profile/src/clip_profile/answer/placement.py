@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from clip_profile.answer import metrics
 from clip_profile.records.measurement import EMBED, PREPROCESS, Measurement
@@ -49,6 +50,12 @@ class Placement:
             ("host:port", "on servers without a GPU", pixels, photo + 2 * pixels),
         ]
 
+    def to_dict(self) -> dict[str, Any]:
+        """For machines."""
+        names = ("decode", "where", "bytes_to_encoder", "bytes_of_client")
+        rows = [dict(zip(names, row, strict=True)) for row in self.rows]
+        return {**asdict(self), "advised": self.advised, "placements": rows}
+
     def sentences(self) -> list[str]:
         kind = "CPU" if self.is_cpu_time else "elapsed time"
         encoder = "The encoder alone on these cores" if self.on_cpu else "One encoder"
@@ -75,8 +82,7 @@ def placement_of(result: Result, about: About) -> Placement | None:
     """None if the run does not say what decoding costs."""
     cpu_ms = result.mean(lambda one: one.stages[PREPROCESS].cpu_ms_per_photo)
     decode_ms = cpu_ms if cpu_ms is not None else result.mean(_elapsed_ms)
-    cores = about.machine.cores if about.target == "embedded" else None
-    encoder_per_s = _encoder_per_s(result, cores)
+    encoder_per_s = _encoder_per_s(result, about.cores)
     if not decode_ms or not encoder_per_s:
         return None
     return Placement(
@@ -85,7 +91,7 @@ def placement_of(result: Result, about: About) -> Placement | None:
         encoder_per_s=encoder_per_s,
         on_cpu=result.setting.on_cpu,
         cores_needed=encoder_per_s * decode_ms / 1000,
-        cores=cores,
+        cores=about.cores,
         photo_bytes=int(about.photos["mean_bytes"]),
         pixel_bytes=about.pixel_bytes,
     )

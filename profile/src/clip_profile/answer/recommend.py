@@ -135,13 +135,6 @@ class Recommendation:
         names = "; ".join(one.setting.describe() for one in self.equals[:_SHOWN])
         return f"No difference beyond noise (one run: ±{self.noise:.1%}) from: {names}.{unsteady}"
 
-    def _placement(self) -> dict[str, Any] | None:
-        if self.placement is None:
-            return None
-        names = ("decode", "where", "bytes_to_encoder", "bytes_of_client")
-        rows = [dict(zip(names, row, strict=True)) for row in self.placement.rows]
-        return {**asdict(self.placement), "advised": self.placement.advised, "placements": rows}
-
     def to_dict(self) -> dict[str, Any]:
         """For machines."""
         shown, p95 = self.best or self.nearest, self.open_loop_p95
@@ -160,7 +153,7 @@ class Recommendation:
             "equals": [one.setting.label for one in self.equals],
             "failed": {one.setting.label: one.breaks[0].text for one in self.failed},
             "bottleneck": asdict(self.bottleneck),
-            "placement": self._placement(),
+            "placement": self.placement.to_dict() if self.placement else None,
             "text": self.sentences(),
         }
 
@@ -187,7 +180,7 @@ def recommend(run: RunFolder, objective: Objective) -> Recommendation:
         bottleneck=bottleneck_of(nearest),
         tried=len({trial.setting for trial in run.records}),
         settings=len(run.about.space.points()),
-        cores=run.about.machine.cores if run.about.target == "embedded" else None,
+        cores=run.about.cores,
         placement=placement_of(nearest, run.about),
     )
 

@@ -53,6 +53,11 @@ class About:
     pixel_bytes: int = PIXEL_BYTES
 
     @property
+    def cores(self) -> int | None:
+        """The server's; None if it is on another machine."""
+        return self.machine.cores if self.target == "embedded" else None
+
+    @property
     def identity(self) -> dict[str, Any]:
         values: dict[str, Any] = msgspec.to_builtins(self)
         others = ("created", "command", "pixel_bytes")  # the last follows from the model
