@@ -8,25 +8,23 @@ between two runs over the same objects with small and large partitions.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from clip_serving import defaults as serving
 from clip_serving.server.embedded import ServerOptions, TritonServer
+from testing.pictures import encoded
 from testing.repositories import make_repository
 
 _PER_FOLDER = 1000
@@ -118,20 +116,13 @@ def show(step: str, done: Done) -> None:
 
 def generate(folder: Path, count: int) -> None:
     """Small JPEGs, each of another color."""
-    for number, data in enumerate(_jpegs(count)):
+    for number in range(count):
         path = folder / f"{number // _PER_FOLDER:04}" / f"{number:07}.jpg"
         if not number % _PER_FOLDER:
             path.parent.mkdir(parents=True)
-        path.write_bytes(data)
-
-
-def _jpegs(count: int) -> Iterator[bytes]:
-    for number in range(count):
         color = number * 2654435761 % 2**24
-        pixels = np.full((16, 16, 3), (color >> 16, color >> 8 & 255, color & 255), np.uint8)
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG")
-        yield file.getvalue()
+        picture = Image.new("RGB", (16, 16), (color >> 16, color >> 8 & 255, color & 255))
+        path.write_bytes(encoded(picture, "JPEG"))
 
 
 def write_list(path: Path, count: int) -> None:
