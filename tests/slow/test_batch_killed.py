@@ -177,16 +177,8 @@ def test_every_object_exactly_once(server: TritonServer, bucket: Bucket, tmp_pat
 
 def finish(server: TritonServer, out: Path) -> None:
     """Runs what is left, and retries what failed because of a kill."""
-    command = [
-        "run",
-        str(out),
-        "--url",
-        server.grpc_url,
-        "--deadline",
-        str(PATIENCE_S),
-        "--wait",
-        str(PATIENCE_S),
-    ]
+    patience = str(PATIENCE_S)
+    command = ["run", str(out), "--url", server.grpc_url, "--deadline", patience, "--wait", patience]
     assert main(command) in (0, 1)
     if retry(LocalStorage(out), (SERVER_CODES | CLIENT_CODES) - {"unsupported_format"}).objects:
         assert main(command) == 0

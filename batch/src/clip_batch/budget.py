@@ -19,6 +19,11 @@ class Budget:
     max_failed_share: float | None = None
 
 
+def by_code(failed: Mapping[str, int]) -> str:
+    """Failures in words, the most frequent error code first: "7 corrupt, 1 load_timeout"."""
+    return ", ".join(f"{count} {code}" for code, count in Counter(failed).most_common())
+
+
 class Meter:
     """Counts the objects of a job. Safe to use from several threads."""
 
@@ -34,10 +39,10 @@ class Meter:
             self._done += done
             self._failed.update(failed)
             if limit := self._exceeded(total := self._failed.total()):
-                codes = ", ".join(f"{count} {code}" for code, count in self._failed.most_common())
                 raise BudgetExceeded(
-                    f"{total} of {self._done} objects failed ({codes}), more than {limit} allows. Finished "
-                    "partitions are kept. Remove the cause, or raise the limit, and run the command again"
+                    f"{total} of {self._done} objects failed ({by_code(self._failed)}), more than {limit} "
+                    "allows. Finished partitions are kept. Remove the cause, or raise the limit, and run the "
+                    "command again"
                 )
 
     def _exceeded(self, failed: int) -> str | None:

@@ -9,7 +9,7 @@ _DAY_S = 24 * _HOUR_S
 
 
 @dataclass(frozen=True)
-class Job:
+class Workload:
     """How much there is to do, and in how many days.
 
     `megabytes` is the mean size of a photo, `cpu_ms` the CPU time to load, decode and send one, and
@@ -62,7 +62,7 @@ class Estimate:
         return sum(item.cost for item in self.items if not item.is_monthly)
 
 
-def estimate(job: Job, prices: Prices) -> Estimate:
+def estimate(job: Workload, prices: Prices) -> Estimate:
     """The arithmetic; nothing here is measured."""
     rate = job.photos / (job.days * _DAY_S)
     vcpu_hours = job.photos * job.cpu_ms / 1000 / _HOUR_S

@@ -28,7 +28,7 @@ from clip_batch.storage import Storage
 from clip_client import ClipClient, ObjectInfo, Source, SourceOptions, open_source
 from clip_client.errors import ServerCrash
 from clip_client.sinks.base import EmbeddedObject, describe_model
-from clip_client.sinks.schema import schema_of, table_of, without_vectors
+from clip_client.sinks.schema import VECTOR, schema_of, table_of, without_vectors
 from clip_client.sources.file_names import path_of
 
 OpenSource = Callable[[str], Source]
@@ -167,8 +167,7 @@ class _Rows:
             if good:
                 self._embedded.append(table_of(good, source, self._schema))
             if bad:
-                place = self._schema.get_field_index("embedding")
-                self._failures.append(table_of(bad, source, self._schema).remove_column(place))
+                self._failures.append(table_of(bad, source, self._schema).drop_columns([VECTOR]))
         self._waiting = []
 
 

@@ -7,13 +7,13 @@ import json
 import pytest
 
 from clip_batch.cli import main
-from clip_batch.estimate import Job, Prices, estimate
+from clip_batch.estimate import Prices, Workload, estimate
 
 _PRICES = Prices(vcpu_hour=0.05, gpu_hour=1, reads_10k=0.004, egress_gb=0.01, storage_gb_month=0.02)
 
 
 def test_a_million_photos_in_a_day() -> None:
-    found = estimate(Job(1_000_000, days=1, megabytes=2, cpu_ms=36, gpu_rate=1000), _PRICES)
+    found = estimate(Workload(1_000_000, days=1, megabytes=2, cpu_ms=36, gpu_rate=1000), _PRICES)
     assert found.photos_per_s == pytest.approx(11.574, rel=1e-4)
     assert found.vcpus == pytest.approx(11.574 * 0.036, rel=1e-4)
     assert found.vcpus_per_gpu == 36

@@ -7,7 +7,7 @@ import dataclasses
 import json
 
 from clip_batch.commands.arguments import describe, positive, price
-from clip_batch.estimate import Estimate, Job, Prices, estimate
+from clip_batch.estimate import Estimate, Prices, Workload, estimate
 from clip_client.arguments import count
 
 _DESCRIPTION = """\
@@ -42,8 +42,8 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
 
 
 def _estimate(options: argparse.Namespace) -> int:
-    names = [field.name for field in dataclasses.fields(Job)]
-    job = Job(**{name: getattr(options, name) for name in names})
+    names = [field.name for field in dataclasses.fields(Workload)]
+    job = Workload(**{name: getattr(options, name) for name in names})
     prices = Prices(
         **{each.name: getattr(options, f"price_{each.name}") for each in dataclasses.fields(Prices)}
     )
@@ -56,7 +56,7 @@ def _estimate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _text(job: Job, found: Estimate) -> str:
+def _text(job: Workload, found: Estimate) -> str:
     lines = [f"{job.photos:,} photos in {job.days:g} days: {found.photos_per_s:,.0f} photos/s", ""]
     lines += [f"{'':10}{'need':46}{'cost':>12}{'per million':>14}"]
     rows = [*((each.name, each.need, each.cost) for each in found.items), ("job", "", found.cost)]

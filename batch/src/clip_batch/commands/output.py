@@ -7,6 +7,7 @@ import dataclasses
 import json
 
 from clip_batch import defaults
+from clip_batch.budget import by_code
 from clip_batch.commands.arguments import (
     add_common,
     add_server_options,
@@ -48,8 +49,7 @@ def _status(options: argparse.Namespace) -> int:
         return 0
     print(f"partitions  {status.done} of {status.partitions} done, {counted(status.plans, 'plan')}")
     print(f"objects     {status.finished_objects} of {status.objects}")
-    codes = ", ".join(f"{count} {code}" for code, count in status.failed.items())
-    print(f"failed      {codes or 'none'}")
+    print(f"failed      {by_code(status.failed) or 'none'}")
     if status.gone:
         print(f"gone        {counted(status.gone, 'object')} no longer in the sources")
     if status.other_model:

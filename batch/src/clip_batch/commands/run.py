@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, redirect_stdout
 from tqdm import tqdm
 
 from clip_batch import defaults
-from clip_batch.budget import Budget, Meter
+from clip_batch.budget import Budget, Meter, by_code
 from clip_batch.commands.arguments import (
     add_common,
     add_server_options,
@@ -181,11 +181,10 @@ def _report(done: Sequence[ShardCounts], seconds: float, *, as_json: bool) -> in
     if not done:
         say("all partitions are done. Plan what is new with: clip-batch plan")
         return 0
-    codes = ", ".join(f"{count} {code}" for code, count in failed.most_common())
     say(
         f"{counted(len(new), 'partition')}, {counted(objects, 'object')} in {seconds:.1f} s, "
         f"{objects / seconds:.1f} objects/s"
-        + (f"; failed: {codes}. Errors that may pass: clip-batch retry" if failed else "")
+        + (f"; failed: {by_code(failed)}. Errors that may pass: clip-batch retry" if failed else "")
     )
     return failed.total()
 
