@@ -122,7 +122,9 @@ class _Verifier:
 
     def _check_counts(self, counts: ShardCounts, objects: int) -> None:
         if counts.objects != objects or counts.embedded + sum(counts.failed.values()) != objects:
-            self._report.add(f"{counts.partition.shard}: its counts are not those of its {objects} objects")
+            self._report.add(
+                f"{counts.partition.shard}: its counts do not add up to the objects of the plan: {objects}"
+            )
 
     def _check_compacted(self, shards: Sequence[ShardName], errors: Sequence[ShardName]) -> None:
         found = [self._read(name.name) for name in (*shards, *errors)]
@@ -138,12 +140,12 @@ class _Verifier:
         unique, counts = np.unique(found, return_counts=True)
         missing, unknown = np.setdiff1d(wanted, unique), np.setdiff1d(unique, wanted)
         for count, what in (
-            (len(missing), "objects of the plan are missing"),
-            (len(unknown), "rows are of no object of the plan"),
-            (int((counts - 1).sum()), "rows repeat an object"),
+            (len(missing), "missing objects of the plan"),
+            (len(unknown), "rows of no object of the plan"),
+            (int((counts - 1).sum()), "rows that repeat an object"),
         ):
             if count:
-                self._report.add(f"{place}: {count} {what}")
+                self._report.add(f"{place}: {what}: {count}")
 
     def _read(self, name: str) -> Keys:
         """The keys of a file's rows, whose vectors or errors are checked."""
@@ -155,10 +157,8 @@ class _Verifier:
                 self._check_vectors(name, batch.column(VECTOR))
             else:
                 self._report.failed += batch.num_rows
-                if batch.column("error_code").null_count:
-                    self._report.add(
-                        f"{name}: {batch.column('error_code').null_count} rows have no error code"
-                    )
+                if without := batch.column("error_code").null_count:
+                    self._report.add(f"{name}: rows without an error code: {without}")
         return np.concatenate(keys)
 
     def _batches(self, name: str) -> Iterator[Any]:
@@ -177,11 +177,11 @@ class _Verifier:
         dimension = column.type.list_size
         vectors = column.flatten().to_numpy().reshape(-1, dimension)
         if len(vectors) != len(column):
-            self._report.add(f"{name}: {len(column) - len(vectors)} rows have no vector")
+            self._report.add(f"{name}: rows without a vector: {len(column) - len(vectors)}")
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
         wrong = int((~(np.abs(norms - 1) <= client_defaults.NORM_TOLERANCE)).sum())  # NaN is wrong, too
         if wrong:
-            self._report.add(f"{name}: {wrong} vectors do not have length 1")
+            self._report.add(f"{name}: vectors of another length than 1: {wrong}")
 
 
 def _expected_keys(storage: Storage, plans: Sequence[Plan]) -> Keys:

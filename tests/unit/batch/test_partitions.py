@@ -256,7 +256,7 @@ def test_verify_finds_what_is_wrong(storage: LocalStorage, photos: Path) -> None
     report = verify(storage)
     assert not report.ok
     assert report.undone == 1
-    assert any("1 objects of the plan are missing" in problem for problem in report.problems)
+    assert any("missing objects of the plan: 1" in problem for problem in report.problems)
     assert any(f"{errors.name} is missing" in problem for problem in report.problems)
 
 
