@@ -77,6 +77,22 @@ def test_the_server_that_will_answer_first_gets_the_next_request() -> None:
     assert sent_to(queue_of(servers), 10) == {"fast": 8, "slow": 2}
 
 
+def test_one_slow_answer_does_not_keep_requests_away_for_good() -> None:
+    """Requests come one at a time, so a server gets one only if it is expected to answer first."""
+    servers = servers_of("fast", "slow at first", concurrency=9)
+    fast, slow = servers.all
+    slow.limit.start()
+    servers.note(slow, _ANSWER(answer_s=5.0), 0.0)
+    answered: Counter[str] = Counter()
+    for number in range(2000):
+        now = number * 0.01
+        server = servers.best(now, (), None)[0]
+        server.limit.start()
+        servers.note(server, _ANSWER(answer_s=0.01), now + 0.01)
+        answered[server.url if now > 10 else ""] += 1
+    assert min(answered[fast.url], answered[slow.url]) > 300, "equal servers share the work"
+
+
 def test_a_server_that_is_away_rests_longer_each_time_and_is_used_if_no_other_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

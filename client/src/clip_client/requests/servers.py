@@ -1,13 +1,15 @@
 """The servers of one client: which of them takes the next request.
 
 Each server has an in-flight limit of its own, because each has a queue of its own. A request goes to the one
-that is expected to answer first: its average time to answer, times the requests that it already has. A server
-that fails or stalls rests for a while, and a server that is much slower than the fastest is sent fewer
-requests at a time. With one server, none of this has an effect.
+that is expected to answer first: its average time to answer, times the requests that it already has. The
+average of an idle server ages, so that one slow answer, as after a start, does not keep requests away for
+good. A server that fails or stalls rests for a while, and a server that is much slower than the fastest is
+sent fewer requests at a time. With one server, none of this has an effect.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +23,8 @@ from clip_client.requests.failures import DeadProcesses
 _NEVER = float("-inf")
 _LEAST_S = 0.001
 """A server that has not answered yet counts as fast, so that it is tried."""
-_KEPT = 0.8
-"""The weight of earlier answers in the moving average."""
+_AGE_S = 1.0
+"""The weight of earlier answers in the moving average falls by the factor e in this time."""
 
 
 @dataclass(eq=False)
@@ -42,17 +44,22 @@ class Server:
     rests_until: float = _NEVER
     _backoff: Backoff = field(default_factory=Backoff)
 
-    @property
-    def cost(self) -> float:
+    def cost(self, now: float) -> float:
         """Seconds until it would answer another request, roughly."""
-        return (self.limit.in_flight + 1) * max(self.answer_s or 0.0, _LEAST_S)
+        waiting = self.limit.in_flight
+        aged = 1.0 if waiting else self._weight(now)
+        return (waiting + 1) * max(aged * (self.answer_s or 0.0), _LEAST_S)
 
     def note_answer(self, now: float, seconds: float) -> None:
+        before, kept = self.answer_s or 0.0, self._weight(now)
+        self.answer_s = kept * before + (1 - kept) * seconds
         self.answered += 1
         self.answered_at = now
-        before = seconds if self.answer_s is None else self.answer_s
-        self.answer_s = _KEPT * before + (1 - _KEPT) * seconds
         self.rests_until, self._backoff = _NEVER, Backoff()
+
+    def _weight(self, now: float) -> float:
+        """Of the average, beside an answer that comes now: 0 before the first answer."""
+        return math.exp((self.answered_at - now) / _AGE_S)
 
     def rest(self, now: float, least_s: float = 0.0) -> None:
         """Keeps requests away for a while, which doubles with each rest until the server answers."""
@@ -112,7 +119,8 @@ class Servers:
         """
         awake = [server for server in self.all if now >= server.rests_until]
         if awake:
-            found = sorted([each for each in awake if each not in avoid] or awake, key=lambda each: each.cost)
+            wanted = [each for each in awake if each not in avoid] or awake
+            found = sorted(wanted, key=lambda each: each.cost(now))
         else:
             found = [min(self.all, key=lambda each: (each in avoid, each.rests_until))]
         return [server for server in found if server is not reserved]
