@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 from clip_client.sources.base import SourceOptions
-from clip_client.sources.deadline import DeadlineAdapter
+from clip_client.sources.deadline import limit_reads
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -40,7 +40,5 @@ def open_client(options: SourceOptions) -> Any:
     # Reading objects needs no project, and a user's own login has none.
     is_anonymous = options.anonymous or os.environ.get("STORAGE_EMULATOR_HOST")
     client = storage.Client(project=None, credentials=AnonymousCredentials() if is_anonymous else None)
-    adapter = DeadlineAdapter(pool_connections=options.connections, pool_maxsize=options.connections)
-    for scheme in ("https://", "http://"):
-        client._http.mount(scheme, adapter)
+    limit_reads(client._http, options.connections)
     return client

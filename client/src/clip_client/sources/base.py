@@ -15,6 +15,7 @@ from typing import Protocol
 import google_crc32c
 
 from clip_client import defaults
+from clip_client.errors import ItemError
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,25 @@ class Source(Protocol):
         """
 
 
-def fingerprint(tag: str) -> int:
-    """A number of 63 bits that stands for an object's version or ETag."""
+def fingerprint(tag: str | None) -> int | None:
+    """A number of 63 bits that stands for an object's version or ETag; None without one."""
+    tag = (tag or "").removeprefix("W/").strip('"')
+    if not tag:
+        return None
     return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8], "big") >> 1
+
+
+def late_error(name: str, options: SourceOptions, cause: object = None) -> ItemError:
+    """For an object that took longer than `load_timeout_s`."""
+    text = f"{name} was not loaded within {options.load_timeout_s:g} s (--load-timeout)"
+    return ItemError("load_timeout", text if cause is None else f"{text}: {cause}")
+
+
+def stall_error(name: str, options: SourceOptions) -> ItemError:
+    """For an object that paused for `stall_timeout_s`."""
+    return ItemError(
+        "load_timeout", f"{name} sent no data for {options.stall_timeout_s:g} s (--stall-timeout)"
+    )
 
 
 def has_pattern(text: str) -> bool:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from http.client import HTTPResponse
 from typing import Any
 
+import requests
 import requests.adapters
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -52,6 +53,13 @@ class DeadlineAdapter(requests.adapters.HTTPAdapter):
         manager = super().proxy_manager_for(*args, **kwargs)
         manager.pool_classes_by_scheme = _POOLS
         return manager
+
+
+def limit_reads(session: requests.Session, connections: int) -> None:
+    """Has all reads of the session end at the thread's deadline, and keeps up to `connections` open."""
+    adapter = DeadlineAdapter(pool_connections=connections, pool_maxsize=connections)
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, adapter)
 
 
 class _Reader(io.RawIOBase):

@@ -14,7 +14,14 @@ from clip_client.sources._google import DEFAULT_RETRY, LOG_IN, DataCorruption, G
 from clip_client.sources._google import (
     api_exceptions as api,
 )
-from clip_client.sources.base import ObjectInfo, SourceOptions, crc32c, has_pattern
+from clip_client.sources.base import (
+    ObjectInfo,
+    SourceOptions,
+    crc32c,
+    has_pattern,
+    late_error,
+    stall_error,
+)
 from clip_client.sources.deadline import DeadlineExceeded, deadline
 
 _TIMEOUTS = (DeadlineExceeded, requests.Timeout, urllib3.exceptions.TimeoutError)
@@ -116,11 +123,12 @@ class GcsSource:
         try:
             with deadline(self._options.load_timeout_s):
                 data = self._download(item)
+        except DeadlineExceeded as error:
+            raise late_error(name, self._options) from error
         except _TIMEOUTS as error:
-            raise ItemError("load_timeout", f"{name} {self._why_late(error)}") from error
+            raise stall_error(name, self._options) from error
         except api.RetryError as error:
-            text = f"was not loaded within {self._options.load_timeout_s:g} s (--load-timeout): {error.cause}"
-            raise ItemError("load_timeout", f"{name} {text}") from error
+            raise late_error(name, self._options, error.cause) from error
         except api.NotFound as error:
             raise ItemError("not_found", f"{name} was deleted after it was listed") from error
         except api.Forbidden as error:
@@ -146,11 +154,6 @@ class GcsSource:
             **self._requests,
         )
         return data
-
-    def _why_late(self, error: Exception) -> str:
-        if isinstance(error, DeadlineExceeded):
-            return f"was not loaded within {self._options.load_timeout_s:g} s (--load-timeout)"
-        return f"sent no data for {self._options.stall_timeout_s:g} s (--stall-timeout)"
 
     def _login_error(self, error: Exception) -> SourceError:
         """Not an ItemError, because every later load would fail in the same way."""

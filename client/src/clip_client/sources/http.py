@@ -15,8 +15,8 @@ import urllib3
 from clip_client import defaults
 from clip_client.errors import ItemError, SourceError
 from clip_client.requests.backoff import Backoff
-from clip_client.sources.base import ObjectInfo, SourceOptions, fingerprint
-from clip_client.sources.deadline import DeadlineAdapter, DeadlineExceeded, deadline
+from clip_client.sources.base import ObjectInfo, SourceOptions, fingerprint, late_error, stall_error
+from clip_client.sources.deadline import DeadlineExceeded, deadline, limit_reads
 from clip_client.threads import DaemonExecutor
 
 _TIMEOUTS = (DeadlineExceeded, requests.Timeout, urllib3.exceptions.TimeoutError)
@@ -42,11 +42,7 @@ class HttpSource:
         self._url, self._is_list = url, parts.path.lower().endswith(".txt")
         self.uri = f"{parts.scheme}://{parts.netloc}"
         self._session = requests.Session()
-        adapter = DeadlineAdapter(
-            pool_connections=self._options.connections, pool_maxsize=self._options.connections
-        )
-        for scheme in ("https://", "http://"):
-            self._session.mount(scheme, adapter)
+        limit_reads(self._session, self._options.connections)
 
     @cached_property
     def _names(self) -> dict[str, None]:
@@ -108,8 +104,10 @@ class HttpSource:
             try:
                 with deadline(end - time.monotonic()):
                     return self._get_once(url, name, generation)
+            except DeadlineExceeded as error:
+                raise late_error(url, self._options) from error
             except _TIMEOUTS as error:
-                raise ItemError("load_timeout", f"{url} {self._why_late(error)}") from error
+                raise stall_error(url, self._options) from error
             except _Busy as error:
                 cause: Exception = error
             except _RETRYABLE as error:
@@ -118,8 +116,7 @@ class HttpSource:
                 raise ItemError("load_failed", f"{url}: {error}") from error
             pause_s = backoff.next_s()
             if time.monotonic() + pause_s >= end:
-                late = f"was not loaded within {self._options.load_timeout_s:g} s (--load-timeout): {cause}"
-                raise ItemError("load_timeout", f"{url} {late}") from cause
+                raise late_error(url, self._options, cause) from cause
             time.sleep(pause_s)
 
     def _get_once(self, url: str, name: str, generation: int | None) -> bytes:
@@ -138,11 +135,6 @@ class HttpSource:
                 raise ItemError("not_found", f"{url} was replaced after it was listed")
             return _content(answer, url)
 
-    def _why_late(self, error: Exception) -> str:
-        if isinstance(error, DeadlineExceeded):
-            return f"was not loaded within {self._options.load_timeout_s:g} s (--load-timeout)"
-        return f"sent no data for {self._options.stall_timeout_s:g} s (--stall-timeout)"
-
 
 class _Busy(Exception):  # noqa: N818 - reads as the state that it names
     """The server asks to try again."""
@@ -160,8 +152,7 @@ def _content(answer: requests.Response, url: str) -> bytes:
 
 def _info(name: str, answer: requests.Response) -> ObjectInfo:
     headers = answer.headers
-    tag = headers.get("ETag", "").removeprefix("W/").strip('"')
-    generation = fingerprint(tag) if tag else None
+    generation = fingerprint(headers.get("ETag"))
     size = headers.get("Content-Length", "")
     return ObjectInfo(
         name,

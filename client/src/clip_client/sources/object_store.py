@@ -18,7 +18,14 @@ from obstore import exceptions as errors
 from obstore.store import AzureStore, S3Store
 
 from clip_client.errors import ItemError, SourceError
-from clip_client.sources.base import ObjectInfo, SourceOptions, fingerprint, has_pattern
+from clip_client.sources.base import (
+    ObjectInfo,
+    SourceOptions,
+    fingerprint,
+    has_pattern,
+    late_error,
+    stall_error,
+)
 
 _CREDENTIALS = re.compile(
     r"SignatureDoesNotMatch|InvalidAccessKeyId|ExpiredToken|InvalidToken|credentials|"
@@ -112,13 +119,9 @@ class ObjectStoreSource:
         if isinstance(error, errors.PermissionDeniedError):
             return ItemError("forbidden", f"no permission to read {name}")
         if took_s >= self._options.load_timeout_s:
-            late = f"was not loaded within {self._options.load_timeout_s:g} s (--load-timeout): {text}"
-            return ItemError("load_timeout", f"{name} {late}")
+            return late_error(name, self._options, text)
         if _TIMED_OUT in str(error):
-            return ItemError(
-                "load_timeout",
-                f"{name} sent no data for {self._options.stall_timeout_s:g} s (--stall-timeout)",
-            )
+            return stall_error(name, self._options)
         return ItemError("load_failed", f"{name}: {text}")
 
     def _listing_error(self, error: Exception) -> SourceError:
@@ -179,8 +182,7 @@ def _limits(options: SourceOptions, *, allow_http: bool) -> dict[str, Any]:
 
 def _info(meta: Mapping[str, Any]) -> ObjectInfo:
     # The ETag first: a bucket with versions names them when an object is loaded, not in its listing.
-    tag = (meta["e_tag"] or "").removeprefix("W/").strip('"') or meta["version"]
-    generation = fingerprint(tag) if tag else None
+    generation = fingerprint(meta["e_tag"]) or fingerprint(meta["version"])
     mtime_ns = None if generation is not None else int(meta["last_modified"].timestamp() * 1e9)
     return ObjectInfo(meta["path"], int(meta["size"]), generation, mtime_ns=mtime_ns)
 
