@@ -27,6 +27,8 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_reconnect_backoff_ms", 2000),
     # Use all addresses of a name (`dns:///...`), not only the first that answers.
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+    # Connections of its own: those of other clients in the process may be waiting to reconnect.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -130,7 +132,7 @@ class GrpcTransport:
     def __init__(self, channel: Any, headers: dict[str, str]) -> None:
         self._channel = channel
         self._stub = GRPCInferenceServiceStub(channel)
-        # Without a serializer, gRPC sends the bytes of wire.request_bytes() unchanged.
+        # Without a serializer, gRPC sends the bytes of ModelInfo.request_bytes() unchanged.
         self._infer = channel.unary_unary(_INFER, response_deserializer=pb.ModelInferResponse.FromString)
         self._headers = tuple(headers.items())
 
