@@ -68,7 +68,7 @@ class TimedAnswer:
     def of(
         cls, info: ModelInfo, answer: InferResult, count: int, seconds: float, waited_s: float = 0.0
     ) -> TimedAnswer:
-        """From the answer to a message of wire.request_bytes() with `count` photos."""
+        """From the answer to a message of ModelInfo.request_bytes() with `count` photos."""
         photo_s = answer.as_numpy(info.seconds_output) if info.seconds_output else None
         own_s = None if photo_s is None else photo_s[:count]
         return cls(info.read_answer(answer)[:count], seconds, own_s, waited_s)

@@ -63,7 +63,7 @@ def test_an_answer_is_read_row_by_row() -> None:
     nan = [float("nan")] * 4
     errors = ["", "truncated: JPEG 3x4: cut off", "", ""]
     answer = Answer([[1, 0, 0, 0], nan, nan, [2, 0, 0, 0]], error=errors)
-    right, truncated, silent, long = wire.read_answer(_INFO, cast("Any", answer))
+    right, truncated, silent, long = _INFO.read_answer(cast("Any", answer))
     assert right.outcome is right.embedding
     assert isinstance(right.embedding, np.ndarray)
     assert right.error is None
@@ -86,7 +86,7 @@ def test_notices_and_facts_come_with_a_photo() -> None:
         format=["JPEG", ""],
     )
     info = ModelInfo.from_config(config(add_facts))
-    first, second = wire.read_answer(info, cast("Any", answer))
+    first, second = info.read_answer(cast("Any", answer))
     assert first.notices == (Notice("stray_bytes", "3 bytes: odd"), Notice("truncated", "half of it"))
     assert (first.width, first.height, first.format, first.decode_scale) == (6000, 4000, "JPEG", 8)
     assert second.notices == ()
@@ -107,14 +107,14 @@ def test_a_request_is_the_message_that_tritonclient_would_send(
         0, False, False, 0, None, None,
     )  # fmt: skip
     info = dataclasses.replace(_INFO, seconds_output="seconds")
-    sent = wire.request_bytes(info, photos, timed=timed, request_id=request_id)
+    sent = info.request_bytes(photos, timed=timed, request_id=request_id)
     assert service_pb2.ModelInferRequest.FromString(sent) == wanted
 
 
 @pytest.mark.parametrize("size", [2**7, 2**14, 2**21])
 def test_lengths_at_the_borders_of_a_varint(size: int) -> None:
     for length in (size - 5, size - 4, size - 3):
-        request = service_pb2.ModelInferRequest.FromString(wire.request_bytes(_INFO, [bytes(length)]))
+        request = service_pb2.ModelInferRequest.FromString(_INFO.request_bytes([bytes(length)]))
         (content,) = request.raw_input_contents
         assert content == length.to_bytes(4, "little") + bytes(length)
 
@@ -174,7 +174,7 @@ def add_facts(message: pb.ModelConfig) -> None:
 
 def test_only_outputs_that_the_server_has_are_requested() -> None:
     def requested(info: ModelInfo) -> list[str]:
-        request = service_pb2.ModelInferRequest.FromString(wire.request_bytes(info, [b"photo"]))
+        request = service_pb2.ModelInferRequest.FromString(info.request_bytes([b"photo"]))
         return [output.name for output in request.outputs]
 
     assert requested(ModelInfo.from_config(config())) == ["embedding", "error"]

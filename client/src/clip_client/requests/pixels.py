@@ -79,7 +79,7 @@ class EncoderInfo(ModelInfo):
         """Like ModelInfo.request_bytes(). A photo without bytes is an empty row, which costs little."""
         del timed  # this client has measured its part
         if alone:
-            photos = [*photos, *[b""] * (self.max_batch_size - len(photos))]
+            photos = self.whole_batch(photos)
         count = len(photos)
         head = pb.ModelInferRequest(
             model_name=self.name,
@@ -138,11 +138,10 @@ class PreprocessInfo(ModelInfo):
         outputs = {each.name for each in config.output}
         missing = {"error", "notice", "format", "dimensions", "stage_seconds"} - outputs
         if len(images) != 1 or len(pixels) != 1 or missing:
+            lacks = f", and it lacks the outputs {', '.join(sorted(missing))}" if missing else ""
             raise ServerMismatch(
                 f"the model {config.name!r} is not a preprocess model of this release: it must have one "
-                f"BYTES input and one UINT8 output, but has {len(images)} and {len(pixels)}"
-                + f", and it lacks the outputs {', '.join(sorted(missing))}"
-                * bool(missing)
+                f"BYTES input and one UINT8 output, but has {len(images)} and {len(pixels)}{lacks}"
             )
         return cls(
             name=config.name,

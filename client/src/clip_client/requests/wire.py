@@ -83,12 +83,40 @@ class ModelInfo:
     def request_bytes(
         self, photos: Sequence[bytes], *, timed: bool = False, request_id: str = "", alone: bool = False
     ) -> bytes:
-        """A serialized request; see request_bytes()."""
-        return request_bytes(self, photos, timed=timed, request_id=request_id, alone=alone)
+        """A serialized ModelInferRequest for `photos` (at most the model's batch).
+
+        `alone` fills the batch with empty photos, which cost the server little, so that Triton adds no other
+        request to it. The answer then has more rows than `photos`.
+
+        The photos are most of it and are copied only once: the message is serialized without them, and the
+        field that holds them, protobuf's last, is appended.
+        """
+        if alone:
+            photos = self.whole_batch(photos)
+        about_photos = [self.notice_output, self.format_output, self.dimensions_output]
+        wanted = [self.embedding_output, self.error_output, *filter(None, about_photos)]
+        if timed and self.seconds_output:
+            wanted.append(self.seconds_output)
+        head = pb.ModelInferRequest(
+            model_name=self.name,
+            id=request_id,
+            inputs=[{"name": self.image_input, "datatype": "BYTES", "shape": [len(photos), 1]}],
+            outputs=[{"name": name} for name in wanted],
+        )
+        entries = (part for photo in photos for part in (len(photo).to_bytes(4, "little"), photo))
+        return b"".join([head.SerializeToString(), *raw_contents(list(entries))])
+
+    def whole_batch(self, photos: Sequence[bytes]) -> list[bytes]:
+        """`photos`, and empty ones up to the largest batch."""
+        return [*photos, *[b""] * (self.max_batch_size - len(photos))]
 
     def read_answer(self, result: InferResult) -> list[PhotoResult]:
         """One entry per photo, in the order of the request."""
-        return read_answer(self, result)
+        rows = result.as_numpy(self.embedding_output)
+        return [
+            PhotoResult.of(error or read_row(row), **facts)
+            for row, (error, facts) in zip(rows, read_facts(self, result, len(rows)), strict=True)
+        ]
 
     def __repr__(self) -> str:
         """Without the pictures among the parameters: they have thousands of characters."""
@@ -137,38 +165,6 @@ def stacked(results: Sequence[PhotoResult], info: ModelInfo) -> Embedding:
     return np.stack(rows) if rows else np.empty((0, info.dimension), np.float32)
 
 
-def request_bytes(
-    info: ModelInfo,
-    photos: Sequence[bytes],
-    *,
-    timed: bool = False,
-    request_id: str = "",
-    alone: bool = False,
-) -> bytes:
-    """A serialized ModelInferRequest for `photos` (at most the model's batch).
-
-    `alone` fills the batch with empty photos, which cost the server little, so that Triton adds no other
-    request to it. The answer then has more rows than `photos`.
-
-    The photos are most of it and are copied only once: the message is serialized without them, and the field
-    that holds them, protobuf's last, is appended.
-    """
-    if alone:
-        photos = [*photos, *[b""] * (info.max_batch_size - len(photos))]
-    about_photos = [info.notice_output, info.format_output, info.dimensions_output]
-    wanted = [info.embedding_output, info.error_output, *filter(None, about_photos)]
-    if timed and info.seconds_output:
-        wanted.append(info.seconds_output)
-    head = pb.ModelInferRequest(
-        model_name=info.name,
-        id=request_id,
-        inputs=[{"name": info.image_input, "datatype": "BYTES", "shape": [len(photos), 1]}],
-        outputs=[{"name": name} for name in wanted],
-    )
-    entries = (part for photo in photos for part in (len(photo).to_bytes(4, "little"), photo))
-    return b"".join([head.SerializeToString(), *raw_contents(list(entries))])
-
-
 def raw_contents(parts: Sequence[bytes]) -> list[bytes]:
     """The field with the content of one input, which consists of `parts`."""
     return [_RAW_INPUT_CONTENTS, _varint(sum(map(len, parts))), *parts]
@@ -185,15 +181,6 @@ def _varint(number: int) -> bytes:
         groups.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes([*groups, number])
-
-
-def read_answer(info: ModelInfo, result: InferResult) -> list[PhotoResult]:
-    """One entry per photo, in the order of the request."""
-    rows = result.as_numpy(info.embedding_output)
-    return [
-        PhotoResult.of(error or read_row(row), **facts)
-        for row, (error, facts) in zip(rows, read_facts(info, result, len(rows)), strict=True)
-    ]
 
 
 def read_facts(
