@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gzip
 import os
 import threading
-import time
 import uuid
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tritonclient.grpc import InferenceServerClient
 
-from clip_client import AsyncClipClient, ClipClient, ItemError, ObjectInfo, Source, SourceError, open_source
+from clip_client import AsyncClipClient, ClipClient, ItemError, ObjectInfo, Source, SourceError
 from clip_client.requests.wire import Embedding
 from clip_client.sources.gcs import GcsSource
-from clip_client.stream import load
 from clip_client.timings import STAGES, Timings
 from clip_serving.server.embedded import TritonServer
 from testing.fake_gcs import FakeGcs
 from testing.pictures import corrupt_pictures, encoded, source_picture
-from testing.waiting import PATIENCE_S
 
 Results = list[tuple[str, Embedding | ItemError]]
 Collect = Callable[..., Results]
@@ -249,169 +243,3 @@ def test_an_object_that_is_damaged_on_the_servers_disk(
     assert rotten.code == "checksum_mismatch"
     assert not isinstance(first, ItemError), first
     assert not isinstance(last, ItemError), last
-
-
-def test_objects_stored_as_gzip(fake_gcs: FakeGcs) -> None:
-    """`gcloud storage cp --gzip-local-all` stores photos so: the listing tells of the packed bytes."""
-    packed = gzip.compress(photo(0))
-    stored = {
-        "bomb.jpg": gzip.compress(bytes((1 << 20) + 1)),
-        "cut.jpg": packed[: len(packed) // 2],
-        "misnamed.jpg": photo(1),
-        "packed.jpg": packed,
-        "rotten.jpg": packed[:100] + bytes([packed[100] ^ 1]) + packed[101:],
-        "twice.jpg": gzip.compress(photo(2)[:500]) + gzip.compress(photo(2)[500:]),
-    }
-    bucket = fake_gcs.client.create_bucket(f"gzip-{uuid.uuid4().hex[:8]}")
-    for name, data in stored.items():
-        blob = bucket.blob(name)
-        blob.content_encoding = "gzip"
-        blob.upload_from_string(data, content_type="image/jpeg")
-    source = GcsSource(bucket.name, "")
-    loaded: dict[str, bytes | str] = {}
-    for item in source.list():
-        assert (item.size, item.content_encoding) == (len(stored[item.name]), "gzip")
-        try:
-            loaded[item.name] = load(source, item, 1 << 20)[1]
-        except ItemError as error:
-            loaded[item.name] = error.code
-    assert loaded == {
-        "bomb.jpg": "too_many_bytes",
-        "cut.jpg": "load_failed",
-        "misnamed.jpg": photo(1),
-        "packed.jpg": photo(0),
-        "rotten.jpg": "load_failed",
-        "twice.jpg": photo(2),
-    }
-
-
-def uploaded(fake_gcs: FakeGcs, objects: dict[str, tuple[bytes, str | None]]) -> GcsSource:
-    """A new bucket of objects, each with its Content-Encoding."""
-    bucket = fake_gcs.client.create_bucket(f"stored-{uuid.uuid4().hex[:8]}")
-    for name, (data, encoding) in objects.items():
-        blob = bucket.blob(name)
-        blob.content_encoding = encoding
-        blob.upload_from_string(data, content_type="image/jpeg")
-    return GcsSource(bucket.name)
-
-
-def test_objects_stored_under_other_encodings(fake_gcs: FakeGcs) -> None:
-    """What each object is, as its loaded bytes are those of a photo."""
-    source = uploaded(
-        fake_gcs,
-        {
-            "a": (gzip.compress(photo(0)), "GZIP"),
-            "b": (zlib.compress(photo(0)), "deflate"),
-            "c": (photo(0), "br"),
-            "d": (b"\x1b" + bytes(99), "br"),
-            "e": (gzip.compress(photo(0)) + b"trailing", "gzip"),
-        },
-    )
-    loaded = {}
-    for item in source.list():
-        try:
-            loaded[item.name] = load(source, item, 1 << 20)[1]
-        except ItemError as error:
-            loaded[item.name] = error.code.encode()
-    assert loaded == {**dict.fromkeys("abce", photo(0)), "d": b"unsupported_encoding"}
-
-
-def test_names_that_end_in_a_slash(fake_gcs: FakeGcs) -> None:
-    source = uploaded(fake_gcs, {"a/": (b"", None), "a/b/": (photo(0), None), "a/c": (b"", None)})
-    assert [item.name for item in source.list()] == ["a/b/", "a/c"]
-    assert source.placeholders == 1
-    assert source.load(next(source.list())) == photo(0)
-
-
-def test_the_whole_name_of_an_object_is_that_object(fake_gcs: FakeGcs) -> None:
-    source = uploaded(fake_gcs, dict.fromkeys(("a.jpg", "a.jpg.old", "b/c.jpg", "[b].jpg"), (photo(0), None)))
-    for prefix, names in (
-        ("a.jpg", ["a.jpg"]),
-        ("a.", ["a.jpg", "a.jpg.old"]),
-        ("b", ["b/c.jpg"]),
-        ("[b].jpg", ["[b].jpg"]),
-    ):
-        part = open_source(f"{source.uri}/{prefix}")
-        part.check()
-        assert [item.name for item in part.list()] == names
-        assert [name for name in ("a.jpg", "a.jpg.old") if part.covers(name)] == [
-            name for name in names if name[0] == "a"
-        ]
-    pattern = open_source(f"{source.uri}/*.jpg")
-    with pytest.raises(SourceError, match=r"Patterns are not expanded: give gs://\S+/ with --include"):
-        pattern.check()
-
-
-class Statistics:
-    """Requests that the ensemble answers from here on, and the photos in them."""
-
-    def __init__(self, server: TritonServer) -> None:
-        self._url = server.grpc_url
-        self._before = self._read()
-        # The server counts a request just after it was answered: let those of earlier tests come in.
-        while self._before != (now := self._later()):
-            self._before = now
-
-    def after(self, photos: int) -> int:
-        """The requests that `photos` photos came in, as soon as all of them are counted."""
-        requests, counted = np.subtract(self._read(), self._before)
-        end = time.monotonic() + PATIENCE_S
-        while counted < photos and time.monotonic() < end:
-            requests, counted = np.subtract(self._later(), self._before)
-        assert counted == photos
-        return int(requests)
-
-    def _later(self) -> tuple[int, int]:
-        time.sleep(0.2)
-        return self._read()
-
-    def _read(self) -> tuple[int, int]:
-        with InferenceServerClient(self._url) as triton:
-            (stats,) = triton.get_inference_statistics("clip_image").model_stats
-        return int(stats.inference_stats.success.count), int(stats.inference_count)
-
-
-def embed_with_client(url: str, photos: list[bytes], **options: Any) -> Embedding:
-    with ClipClient(url, **options) as client:
-        return client.embed(photos)
-
-
-def embed_with_async_client(url: str, photos: list[bytes], **options: Any) -> Embedding:
-    async def run() -> Embedding:
-        async with AsyncClipClient(url, **options) as client:
-            return await client.embed(photos)
-
-    return asyncio.run(run())
-
-
-_TWO = len(photo(0)) + len(photo(1))
-
-
-@pytest.mark.parametrize("embed", [embed_with_client, embed_with_async_client])
-@pytest.mark.parametrize(
-    ("options", "requests"),
-    [
-        pytest.param({"images_per_request": 1000}, 1, id="whole"),
-        pytest.param({"images_per_request": 2}, 3, id="by count"),
-        pytest.param({"images_per_request": 1000, "bytes_per_request": _TWO}, 3, id="by bytes"),
-        pytest.param(
-            {"images_per_request": 1000, "bytes_per_request": 1}, 5, id="each larger than the bound"
-        ),
-    ],
-)
-def test_one_call_is_split_into_requests(
-    server: TritonServer, embed: Any, options: dict[str, int], requests: int
-) -> None:
-    photos = [photo(index % 2) for index in range(5)]
-    statistics = Statistics(server)
-    rows = embed(server.grpc_url, photos, **options)
-    assert statistics.after(photos=5) == requests
-    np.testing.assert_allclose(rows[2:], rows[:-2], atol=1e-5)
-
-
-def test_more_photos_than_the_models_largest_batch(server: TritonServer) -> None:
-    photos = [photo(index % 2) for index in range(66)]
-    statistics = Statistics(server)
-    rows = embed_with_client(server.grpc_url, photos, images_per_request=1000)
-    assert statistics.after(photos=66) == 2
-    np.testing.assert_allclose(rows[2:], rows[:-2], atol=1e-5)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from clip_client import AsyncClipClient, ClipClient, ObjectInfo
+from clip_client import AsyncClipClient, ClipClient, ObjectInfo, ServerStatus
 from clip_serving.repository.stage import InstanceLayout
 from clip_serving.server.embedded import ServerOptions, TritonServer
 from testing.pictures import encoded, noise
@@ -59,8 +59,12 @@ class Run:
         self._records = client.embed_records(self._source)
         self._seen: Counter[str] = Counter()
 
+    @property
+    def servers(self) -> tuple[ServerStatus, ...]:
+        return self._client.servers
+
     def answered(self, number: int) -> int:
-        return self._client.servers[number].answered
+        return self.servers[number].answered
 
     def until(self, condition: Callable[[], object], what: str) -> None:
         def step() -> object:
@@ -88,43 +92,44 @@ def second(repository: Path, *, supervise: bool) -> Iterator[TritonServer]:
         yield running
 
 
-def test_a_server_that_is_killed_loses_nothing_and_works_again_after_its_restart(
-    server: TritonServer, small_repository: Path
-) -> None:
+@contextmanager
+def running(server: TritonServer, repository: Path, *, supervise: bool) -> Iterator[tuple[Run, TritonServer]]:
+    """A run on `server` and on another one, which it yields too. Both have answered when the block begins."""
     with (
-        second(small_repository, supervise=True) as other,
+        second(repository, supervise=supervise) as other,
         ClipClient([server.grpc_url, other.grpc_url], deadline_s=PATIENCE_S, concurrency=2) as client,
     ):
         run = Run(client)
         run.until(lambda: min(run.answered(0), run.answered(1)) >= 20, "both servers answer")
+        yield run, other
+        run.finish()
+
+
+def test_a_server_that_is_killed_loses_nothing_and_works_again_after_its_restart(
+    server: TritonServer, small_repository: Path
+) -> None:
+    with running(server, small_repository, supervise=True) as (run, other):
         os.kill(other.pid, signal.SIGKILL)
         run.until(lambda: other.restarts == 1, "the server has been restarted")
         before = run.answered(1)
         run.until(lambda: run.answered(1) >= before + 20, "the restarted server answers")
-        run.finish()
-        assert all(status.is_compared for status in client.servers)
+        assert all(status.is_compared for status in run.servers)
 
 
 @pytest.mark.slow  # it waits for the patience with a stopped server
 def test_a_server_that_stops_answering_gets_little_until_it_answers_again(
     server: TritonServer, small_repository: Path
 ) -> None:
-    with (
-        second(small_repository, supervise=False) as other,
-        ClipClient([server.grpc_url, other.grpc_url], deadline_s=PATIENCE_S, concurrency=2) as client,
-    ):
-        run = Run(client)
-        run.until(lambda: min(run.answered(0), run.answered(1)) >= 20, "both servers answer")
+    with running(server, small_repository, supervise=False) as (run, other):
         os.kill(other.pid, signal.SIGSTOP)
         try:
-            run.until(lambda: client.servers[1].in_flight_limit == 1, "it is known to have stopped")
+            run.until(lambda: run.servers[1].in_flight_limit == 1, "it is known to have stopped")
             before = [run.answered(0), run.answered(1)]
             run.until(lambda: run.answered(0) >= before[0] + 300, "the other server does the work")
             assert run.answered(1) == before[1]
         finally:
             os.kill(other.pid, signal.SIGCONT)
         run.until(lambda: run.answered(1) >= before[1] + 20, "it answers again")
-        run.finish()
 
 
 async def embedded(url: str | list[str], photos: list[bytes]) -> int:
