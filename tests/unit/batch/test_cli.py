@@ -98,6 +98,7 @@ def test_errors_name_the_cause(out: str, tmp_path: Path, capsys: pytest.CaptureF
         (["plan", str(tmp_path / "none"), "--out", out], "does not exist"),
         (["plan", str(tmp_path), "--out", "ftp://x"], "ftp:// is not supported"),
         (["plan", str(tmp_path / "photos"), "--out", out, "--replace-model"], "needs the --url"),
+        (["plan", out, str(tmp_path), "--out", out, "--source-name", "x"], "stands for one source"),
     ):
         assert main(command) == 2
         assert said in capsys.readouterr().err

@@ -20,6 +20,7 @@ from clip_batch.commands.arguments import (
     say,
     writable,
 )
+from clip_batch.errors import BatchError
 from clip_batch.lists import open_listing
 from clip_batch.plan import PlanOptions, make_plan
 from clip_batch.retry import retry
@@ -46,7 +47,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     for name, text in (("include", "plan only"), ("exclude", "leave out")):
         add(f"--{name}", action="append", default=[], metavar="PATTERN",
             help=f"{text} objects that match, such as '*.jpg' or '2024/*'; can be repeated")  # fmt: skip
-    add("--base", metavar="SOURCE", help="the bucket or folder of names in lists that are no URIs")
+    add("--base", metavar="SOURCE", help="the bucket, prefix or folder that names in lists are relative to")
     add("--source-name", metavar="NAME", help="record NAME instead of the folder's path or the bucket")
     add("--prune", action="store_true", help="mark rows of objects that the sources no longer have, for "
         "compact to remove them")  # fmt: skip
@@ -57,6 +58,8 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    if options.source_name is not None and len(options.source) > 1:
+        raise BatchError("--source-name stands for one source. Plan the others with commands of their own")
     storage = writable(options.out)
     begin = time.monotonic()
     model = model_of(options) if options.url else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from clip_client import defaults
 from clip_client.errors import ItemError, SourceError
 from clip_client.files import chunks_of, open_regular
-from clip_client.sources.base import ObjectInfo
+from clip_client.sources.base import ObjectInfo, crc32c
 from clip_client.sources.file_names import path_of, printable
 
 
@@ -86,11 +86,17 @@ class FolderSource:
             with open_regular(self._root / path_of(item.name)) as file:
                 data = b"".join(chunks_of(file, most + 1))
         except FileNotFoundError as error:
-            raise ItemError("not_found", f"{item.name} was deleted after it was listed") from error
+            raise ItemError(
+                "not_found", f"{item.name} does not exist; perhaps it was deleted after it was listed"
+            ) from error
         except OSError as error:
             raise ItemError("load_failed", f"{item.name}: {error.strerror}") from error
+        except ValueError as error:  # a null character, in a name from a list
+            raise ItemError("not_found", f"{item.name!r} is no file name: {error}") from error
         if len(data) > most:
             raise ItemError("load_failed", f"{item.name} grew while it was read")
+        if item.crc32c is not None and crc32c(data) != item.crc32c:
+            raise ItemError("checksum_mismatch", f"{item.name}: the file does not match the listed CRC32C")
         return data
 
 

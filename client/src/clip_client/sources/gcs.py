@@ -130,7 +130,9 @@ class GcsSource:
         except api.RetryError as error:
             raise late_error(name, self._options, error.cause) from error
         except api.NotFound as error:
-            raise ItemError("not_found", f"{name} was deleted after it was listed") from error
+            raise ItemError(
+                "not_found", f"{name} does not exist; perhaps it was deleted after it was listed"
+            ) from error
         except api.Forbidden as error:
             raise ItemError("forbidden", f"no permission to read {name}") from error
         except (api.Unauthorized, GoogleAuthError) as error:

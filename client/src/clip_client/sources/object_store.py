@@ -115,7 +115,9 @@ class ObjectStoreSource:
         if isinstance(error, errors.UnauthenticatedError) or _CREDENTIALS.search(text):
             return self._login_error(text)
         if isinstance(error, FileNotFoundError):
-            return ItemError("not_found", f"{name} was deleted after it was listed")
+            return ItemError(
+                "not_found", f"{name} does not exist; perhaps it was deleted after it was listed"
+            )
         if isinstance(error, errors.PermissionDeniedError):
             return ItemError("forbidden", f"no permission to read {name}")
         if took_s >= self._options.load_timeout_s:
