@@ -129,7 +129,7 @@ def litserve(job: Job, loads: Loads) -> Iterator[Callable[[], Request]]:
 
 @contextmanager
 def triton_bytes(job: Job, loads: Loads) -> Iterator[Callable[[], Request]]:
-    """A photo's bytes in a gRPC request by our client; or its pixels, which the client or a tier decodes.
+    """Photos' bytes in a gRPC request by our client; or their pixels, which the client or a tier decodes.
 
     The address is `url`, or `url decode-url` with a tier.
     """
@@ -138,7 +138,7 @@ def triton_bytes(job: Job, loads: Loads) -> Iterator[Callable[[], Request]]:
     url, *tier = job.address.split()
     decode = tier or ("client" if job.kind == "triton-pixels" else "server")
     with ClipClient(url, concurrency=job.in_flight, decode=decode) as client:
-        yield lambda: lambda: _embed(client, next(photos))
+        yield lambda: lambda: _embed(client, [next(photos) for _ in range(job.photos_per_request)])
 
 
 @contextmanager
@@ -152,16 +152,17 @@ def triton_bucket(job: Job, loads: Loads) -> Iterator[Callable[[], Request]]:
             begin = time.monotonic()
             data = source.load(next(items))
             loads.append(time.monotonic() - begin)
-            return _embed(client, data)
+            return _embed(client, [data])
 
         yield lambda: request
 
 
-def _embed(client: ClipClient, photo: bytes) -> int:
-    (row,) = client.request([photo])
-    if isinstance(row, ItemError):
-        raise row
-    return 1
+def _embed(client: ClipClient, photos: list[bytes]) -> int:
+    rows = client.request(photos)
+    for row in rows:
+        if isinstance(row, ItemError):
+            raise row
+    return len(rows)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Where decoding runs, side by side: `python -m benchmarks.placement --repository DIR [--photos DIR]`.
 
 In turn, pass by pass, on the same cores and photos: decoding on the server, in the client, and on a server of
-its own, each with the null encoder and with the model; and the functions that all call, in one process per
-core without a server (the ceiling). Client and servers share the cores, so the figures say what a
-placement costs, not what more hosts gain.
+its own, each with the null encoder and with the model, eight photos a request as `clip-embed` sends them; and
+the functions that all call, in one process per core without a server (the ceiling). Client and servers share
+the cores, so the figures say what a placement costs, not what more hosts gain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from benchmarks.clients import CEILING_BATCH
 from benchmarks.results import Results, Window
 from benchmarks.results_page import spread_text, table
 from benchmarks.run import OWN_PHOTOS, Plan, Run
-from benchmarks.systems import IN_FLIGHT, Load, System, Workspace, no_service, ours, tiers
+from benchmarks.systems import Load, System, Workspace, no_service, ours, tiers
+from clip_client.defaults import IMAGES_PER_REQUEST
 from clip_profile.console import Console
 from clip_serving.defaults import Precision
 from clip_serving.encoder.cpu import Cpu
@@ -34,6 +35,8 @@ from testing.repositories import Work
 CEILING = "ceiling"
 PLACEMENTS = {"server": "triton-bytes", "client": "triton-pixels"}
 TIER = "triton-tier"
+CALLS = 8
+"""Requests in flight."""
 WORKS: tuple[Work, ...] = ("null", "whole")
 
 
@@ -51,12 +54,12 @@ def systems(cores: int, cpu: Cpu) -> list[System]:
     for work in WORKS:
         encoder = "null encoder" if work == "null" else precision
         loads = tuple(
-            Load(key_of(name, work), f"decode={name}, {encoder}", client, IN_FLIGHT)
+            Load(key_of(name, work), f"decode={name}, {encoder}", client, CALLS, IMAGES_PER_REQUEST)
             for name, client in PLACEMENTS.items()
         )
         start = partial(ours, work, None if work == "null" else precision)
         found.append(System(f"placement-{work}", work, start, loads))
-        load = Load(key_of("tier", work), f"decode=host:port, {encoder}", TIER, IN_FLIGHT)
+        load = Load(key_of("tier", work), f"decode=host:port, {encoder}", TIER, CALLS, IMAGES_PER_REQUEST)
         start = partial(tiers, work, None if work == "null" else precision)
         found.append(System(load.key, work, start, (load,)))
     ceiling = Load(CEILING, "its functions, in process", "ceiling", cores, CEILING_BATCH)
