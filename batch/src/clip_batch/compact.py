@@ -68,10 +68,7 @@ def compact(storage: Storage, rows_per_file: int = defaults.COMPACT_ROWS) -> Com
     )
     if work.is_done():
         return work.summary
-    try:
-        files = work.write(snapshot, rows_per_file)
-    except FileNotFoundError as error:
-        raise BatchError(_SIMULTANEOUS) from error
+    files = work.write(snapshot, rows_per_file)
     _commit(storage, dataclasses.replace(snapshot, files=tuple(files)))
     recover(storage)
     return dataclasses.replace(work.summary, files=len(files))

@@ -20,7 +20,7 @@ from clip_batch import defaults
 from clip_batch.errors import DamagedFile
 from clip_batch.layout import COMPACTIONS, EMBEDDINGS, ERRORS, Partition, ShardName
 from clip_batch.manifest import Plan, read_plans
-from clip_batch.storage import Storage, read_json, reading
+from clip_batch.storage import Storage, damaged, read_json, reading
 from clip_client.sinks.parquet import METADATA_KEY
 
 BATCH_KEY = b"clip_triton_batch"
@@ -77,6 +77,11 @@ class Snapshot:
     through: int = 0
     staging: str = ""
     files: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Snapshot:
+        """Ignores what a later release adds."""
+        return cls(values["number"], values["through"], values["staging"], tuple(values["files"]))
 
 
 @dataclass(frozen=True)
@@ -167,11 +172,14 @@ def recover(storage: Storage) -> None:
     snapshot = read_snapshot(storage)
     if not snapshot.number:
         return
-    present = set(_files(storage))
-    for name in snapshot.files:
-        if name not in present:
-            storage.move(f"{snapshot.staging}/{name}", name)
     kept = set(snapshot.files)
+    present = set(_files(storage))
+    if missing := kept - present:
+        for name in missing:
+            storage.move(f"{snapshot.staging}/{name}", name)
+        present = set(_files(storage))
+        if kept - present:
+            return  # what they replace may be all that is left of their rows
     for name in present - kept:
         parsed = ShardName.parse(name)
         if parsed is not None and parsed.plan <= snapshot.through:
@@ -186,17 +194,18 @@ def read_snapshot(storage: Storage) -> Snapshot:
     names = [file.name for file in storage.list(COMPACTIONS) if file.name.endswith(".json")]
     if not names:
         return Snapshot()
-    values = read_json(storage, names[-1])
-    return Snapshot(**{**values, "files": tuple(values["files"])})
+    return read_json(storage, names[-1], Snapshot.from_json)
 
 
 def read_info(storage: Storage, shard: ShardName) -> FileInfo:
-    """A file's footer. Raises FileNotFoundError and DamagedFile."""
+    """A file's footer. Raises MissingFile and DamagedFile."""
     with reading(storage, shard.name) as file:
         footer = pq.read_metadata(file)
         found = footer.metadata or {}
         counts = found.get(BATCH_KEY)
-        model = json.loads(found.get(METADATA_KEY, b"{}"))
+        if METADATA_KEY not in found or (counts is None and shard.partition is not None):
+            raise damaged(storage, shard.name, "clip-batch has not written it")
+        model = json.loads(found[METADATA_KEY])
         return FileInfo(shard, footer.num_rows, model, ShardCounts.from_json(counts) if counts else None)
 
 

@@ -3,6 +3,7 @@
 BatchError              a plan, partition or option that cannot be used
 ├── StorageError        the folder of the output cannot be read or written
 │   └── DamagedFile     one of its files is not what clip-batch wrote
+│       └── MissingFile one of its files is not there
 ├── ModelMismatch       the server's model or settings differ from those of the output
 └── BudgetExceeded      more objects failed than --max-failed or --max-failed-share allows
 
@@ -22,6 +23,10 @@ class StorageError(BatchError):
 
 class DamagedFile(StorageError):  # noqa: N818 - reads as the state that it names
     """A file of the output was cut off or changed; the text names it."""
+
+
+class MissingFile(DamagedFile):
+    """A file of the output is not there, although another one names it."""
 
 
 class ModelMismatch(BatchError):  # noqa: N818 - reads as the state that it names

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_batch import defaults
-from clip_batch.errors import BatchError, DamagedFile
+from clip_batch.errors import BatchError
 from clip_batch.layout import PLANS, Partition
-from clip_batch.storage import Storage, read_json, reading, write_json
+from clip_batch.storage import Storage, damaged, read_json, reading, write_json
 from clip_client import ObjectInfo
 
 _INFO = ("name", "size", "generation", "crc32c", "content_encoding", "mtime_ns")
@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
         ("mtime_ns", pa.int64()),
     ]
 )
+FORMAT = 1
+"""Of plans and the files they lead to. It grows when an older release would misread them."""
 GONE = pa.schema([("source", pa.string()), ("name", pa.string())])
 _REPEATED = ["source", "uri", "content_encoding"]
 """Columns of few values, which Parquet stores once per row group."""
@@ -77,6 +79,7 @@ class Plan:
     prune: bool = False
     per_part: int = defaults.PARTITIONS_PER_PART
     version: str = ""
+    format: int = FORMAT
 
     @property
     def name(self) -> str:
@@ -94,8 +97,10 @@ class Plan:
     def part_name(self, part: int) -> str:
         return f"{self.prefix}{part:05d}.parquet"
 
-    def part_names(self) -> list[str]:
-        return [self.part_name(part) for part in range(-(-self.partitions // self.per_part))]
+    @property
+    def parts(self) -> int:
+        """The number of files of its manifest."""
+        return -(-self.partitions // self.per_part)
 
     def partition(self, number: int) -> Partition:
         """Raises BatchError if there is no such partition."""
@@ -110,7 +115,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Plan:
-        """Ignores what a later release adds."""
+        """Ignores what a later release adds. Raises BatchError for a plan that this one would misread."""
+        if values.get("format", FORMAT) > FORMAT:
+            raise BatchError(
+                f"plan {values.get('number')} was made by clip-batch {values.get('version')}, whose files "
+                "this release cannot read. Install that release on all machines of the job"
+            )
         known = {field.name for field in dataclasses.fields(cls)}
         given = {name: value for name, value in values.items() if name in known}
         return cls(**{**given, "sources": tuple(given["sources"])})
@@ -123,13 +133,13 @@ def has_plans(storage: Storage) -> bool:
 def read_plans(storage: Storage) -> list[Plan]:
     """All plans, in order."""
     names = [file.name for file in storage.list(PLANS) if file.name.endswith(".json")]
-    return [Plan.from_json(read_json(storage, name)) for name in names]
+    return [read_json(storage, name, Plan.from_json) for name in names]
 
 
 def read_plan(storage: Storage, number: int) -> Plan:
     """One plan. Raises BatchError if there is none of this number."""
     try:
-        return Plan.from_json(read_json(storage, f"{PLANS}/{number:06d}.json"))
+        return read_json(storage, f"{PLANS}/{number:06d}.json", Plan.from_json)
     except FileNotFoundError:
         raise BatchError(
             f"{storage.uri} has no plan {number}. Make one with: clip-batch plan SOURCE --out {storage.uri}"
@@ -140,8 +150,8 @@ def read_partition(storage: Storage, partition: Partition) -> list[PlannedObject
     """A partition's objects, in the order of the plan. Raises BatchError if there is no such partition."""
     plan = read_plan(storage, partition.plan)
     part, group = divmod(plan.partition(partition.number).number, plan.per_part)
-    with _reading(storage, plan.part_name(part)) as file:
-        return objects_of(pq.ParquetFile(file).read_row_group(group, use_threads=False))
+    with _manifest(storage, plan, part) as reader:
+        return objects_of(reader.read_row_group(group, use_threads=False))
 
 
 def objects_of(table: Any) -> list[PlannedObject]:
@@ -161,9 +171,8 @@ def table_of(objects: Sequence[PlannedObject]) -> Any:
 def partition_tables(storage: Storage, plan: Plan) -> Iterator[tuple[Partition, Any]]:
     """Each partition's rows, in order, in the memory of one partition."""
     number = 0
-    for name in plan.part_names():
-        with _reading(storage, name) as file:
-            reader = pq.ParquetFile(file)
+    for part in range(plan.parts):
+        with _manifest(storage, plan, part) as reader:
             for group in range(reader.num_row_groups):
                 yield Partition(plan.number, number), reader.read_row_group(group, use_threads=False)
                 number += 1
@@ -210,16 +219,20 @@ def discard(storage: Storage, plan: Plan) -> None:
 def gone_tables(storage: Storage, plan: Plan) -> Iterator[Any]:
     """The objects that the plan found gone, in batches."""
     if plan.gone:
-        with _reading(storage, plan.gone_name) as file:
+        with reading(storage, plan.gone_name) as file:
             for batch in pq.ParquetFile(file).iter_batches(use_threads=False):
                 yield pa.Table.from_batches([batch])
 
 
 @contextmanager
-def _reading(storage: Storage, name: str) -> Iterator[Any]:
-    """A manifest's file. It exists as long as its plan does."""
-    try:
-        with reading(storage, name) as file:
-            yield file
-    except FileNotFoundError as error:
-        raise DamagedFile(f"{storage.uri}/{name} is missing. Restore it from a copy") from error
+def _manifest(storage: Storage, plan: Plan, part: int) -> Iterator[Any]:
+    """A file of a manifest. It exists as long as its plan does."""
+    name = plan.part_name(part)
+    with reading(storage, name) as file:
+        reader = pq.ParquetFile(file)
+        wanted = min(plan.per_part, plan.partitions - part * plan.per_part)
+        if missing := {*SCHEMA.names} - {*reader.schema_arrow.names}:
+            raise damaged(storage, name, f"it lacks the columns {', '.join(sorted(missing))}")
+        if reader.num_row_groups != wanted:
+            raise damaged(storage, name, f"it has {reader.num_row_groups} partitions instead of {wanted}")
+        yield reader

@@ -17,7 +17,7 @@ from clip_client.sinks.base import model_difference
 def read_model(storage: Storage, epoch: int) -> dict[str, str] | None:
     """The model's description, from describe_model(); None if the epoch has no vectors yet."""
     try:
-        return read_json(storage, _name(epoch))
+        return read_json(storage, _name(epoch), dict)
     except FileNotFoundError:
         return None
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from clip_batch import defaults
 from clip_batch.budget import Budget, Meter
 from clip_batch.dataset import BATCH_KEY, ShardCounts, read_info, read_snapshot
+from clip_batch.errors import MissingFile
 from clip_batch.layout import Partition, ShardName
 from clip_batch.manifest import PlannedObject, read_partition, read_plan
 from clip_batch.models import claim_model
@@ -89,7 +90,7 @@ def _existing(storage: Storage, partition: Partition) -> ShardCounts | None:
     try:
         info = read_info(storage, ShardName(partition.shard, partition.plan, partition))
         return info.counts
-    except FileNotFoundError:
+    except MissingFile:
         compacted = partition.plan <= read_snapshot(storage).through
         return ShardCounts(partition) if compacted else None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
+from typing import Any
 
 from clip_batch import defaults
 from clip_batch.layout import POISON
@@ -63,10 +64,14 @@ class PoisonList:
         with self._lock:
             if time.monotonic() - self._read_at > defaults.POISON_REFRESH_S:
                 for file in self._storage.list(POISON):
-                    entry = read_json(self._storage, file.name)
-                    self._found[entry["size"], entry["crc32c"]] = entry["text"]
+                    content, text = read_json(self._storage, file.name, _conviction)
+                    self._found[content] = text
                 self._read_at = time.monotonic()
             return self._found
+
+
+def _conviction(entry: dict[str, Any]) -> tuple[_Content, str]:
+    return (entry["size"], entry["crc32c"]), entry["text"]
 
 
 def _name(item: ObjectInfo) -> str:

@@ -15,17 +15,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from clip_batch import defaults
-from clip_batch.errors import DamagedFile, StorageError
-from clip_batch.layout import EMBEDDINGS, ShardName
+from clip_batch.errors import DamagedFile, MissingFile, StorageError
+from clip_batch.layout import EMBEDDINGS, ERRORS, ShardName
 
 if TYPE_CHECKING:
     from clip_client.bucket import Bucket
 
+_Parsed = TypeVar("_Parsed")
 Write = Callable[[IO[bytes]], None]
 """Writes a file's content into a binary file, from its begin to its end."""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
@@ -288,23 +289,31 @@ STORAGES: dict[str, Callable[[str], Storage]] = {"": _local, "gs": _gcs}
 
 @contextmanager
 def reading(storage: Storage, name: str) -> Iterator[Any]:
-    """A Parquet file. Raises FileNotFoundError, and DamagedFile if its content cannot be read."""
+    """A Parquet file. Raises MissingFile, and DamagedFile if its content cannot be read."""
     try:
         with storage.open(name) as file:
             yield file
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise _missing(storage, name) from error
     except (pa.ArrowException, OSError, ValueError) as error:  # OSError: a page that is no page
-        raise _damaged(storage, name, error) from error
+        raise damaged(storage, name, error) from error
 
 
-def read_json(storage: Storage, name: str) -> dict[str, Any]:
-    """A JSON file. Raises FileNotFoundError, and DamagedFile if its content cannot be read."""
+def read_json(storage: Storage, name: str, parse: Callable[[dict[str, Any]], _Parsed]) -> _Parsed:
+    """What `parse` makes of a JSON file. It ignores what a later release adds.
+
+    Raises FileNotFoundError, and DamagedFile if the file is no JSON or `parse` does not find what it needs.
+    """
+    data = storage.read(name)
     try:
-        values: dict[str, Any] = json.loads(storage.read(name))
-    except ValueError as error:
-        raise _damaged(storage, name, error) from error
-    return values
+        values = json.loads(data)
+        if not isinstance(values, dict):
+            raise ValueError("it is no JSON object")
+        return parse(values)
+    except KeyError as error:
+        raise damaged(storage, name, f"it lacks {error}") from error
+    except (ValueError, TypeError) as error:
+        raise damaged(storage, name, error) from error
 
 
 def write_json(storage: Storage, name: str, values: Mapping[str, Any]) -> bool:
@@ -321,9 +330,20 @@ def content(data: bytes) -> Write:
     return write
 
 
-def _damaged(storage: Storage, name: str, error: Exception) -> DamagedFile:
-    reason = str(error).strip().partition("\n")[0].rstrip(".")
+def damaged(storage: Storage, name: str, reason: object) -> DamagedFile:
+    """The error of a file, with what to do about it."""
+    text = str(reason).strip().partition("\n")[0].rstrip(".")
     shard = ShardName.parse(name)
     is_shard = name.startswith(f"{EMBEDDINGS}/") and shard is not None and shard.partition is not None
     advice = "Delete it, and run again to embed its partition" if is_shard else "Restore it from a copy"
-    return DamagedFile(f"{storage.uri}/{name} is damaged: {reason}. {advice}")
+    return DamagedFile(f"{storage.uri}/{name} is damaged: {text}. {advice}")
+
+
+def _missing(storage: Storage, name: str) -> MissingFile:
+    is_row_file = name.startswith((f"{EMBEDDINGS}/", f"{ERRORS}/"))
+    advice = (
+        "Run the command again, because a compaction may have replaced it; or restore"
+        if is_row_file
+        else "Restore"
+    )
+    return MissingFile(f"{storage.uri}/{name} is missing. {advice} it from a copy")

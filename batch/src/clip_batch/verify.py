@@ -81,8 +81,6 @@ class _Verifier:
         errors = dataset.error_files(infos)
         live = {info.name.name for info in infos} | {name.name for name in errors}
         report.unused = len(set(dataset.files) - live)
-        for name in sorted(set(dataset.snapshot.files) - set(dataset.files)):
-            report.add(f"{name} is missing")
         for info in infos:
             self._check_model(info)
             report.other_model += info.rows if info.name.plan in dataset.replaced else 0
@@ -168,8 +166,6 @@ class _Verifier:
                 columns = ["source", "name"]
                 columns.append(VECTOR if VECTOR in reader.schema_arrow.names else "error_code")
                 yield from reader.iter_batches(_READ_ROWS, columns=columns, use_threads=False)
-        except FileNotFoundError:
-            self._report.add(f"{name} is missing")
         except DamagedFile as error:
             self._report.add(str(error))
 

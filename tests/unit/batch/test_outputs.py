@@ -9,10 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clip_batch import (
-    DamagedFile,
     Dataset,
     LocalStorage,
-    Partition,
     compact,
     find_stale,
     read_status,
@@ -189,41 +187,3 @@ def test_a_model_that_was_never_finished_is_skipped_by_compaction(
     done = compact(storage)
     assert (done.through, done.rows, done.other_model) == (3, 10, 10)
     assert verify(storage).ok
-
-
-def test_verify_names_damaged_files_and_checks_the_others(storage: LocalStorage, photos: Path) -> None:
-    plan(storage, photos)
-    run(storage)
-    assert storage.local_path is not None
-    first, second, third = (storage.local_path / Partition(1, number).shard for number in range(3))
-    first.write_bytes(first.read_bytes()[:100])
-    data = bytearray(second.read_bytes())
-    data[4:200] = b"\xff" * 196
-    second.write_bytes(data)
-    report = verify(storage)
-    assert not report.ok
-    for path in (first, second):
-        assert any(f"{path.name} is damaged" in problem for problem in report.problems)
-    assert not any(third.name in problem for problem in report.problems)
-    for command in (read_status, compact, retry):
-        with pytest.raises(DamagedFile, match=f"{first.name} is damaged.*Delete it"):
-            command(storage)
-    first.unlink()
-    second.unlink()
-    run(storage)
-    assert verify(storage).ok, "the advice helps"
-
-
-@pytest.mark.parametrize("name", ["_plans/000001.json", "_models/000001.json", "_plans/*.parquet"])
-def test_a_damaged_plan_or_model_is_named(storage: LocalStorage, photos: Path, name: str) -> None:
-    plan(storage, photos)
-    run(storage)
-    assert storage.local_path is not None
-    (path,) = storage.local_path.glob(name)
-    path.write_text("{")
-    with pytest.raises(DamagedFile, match=f"{path.name} is damaged"):
-        verify(storage)
-    path.unlink()
-    if path.suffix == ".parquet":
-        with pytest.raises(DamagedFile, match=f"{path.name} is missing"):
-            verify(storage)
