@@ -33,8 +33,8 @@ examples:
 
 exit status:
   0    done
-  1    run: all partitions are done, and some objects failed; verify: OUT is not complete and right;
-       stale: there are stale rows
+  1    run: all partitions are done, and some objects of this run failed;
+       verify: OUT is not complete and right; stale: there are stale rows
   2    fatal error: server, bucket or disk unavailable, or an internal error; finished partitions are kept
   3    run: more objects failed than --max-failed or --max-failed-share allows; finished partitions are kept
   130  stopped by Ctrl-C or SIGTERM; finished partitions are kept
@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        say("stopped: finished partitions are kept. Run the same command again to continue")
+        kept = ": finished partitions are kept" if options.name == "run" else ""
+        say(f"stopped{kept}. Run the same command again to continue")
         return 130
     except Exception:
         # Without this, Python would exit with status 1, which means that all partitions are done.
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="name", required=True)
     add_plan(commands.add_parser("plan", help="list the sources, and plan what is new or has changed"))
     add_run(commands.add_parser("run", help="embed the partitions that are not done"))
     add_status(commands.add_parser("status", help="done, failed, rate, time left and cost"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import IO, Any
@@ -52,15 +52,20 @@ class Compaction:
     other_model: int = 0
 
 
-def compact(storage: Storage, rows_per_file: int = defaults.COMPACT_ROWS) -> Compaction:
+def compact(
+    storage: Storage,
+    rows_per_file: int = defaults.COMPACT_ROWS,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Compaction:
     """Compacts the first plans that are done. Keeps 40 bytes per row in memory, and one batch.
 
-    Workers may be running. Raises StorageError, and BatchError if another compaction was faster.
+    Calls `on_progress` with the number of rows that were copied or left out, and of all rows. Workers may be
+    running. Raises StorageError, and BatchError if another compaction was faster.
     """
     recover(storage)
     storage.clean()
     dataset = Dataset.read(storage)
-    work = _Work(dataset, _finished(dataset))
+    work = _Work(dataset, _finished(dataset), on_progress)
     snapshot = Snapshot(
         dataset.snapshot.number + 1,
         work.through,
@@ -106,7 +111,10 @@ def _finished(dataset: Dataset) -> list[Plan]:
 class _Work:
     """Which rows of which files remain."""
 
-    def __init__(self, dataset: Dataset, plans: Sequence[Plan]) -> None:
+    def __init__(
+        self, dataset: Dataset, plans: Sequence[Plan], on_progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._on_progress, self._passed = on_progress, 0
         self._storage, self._snapshot, self._plans = dataset.storage, dataset.snapshot, plans
         self.through = max((plan.number for plan in plans), default=0)
         self.summary = Compaction(self.through, len(dataset.plans) - len(plans))
@@ -178,8 +186,14 @@ class _Work:
             large = [name.name for name, keep in inside if keep.all() and len(keep) >= rows_per_file // 2]
             rewritten = [(name, keep) for name, keep in inside if name.name not in large]
             files += large
+            self._pass(sum(len(keep) for name, keep in inside if name.name in large))
             files += self._merge(snapshot, folder, rewritten, rows_per_file)
         return files
+
+    def _pass(self, rows: int) -> None:
+        self._passed += rows
+        if self._on_progress is not None:
+            self._on_progress(self._passed, sum(map(len, self._keep)))
 
     def _merge(
         self, snapshot: Snapshot, folder: str, sources: Sequence[tuple[ShardName, Any]], rows_per_file: int
@@ -212,6 +226,7 @@ class _Work:
                 for batch in pq.ParquetFile(file).iter_batches(defaults.ROW_GROUP_ROWS, use_threads=False):
                     mask = pa.array(keep[begin : begin + batch.num_rows])
                     begin += batch.num_rows
+                    self._pass(batch.num_rows)
                     table = conformed(batch, schema).filter(mask)
                     while table.num_rows:
                         room = rows_per_file - written % rows_per_file

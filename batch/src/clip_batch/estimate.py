@@ -62,6 +62,13 @@ class Estimate:
         return sum(item.cost for item in self.items if not item.is_monthly)
 
 
+def figure(value: float, decimals: int) -> str:
+    """A number with so many decimals, or with two digits if they would hide it."""
+    if 0 < value < 0.001:
+        return "<0.001"
+    return f"{value:,.{decimals}f}" if value >= 10 ** (1 - decimals) else f"{value:.2g}"
+
+
 def estimate(job: Workload, prices: Prices) -> Estimate:
     """The arithmetic; nothing here is measured."""
     rate = job.photos / (job.days * _DAY_S)
@@ -71,11 +78,13 @@ def estimate(job: Workload, prices: Prices) -> Estimate:
     vectors_gb = job.photos * job.dimension * 4 / 1e9
     vcpus, gpus = rate * job.cpu_ms / 1000, rate / job.gpu_rate
     items = (
-        Item("decode", f"{vcpu_hours:,.0f} vCPU hours: {vcpus:,.1f} vCPUs", vcpu_hours * prices.vcpu_hour),
-        Item("embed", f"{gpu_hours:,.0f} GPU hours: {gpus:,.2f} GPUs", gpu_hours * prices.gpu_hour),
+        Item("decode", f"{figure(vcpu_hours, 0)} vCPU hours: {figure(vcpus, 1)} vCPUs",
+            vcpu_hours * prices.vcpu_hour),
+        Item("embed", f"{figure(gpu_hours, 0)} GPU hours: {figure(gpus, 2)} GPUs",
+            gpu_hours * prices.gpu_hour),
         Item("read", f"{job.photos:,} objects", job.photos / 10_000 * prices.reads_10k),
-        Item("egress", f"{gigabytes:,.0f} GB at {rate * job.megabytes / 1000:,.2f} GB/s",
+        Item("egress", f"{figure(gigabytes, 0)} GB at {figure(rate * job.megabytes / 1000, 2)} GB/s",
             gigabytes * prices.egress_gb),
-        Item("vectors", f"{vectors_gb:,.0f} GB, per month", vectors_gb * prices.storage_gb_month, True),
+        Item("vectors", f"{figure(vectors_gb, 0)} GB, per month", vectors_gb * prices.storage_gb_month, True),
     )  # fmt: skip
     return Estimate(rate, vcpus, gpus, job.gpu_rate * job.cpu_ms / 1000, items)

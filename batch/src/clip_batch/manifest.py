@@ -106,7 +106,7 @@ class Plan:
         """Raises BatchError if there is no such partition."""
         if not 0 <= number < self.partitions:
             raise BatchError(
-                f"plan {self.number} has no partition {number}: numbers are from 0 to below {self.partitions}"
+                f"plan {self.number} has no partition {number}: it has {self.partitions}, numbered from 0"
             )
         return Partition(self.number, number)
 

@@ -20,8 +20,8 @@ class Status:
     """`rate` is in objects per second, by all workers together; None before the first partition is done.
 
     `failed` counts failed rows by error code, also of objects that a later plan embeds, until compact().
-    `gone` objects are no longer in the sources, according to the last plan. `other_model` rows with vectors
-    are of a model that was replaced, until compact().
+    `gone` objects are no longer in the sources, according to the last plan, until they are pruned and
+    compacted. `other_model` rows with vectors are of a model that was replaced, until compact().
     """
 
     plans: int = 0
@@ -71,7 +71,7 @@ def read_status(storage: Storage) -> Status:
             failed.update(_codes(storage, name.name))
     status.failed = dict(failed.most_common())
     status.rate = rate_of(counts)
-    status.gone = sum(plan.gone for plan in plans[-1:])
+    status.gone = sum(plan.gone for plan in plans[-1:] if not plan.prune or plan.number > through)
     return status
 
 

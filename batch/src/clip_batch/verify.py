@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,16 +56,19 @@ class Report:
             self.problems.append(problem)
 
 
-def verify(storage: Storage) -> Report:
-    """Reads all rows, one batch at a time; keeps 24 bytes per object. Raises StorageError."""
-    dataset = Dataset.read(storage)
-    return _Verifier(dataset).run()
+def verify(storage: Storage, on_progress: Callable[[int, int], None] | None = None) -> Report:
+    """Reads all rows, one batch at a time; keeps 24 bytes per object. Raises StorageError.
+
+    Calls `on_progress` with the number of rows with vectors that were read, and of all of them.
+    """
+    return _Verifier(Dataset.read(storage), on_progress).run()
 
 
 class _Verifier:
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, on_progress: Callable[[int, int], None] | None) -> None:
         self._dataset, self._storage = dataset, dataset.storage
         self._report = Report()
+        self._on_progress, self._total = on_progress, 0
         self._rows: list[Keys] = []
         models = {epoch: read_model(self._storage, epoch) for epoch in {plan.epoch for plan in dataset.plans}}
         self._models = {plan.number: models[plan.epoch] for plan in dataset.plans}
@@ -78,6 +81,7 @@ class _Verifier:
         infos = list(dataset.infos(damaged.append))
         for error in damaged:
             report.add(str(error))
+        self._total = sum(info.rows for info in infos)
         errors = dataset.error_files(infos)
         live = {info.name.name for info in infos} | {name.name for name in errors}
         report.unused = len(set(dataset.files) - live)
@@ -153,6 +157,8 @@ class _Verifier:
             if VECTOR in batch.schema.names:
                 self._report.embedded += batch.num_rows
                 self._check_vectors(name, batch.column(VECTOR))
+                if self._on_progress is not None:
+                    self._on_progress(self._report.embedded, self._total)
             else:
                 self._report.failed += batch.num_rows
                 if without := batch.column("error_code").null_count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from clip_batch.cli import OVER_BUDGET, _parser, main
+from clip_batch.commands.arguments import in_bytes
 from clip_batch.engines.base import ClientOptions
 from clip_client import ClipClient
 from tests.unit.batch.jobs import EmbedderTransport, folder_of
@@ -62,6 +64,68 @@ def test_a_job_from_its_plan_to_its_compacted_output(out: str, capsys: pytest.Ca
     assert printed(capsys)["ok"] is True
     assert main(["stale", out]) == 0
     assert "10 photos with vectors of the server's model" in capsys.readouterr().err
+
+
+def test_what_a_run_says_about_failures(
+    out: str, transport: EmbedderTransport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", out]) == 1
+    said = capsys.readouterr().err
+    assert "failed: 1 corrupt\n" in said
+    assert f"{out}/errors has the rows of failed objects" in said
+    assert "clip-batch retry" not in said, "a corrupt file stays corrupt"
+    assert main(["retry", out]) == 0
+    assert "nothing to retry" in capsys.readouterr().err
+    transport._is_broken = lambda _: True
+    folder_of(Path(out).parent / "photos", {"new.jpg": b"new"})
+    assert main(["plan", str(Path(out).parent / "photos"), "--out", out]) == 0
+    assert main(["run", out]) == 1
+    assert f"Plan their objects again with: clip-batch retry {out}\n" in capsys.readouterr().err
+
+
+def test_pruned_objects_are_no_longer_called_gone(out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", out]) == 1
+    photos = Path(out).parent / "photos"
+    (photos / "3.jpg").unlink()
+    assert main(["plan", str(photos), "--out", out, "--prune"]) == 0
+    assert "1 object no longer in the sources: compact removes their rows" in capsys.readouterr().err
+    assert main(["status", out]) == 0
+    assert "gone        1 object" in capsys.readouterr().out
+    assert main(["run", out, "--partition", "0"]) == 2
+    assert "plan 2 has no partition 0: it has 0, numbered from 0" in capsys.readouterr().err
+    assert main(["compact", out]) == 0
+    assert main(["status", out]) == 0
+    assert "gone" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "status", "verify", "compact", "retry"])
+def test_an_interrupted_command_says_what_is_kept(
+    out: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clip_batch.dataset.Dataset.read", interrupt)
+    arguments = [command, *([out, "--out"] if command == "plan" else []), out]
+    capsys.readouterr()
+    assert main(arguments) == 130
+    kept = ": finished partitions are kept" if command == "run" else ""
+    said = f"clip-batch: stopped{kept}. Run the same command again to continue\n"
+    assert capsys.readouterr().err == said
+
+
+def test_nothing_to_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["plan", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 0
+    assert f"nothing to embed: no photos in {tmp_path}/empty\n" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 bytes"), (999, "999 bytes"), (2_130_000, "2.13 MB"), (10**16, "10,000.0 TB")]
+)
+def test_sizes_are_in_a_unit_that_suits_them(size: int, text: str) -> None:
+    assert in_bytes(size) == text
 
 
 def test_one_partition(out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +183,12 @@ def test_the_help_of_each_command_ends_with_an_example(
 ) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
-    example = capsys.readouterr().out.rpartition("example:\n  clip-batch ")[2]
-    assert _parser().parse_args(example.split()).command
-    assert example.startswith(command)
+    examples = capsys.readouterr().out.rpartition("example:\n")[2].splitlines()
+    for example in examples:
+        name, *arguments = shlex.split(example)
+        assert (name, arguments[0]) == ("clip-batch", command)
+        assert _parser().parse_args(arguments).command
+    assert examples
 
 
 @pytest.mark.parametrize("command", ["run", "status", "verify", "retry", "compact", "stale"])
@@ -149,7 +216,7 @@ def test_an_index_that_is_no_number_does_not_run_all_partitions(
 def test_an_unexpected_error_is_not_taken_for_a_result(
     out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise errors.pop()
 
     errors: list[BaseException] = [KeyboardInterrupt(), RuntimeError("a bug")]

@@ -32,6 +32,14 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["per_million"] == pytest.approx(found["cost"] / 2)
     assert main(arguments) == 0
     assert "One GPU needs 5 vCPUs to stay busy" in capsys.readouterr().out
+    assert main(["estimate", "--photos", "1000"]) == 0
+    assert "0.011 vCPU hours: <0.001 vCPUs" in capsys.readouterr().out, "a small need is not none"
+
+
+def test_numbers_are_written_in_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["estimate", "--photos", "1e9"])
+    assert "must be a whole number of at least 1, not '1e9'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["-1", "nan", "inf"])

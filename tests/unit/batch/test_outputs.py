@@ -42,6 +42,17 @@ def names_in(storage: LocalStorage, folder: str) -> list[str]:
     return sorted(names)
 
 
+def test_progress_ends_at_all_rows(storage: LocalStorage, photos: Path) -> None:
+    plan(storage, photos)
+    run(storage)
+    seen: list[tuple[int, int]] = []
+    verify(storage, lambda *rows: seen.append(rows))
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+    seen.clear()
+    compact(storage, on_progress=lambda *rows: seen.append(rows))
+    assert seen[-1] == (10, 10)
+
+
 def test_compaction_leaves_each_object_once(storage: LocalStorage, photos: Path) -> None:
     folder_of(photos, {"bad.jpg": b"bad"})
     plan(storage, photos)

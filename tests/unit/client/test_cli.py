@@ -33,8 +33,8 @@ def run(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--concurrency", "0", "must be at least 1"),
-        ("--concurrency", "many", "invalid count value: 'many'"),
+        ("--concurrency", "0", "must be a whole number of at least 1, not '0'"),
+        ("--concurrency", "many", "must be a whole number of at least 1, not 'many'"),
         ("--deadline", "0", "must be a positive number of seconds"),
         ("--deadline", "nan", "must be a positive number of seconds"),
         ("--wait", "-1", "must be a positive number of seconds"),

@@ -6,8 +6,11 @@ import argparse
 import math
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from tqdm import tqdm
 
 from clip_batch.dataset import recover
 from clip_batch.engines.base import ClientOptions
@@ -33,11 +36,33 @@ def say(text: str) -> None:
     print(f"clip-batch: {printable(text, keep='')}", file=sys.stderr)
 
 
+def in_bytes(size: int) -> str:
+    """A size in a unit that suits it, such as "2.1 MB"."""
+    value = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"
+
+
+@contextmanager
+def progress(unit: str, *, quiet: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+    """A function that shows how many of how many are done, on a bar that is drawn only on a terminal."""
+    with tqdm(unit=f" {unit}", disable=quiet or None, delay=0.5, dynamic_ncols=True, leave=False) as bar:
+
+        def show(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
 def describe(parser: argparse.ArgumentParser, command: Command, example: str, description: str) -> None:
-    """Sets what the parser runs, and its help around the options."""
+    """Sets what the parser runs, and its help around the options. Each line of `example` is a command."""
     parser.set_defaults(command=command)
     parser.description = textwrap.fill(description, 100, break_on_hyphens=False)
-    parser.epilog = f"example:\n  clip-batch {example}"
+    parser.epilog = "\n  clip-batch ".join(["example:", *example.splitlines()])
     parser.formatter_class = argparse.RawDescriptionHelpFormatter  # a wrapped example could not be copied
 
 

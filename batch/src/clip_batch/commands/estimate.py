@@ -7,12 +7,12 @@ import dataclasses
 import json
 
 from clip_batch.commands.arguments import describe, positive, price
-from clip_batch.estimate import Estimate, Prices, Workload, estimate
+from clip_batch.estimate import Estimate, Prices, Workload, estimate, figure
 from clip_client.arguments import count
 
 _DESCRIPTION = """\
-Computes what a job takes from figures that you measured and from list prices. The defaults are the example
-of the documentation: prices change, and nobody has measured your photos.
+Computes what a job takes from figures that you measured and from list prices. The defaults are an example:
+measure your own photos, and look up today's prices.
 """
 
 
@@ -21,7 +21,7 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
         parser, _estimate, "estimate --photos 1000000000 --days 7 --cpu-ms 40 --gpu-rate 2000", _DESCRIPTION
     )
     add = parser.add_argument
-    add("--photos", type=count, required=True, metavar="N")
+    add("--photos", type=count, required=True, metavar="N", help="how many to embed")
     add("--days", type=positive, default=7.0, metavar="N", help="to finish in (default: %(default)g)")
     add("--megabytes", type=positive, default=2.1, metavar="N", help="of a photo (default: %(default)g)")
     add("--cpu-ms", type=positive, default=40.0, metavar="MS",
@@ -57,11 +57,11 @@ def _estimate(options: argparse.Namespace) -> int:
 
 
 def _text(job: Workload, found: Estimate) -> str:
-    lines = [f"{job.photos:,} photos in {job.days:g} days: {found.photos_per_s:,.0f} photos/s", ""]
+    lines = [f"{job.photos:,} photos in {job.days:g} days: {figure(found.photos_per_s, 0)} photos/s", ""]
     lines += [f"{'':10}{'need':46}{'cost':>12}{'per million':>14}"]
     rows = [*((each.name, each.need, each.cost) for each in found.items), ("job", "", found.cost)]
     lines += [
         f"{name:10}{need:46}{cost:>12,.2f}{cost / job.photos * 1e6:>14,.2f}" for name, need, cost in rows
     ]
-    lines += ["", f"One GPU needs {found.vcpus_per_gpu:,.0f} vCPUs to stay busy."]
+    lines += ["", f"One GPU needs {figure(found.vcpus_per_gpu, 0)} vCPUs to stay busy."]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from clip_batch.commands.arguments import (
     planned,
     positive,
     price,
+    progress,
     say,
     writable,
 )
@@ -51,7 +52,7 @@ def _status(options: argparse.Namespace) -> int:
     print(f"objects     {status.finished_objects} of {status.objects}")
     print(f"failed      {by_code(status.failed) or 'none'}")
     if status.gone:
-        print(f"gone        {counted(status.gone, 'object')} no longer in the sources")
+        print(f"gone        {counted(status.gone, 'object')} no longer in the sources, by the last plan")
     if status.other_model:
         print(f"other model {counted(status.other_model, 'row')} of a replaced model: run compact")
     if status.rate is not None:
@@ -82,7 +83,8 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    report = verify(planned(open_storage(options.out)))
+    with progress("rows") as show:
+        report = verify(planned(open_storage(options.out)), show)
     if options.json:
         print(json.dumps({**dataclasses.asdict(report), "ok": report.ok}))
     for problem in report.problems:
@@ -113,7 +115,8 @@ def add_compact(parser: argparse.ArgumentParser) -> None:
 
 
 def _compact(options: argparse.Namespace) -> int:
-    done = compact(planned(writable(options.out)), options.rows)
+    with progress("rows") as show:
+        done = compact(planned(writable(options.out)), options.rows, show)
     if options.json:
         print(json.dumps(dataclasses.asdict(done)))
     waiting = f"; {counted(done.waiting, 'later plan')} not finished" if done.waiting else ""
@@ -153,7 +156,7 @@ def _stale(options: argparse.Namespace) -> int:
     for reason, photos in found.reasons.items():
         say(f"{counted(photos, 'photo')}: {reason}")
     if found.photos:
-        time_left = f" in {hours:.2f} hours" if hours is not None else ""
+        time_left = f" in {_duration(hours * 3600)}" if hours is not None else ""
         price_text = f", for {cost:.2f}" if cost is not None else ""
         say(
             f"stale: {counted(found.photos, 'photo')} in {counted(len(found.shards), 'shard')}. Embed them "

@@ -7,16 +7,16 @@ import dataclasses
 import json
 import time
 
-from tqdm import tqdm
-
 from clip_batch import defaults
 from clip_batch.commands.arguments import (
     add_common,
     add_server_options,
     counted,
     describe,
+    in_bytes,
     model_of,
     planned,
+    progress,
     say,
     writable,
 )
@@ -32,7 +32,9 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
         _plan,
-        "plan gs://albums/2024/ --out embeddings",
+        "plan gs://albums/2024/ --out embeddings\n"
+        "plan photos --out embeddings --include '*.jpg'\n"
+        "plan names.csv --base gs://albums/2024/ --out gs://my-embeddings/2024/",
         "Lists the sources and plans the objects that are new or have changed since earlier plans of OUT. A "
         "source is a bucket's prefix, a folder, an object, or a list of names or URIs: a file .txt (lines), "
         ".csv or .parquet (with columns such as uri, or bucket and name, generation, size, crc32c, as in an "
@@ -73,11 +75,7 @@ def _plan(options: argparse.Namespace) -> int:
         )
         for text in options.source
     ]
-    with tqdm(unit=" objects", desc="listed", disable=None, delay=0.5, leave=False) as bar:
-
-        def show(count: int) -> None:
-            bar.update(count - bar.n)
-
+    with progress("objects listed") as show:
         plan = make_plan(
             storage,
             listings,
@@ -88,20 +86,23 @@ def _plan(options: argparse.Namespace) -> int:
                 prune=options.prune,
                 model=model,
                 replace_model=options.replace_model,
-                on_listed=show,
+                on_listed=lambda listed: show(listed, None),
             ),
         )
     seconds = time.monotonic() - begin
     if options.json:
         print(json.dumps({**dataclasses.asdict(plan), "seconds": round(seconds, 3)}))
-    if not plan.objects:
-        say(f"nothing to embed: {plan.skipped} planned before, {plan.excluded} excluded")
-    else:
+    if plan.objects:
+        size = f" ({in_bytes(plan.size)})" if plan.size else ""
         say(
-            f"plan {plan.number}: {counted(plan.objects, 'object')} ({plan.size / 1e9:.2f} GB) in "
+            f"plan {plan.number}: {counted(plan.objects, 'object')}{size} in "
             f"{counted(plan.partitions, 'partition')}, in {seconds:.1f} s; {plan.skipped} planned before, "
             f"{plan.excluded} excluded, {plan.repeated} listed twice"
         )
+    elif plan.skipped or plan.excluded:
+        say(f"nothing to embed: {plan.skipped} planned before, {plan.excluded} excluded")
+    else:
+        say(f"nothing to embed: no photos in {', '.join(options.source)}")
     if plan.outputs:
         say(f"left out {counted(plan.outputs, 'file')} of other jobs' outputs in the sources")
     if plan.gone:
@@ -134,7 +135,10 @@ def _retry(options: argparse.Namespace) -> int:
         objects, partitions = counted(plan.objects, "object"), counted(plan.partitions, "partition")
         say(f"plan {plan.number}: {objects} in {partitions}, to be run again")
     else:
-        say("no object failed with such an error, or a later plan has it already")
+        say(
+            "nothing to retry: no object's newest row has such an error. Errors by code: clip-batch status "
+            f"{options.out}; others are retried with --failed CODES"
+        )
     return 0
 
 

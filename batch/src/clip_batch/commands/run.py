@@ -41,6 +41,7 @@ from clip_client.arguments import (
     source_options,
     urls,
 )
+from clip_client.errors import PERMANENT_CODES
 from clip_client.memory import keep_freed_memory
 
 
@@ -99,7 +100,7 @@ def _run(options: argparse.Namespace) -> int:
     ):
         for counts in results:
             done.append(counts)
-    failed = _report(done, time.monotonic() - begin, as_json=options.json)
+    failed = _report(options.out, done, time.monotonic() - begin, as_json=options.json)
     return 1 if failed and options.partition is None else 0
 
 
@@ -159,7 +160,7 @@ def _progress(total: int, *, quiet: bool) -> Iterator[OnProgress]:
         yield show
 
 
-def _report(done: Sequence[ShardCounts], seconds: float, *, as_json: bool) -> int:
+def _report(out: str, done: Sequence[ShardCounts], seconds: float, *, as_json: bool) -> int:
     """Says what was done; returns the number of failed objects."""
     new = [counts for counts in done if counts.is_new]
     failed: Counter[str] = Counter()
@@ -183,9 +184,12 @@ def _report(done: Sequence[ShardCounts], seconds: float, *, as_json: bool) -> in
         return 0
     say(
         f"{counted(len(new), 'partition')}, {counted(objects, 'object')} in {seconds:.1f} s, "
-        f"{objects / seconds:.1f} objects/s"
-        + (f"; failed: {by_code(failed)}. Errors that may pass: clip-batch retry" if failed else "")
+        f"{objects / seconds:.1f} objects/s" + (f"; failed: {by_code(failed)}" if failed else "")
     )
+    if failed:
+        say(f"{out}/errors has the rows of failed objects, with the reasons")
+    if not failed.keys() <= PERMANENT_CODES:
+        say(f"some errors may pass. Plan their objects again with: clip-batch retry {out}")
     return failed.total()
 
 
