@@ -32,8 +32,8 @@ LOADS = 4
 
 INDEX_ROWS = 500_000
 """From here on, a query without an index mentions it."""
-ADD_ROWS = 20_000
-"""Rows added to an index at once."""
+ADD_ROWS = 4096
+"""Rows added to an index at once. While they are, they are there three times."""
 LIST_ROWS = 40
 """The least mean number of rows in a list of an index."""
 TRAINING_ROWS = 40

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clip_client.files import FileLock
 from clip_search import defaults, exact
 from clip_search.dataset import OpenDataset, Rows, files_of, open_dataset
 from clip_search.digest import DatasetDigest, digest_of
 from clip_search.errors import SearchError, UnusableIndexError
-from clip_search.vectors import Vectors
+from clip_search.vectors import Vectors, open_part
 
 FORMAT = 1
 """Of the folder. An index of another format is built again."""
@@ -120,33 +121,39 @@ def build_index(dataset: Path | str, on_progress: Progress = lambda *_: None) ->
     """
     dataset = Path(os.path.abspath(dataset))
     _faiss()
-    files = files_of(dataset)
+    parts = files_of(dataset)
+    for part in parts:
+        open_part(part)  # if it cannot be read, says so before anything is written
+    folder = index_path(dataset)
     try:
-        digest = digest_of(dataset, files)
-    except OSError as error:
-        raise SearchError(f"cannot read {error.filename}: {error.strerror}") from error
+        with _replacing_folder(folder) as temporary:
+            return _build(dataset, parts, temporary, on_progress)
+    except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError when the disk is full
+        place = f"cannot write {folder}"
+        if isinstance(error, OSError) and error.filename and Path(error.filename) in parts:
+            place = f"cannot read {error.filename}"
+        raise SearchError(f"{place}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _build(dataset: Path, files: Sequence[Path], folder: Path, on_progress: Progress) -> IndexSummary:
+    digest = digest_of(dataset, files)
     opened = open_dataset(dataset)
     builder = _Builder(opened, on_progress)
     builder.train()
     builder.add_all()
     recall, probes = builder.tune()
     builder.add_held_out()
-    folder = index_path(dataset)
-    try:
-        with _replacing_folder(folder) as temporary:
-            size = builder.write(temporary)
-            described = {
-                "format": FORMAT,
-                "model": dict(opened.model),
-                "recall": recall,
-                "probes": probes,
-                "bytes": size,
-                "dataset": digest.to_dict(),
-            }
-            (temporary / _DESCRIPTION).write_text(json.dumps(described, indent=1), encoding="utf-8")
-    except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError when the disk is full
-        raise SearchError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
-    return IndexSummary(folder, len(builder.order), recall, probes, builder.lists.nlist, size)
+    size = builder.write(folder)
+    described = {
+        "format": FORMAT,
+        "model": dict(opened.model),
+        "recall": recall,
+        "probes": probes,
+        "bytes": size,
+        "dataset": digest.to_dict(),
+    }
+    (folder / _DESCRIPTION).write_text(json.dumps(described, indent=1), encoding="utf-8")
+    return IndexSummary(index_path(dataset), len(builder.order), recall, probes, builder.lists.nlist, size)
 
 
 class _Builder:
@@ -272,11 +279,20 @@ def _faiss() -> Any:
 
 @contextmanager
 def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yields a new folder that takes the place of `folder` if the block succeeds. Raises OSError."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    temporary.mkdir()
+    """Yields a new folder that takes the place of `folder` if the block succeeds. Raises OSError.
+
+    Raises SearchError while another process is in the block. Removes what a killed process left behind.
+    """
+    if folder.exists() and not (folder / _DESCRIPTION).is_file():
+        raise SearchError(f"{folder} exists, and is not an index of clip-search. Rename or remove it")
+    temporary, old = (folder.with_name(f".{folder.name}.{state}") for state in ("new", "old"))
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    if not lock.acquire():
+        raise SearchError(f"another process is building {folder}. Wait until it has finished")
     try:
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir()
         yield temporary
         if folder.exists():
             folder.rename(old)
@@ -284,3 +300,4 @@ def _replacing_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+        lock.release()

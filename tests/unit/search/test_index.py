@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_search import Row, UnusableIndexError, build_index, defaults, find, open_index, read_dataset
+from clip_client.files import FileLock
+from clip_search import (
+    Row,
+    SearchError,
+    UnusableIndexError,
+    build_index,
+    defaults,
+    find,
+    open_index,
+    read_dataset,
+)
 from clip_search.cli import main
 from clip_search.index import index_path
 from clip_search.query import row_number
@@ -130,6 +140,27 @@ def test_a_build_that_fails_keeps_the_old_index(tmp_path: Path, monkeypatch: pyt
         build_index(path)
     assert len(open_index(path)) == 2
     assert sorted(found.name for found in tmp_path.iterdir()) == ["e.parquet", "e.parquet.index"]
+
+
+def test_two_processes_do_not_build_one_index(tmp_path: Path) -> None:
+    path = write(tmp_path / "e.parquet", ["a", "b"], clusters(2, 8))
+    lock = FileLock(tmp_path / ".e.parquet.index.lock")
+    assert lock.acquire()
+    with pytest.raises(SearchError, match="another process is building"):
+        build_index(path)
+    lock.release()
+    (tmp_path / ".e.parquet.index.new").mkdir()  # of a build that was killed
+    build_index(path)
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["e.parquet", "e.parquet.index"]
+
+
+def test_what_is_no_index_is_not_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path / "e.parquet", ["a", "b"], clusters(2, 8))
+    index_path(path).mkdir()
+    (index_path(path) / "notes.txt").write_text("mine")
+    with pytest.raises(SearchError, match="is not an index of clip-search"):
+        build_index(path)
+    assert (index_path(path) / "notes.txt").exists()
 
 
 def _interrupted(*_: object) -> int:
