@@ -66,7 +66,9 @@ class Rows:
         return Row(**self.table.slice(index, 1).to_pylist()[0])
 
     def rows_at(self, indices: Sequence[int]) -> list[Row]:
-        return [Row(**values) for values in self.table.take(pa.array(indices)).to_pylist()]
+        numbers = np.array(indices, np.int64)  # pa.array() would import pandas
+        taken = pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
+        return [Row(**values) for values in self.table.take(taken).to_pylist()]
 
     def rows(self) -> Iterator[Row]:
         for batch in self.table.to_batches(defaults.READ_ROWS):
@@ -102,10 +104,7 @@ class OpenDataset:
 
     def blocks(self, rows: int) -> Iterator[tuple[npt.NDArray[np.int64], Vectors]]:
         """The numbers and the vectors of the newest rows, about `rows` at a time. Raises DatasetError."""
-        try:
-            yield from vector_blocks(self.path, self.parts, self.newest, rows)
-        except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"cannot read {self.path}: {error}") from error
+        yield from vector_blocks(self.path, self.parts, self.newest, rows)
 
 
 def open_dataset(path: Path | str) -> OpenDataset:
@@ -118,11 +117,10 @@ def open_dataset(path: Path | str) -> OpenDataset:
     parts = [part for part in parts if len(parts) == 1 or COLUMN in part.schema.names]
     if not parts:
         raise DatasetError(f"{path} has no row with an embedding: its files are those of failed photos")
-    try:
-        model = _common_model(path, parts)
-        table = pa.concat_tables([_metadata(path, part) for part in parts])
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"cannot read {path}: {error}") from error
+    model = _common_model(path, parts)
+    table = pa.concat_tables([_metadata(part) for part in parts])
+    if not len(table):
+        raise DatasetError(f"{path} has no row with an embedding")
     newest = _newest(table) if len(parts) > 1 else np.ones(len(table), bool)
     return OpenDataset(path, parts, table, newest, model)
 
@@ -133,10 +131,7 @@ def read_dataset(path: Path | str) -> Dataset:
     Peak memory is the vectors' bytes, a few batches, and the other columns.
     """
     opened = open_dataset(path)
-    try:
-        vectors, used = read_vectors(opened.path, opened.parts, opened.newest)
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"cannot read {path}: {error}") from error
+    vectors, used = read_vectors(opened.path, opened.parts, opened.newest)
     table = opened.table if used.all() else opened.table.filter(pa.array(used))
     return Dataset(opened.path, table, opened.model, vectors)
 
@@ -157,16 +152,27 @@ def files_of(path: Path) -> list[Path]:
 
 def _common_model(path: Path, parts: Sequence[ParquetPart]) -> Mapping[str, str]:
     """The description that all files share. Raises DatasetError if weights or settings differ."""
-    models = []
-    for part in parts:
-        stored = (part.schema.metadata or {}).get(METADATA_KEY, b"{}")
-        models.append(json.loads(stored))
-    for model in models[1:]:
-        if difference := difference_of(models[0], model):
+    first, *others = parts
+    model = _model_of(first)
+    for part in others:
+        if difference := difference_of(model, _model_of(part)):
             raise DatasetError(
-                f"{path} mixes embeddings of different models: {difference}. Search one at a time"
+                f"{path} mixes embeddings of different models: {difference}, in {first.path.name} and "
+                f"{part.path.name}. Search one at a time"
             )
-    return models[0] if models else {}
+    return model
+
+
+def _model_of(part: ParquetPart) -> Mapping[str, str]:
+    """What clip-embed recorded; empty in files of other programs."""
+    stored = (part.schema.metadata or {}).get(METADATA_KEY, b"{}")
+    try:
+        return {name: str(value) for name, value in json.loads(stored).items() if value is not None}
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(
+            f"{part.path} is damaged: its metadata {METADATA_KEY.decode()!r} is not a JSON object. Embed the "
+            "photos again"
+        ) from error
 
 
 def difference_of(
@@ -192,17 +198,25 @@ def _described(model: Mapping[str, str]) -> str:
     )
 
 
-def _metadata(path: Path, part: ParquetPart) -> Any:
+def _metadata(part: ParquetPart) -> Any:
+    """COLUMNS of all rows. Raises DatasetError."""
     names = part.schema.names
     if "name" not in names or COLUMN not in names:
-        raise DatasetError(f"{path} has no columns name and {COLUMN}: it is not an output of clip-embed")
-    with part.open() as file:
-        table = file.read([name for name in COLUMNS if name in names])
-    arrays = [
-        table[name].cast(kind) if name in names else pa.nulls(len(table), kind)
-        for name, kind in COLUMNS.items()
-    ]
-    return pa.table(arrays, names=list(COLUMNS))
+        raise DatasetError(f"{part.path} has no columns name and {COLUMN}: it is not an output of clip-embed")
+    try:
+        with part.open() as file:
+            read = file.read([name for name in COLUMNS if name in names])
+        arrays = [
+            read[name].cast(kind) if name in names else pa.nulls(len(read), kind)
+            for name, kind in COLUMNS.items()
+        ]
+        table = pa.table(arrays, names=list(COLUMNS))
+        table.validate(full=True)  # texts of other programs may not be UTF-8
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"cannot read {part.path}: {error}") from error
+    if table["name"].null_count:
+        raise DatasetError(f"{part.path} has rows without a name: it is not an output of clip-embed")
+    return table
 
 
 def _newest(table: Any) -> npt.NDArray[np.bool_]:

@@ -22,6 +22,11 @@ class Photos:
         self._place = place
         self._sources: dict[str, Source] = {}
 
+    def check(self) -> None:
+        """Raises SourceError if the place does not exist, once rather than for each photo."""
+        if self._place is not None:
+            self._sources[self._place] = open_source(self._place)
+
     def load(self, row: Row) -> bytes:
         """The encoded photo. Raises ItemError or SourceError."""
         place = self._place or row.source

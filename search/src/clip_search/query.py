@@ -39,11 +39,12 @@ def find(dataset: Searchable, vector: Vectors, k: int, *, without: Sequence[int]
         raise SearchError(f"the query has {vector.size} numbers, {dataset.path} has {dataset.dimension}")
     rows, scores = dataset.nearest(np.asarray(vector, np.float32)[None], k + len(without))
     found = [
-        Match(int(index), dataset.row(int(index)), float(score))
+        (int(index), float(score))
         for index, score in zip(rows[0], scores[0], strict=True)
         if index not in without
-    ]
-    return found[:k]
+    ][:k]
+    described = dataset.rows_at([index for index, _ in found])
+    return [Match(index, row, score) for (index, score), row in zip(found, described, strict=True)]
 
 
 def photo_vector(client: ClipClient, dataset: Searchable, photo: Path | bytes) -> Vectors:

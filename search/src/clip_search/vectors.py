@@ -66,7 +66,8 @@ def read_vectors(path: Path, parts: Sequence[ParquetPart], wanted: Mask) -> tupl
 
     def read(group: _RowGroup) -> None:
         for begin, column in group.columns():
-            _take(path, column, vectors[begin : begin + len(column)], used[begin : begin + len(column)])
+            rows = slice(begin, begin + len(column))
+            _take(group.part.path, column, vectors[rows], used[rows])
 
     with ThreadPoolExecutor(defaults.READERS, "clip-search") as threads:
         deque(threads.map(read, _row_groups(parts)), maxlen=0)
@@ -92,7 +93,7 @@ def vector_blocks(
                 np.empty((len(column), dimension), np.float32),
                 wanted[begin : begin + len(column)].copy(),
             )
-            _take(path, column, vectors, used)
+            _take(group.part.path, column, vectors, used)
             numbers.append(begin + np.flatnonzero(used))
             found.append(vectors[used])
             has_any = has_any or bool(used.any())
@@ -114,16 +115,19 @@ class _RowGroup:
     begin: int
 
     def columns(self) -> Iterator[tuple[int, Any]]:
-        """The number of the first row, and the vectors, of each batch."""
+        """The number of the first row, and the vectors, of each batch. Raises DatasetError."""
         begin = self.begin
         # A file of its own, as each thread reads elsewhere. Arrow's own threads would split the work by
         # columns, and this is one; each of them would keep memory for itself.
-        with self.part.open() as file:
-            for batch in file.iter_batches(
-                defaults.READ_ROWS, row_groups=[self.index], columns=[COLUMN], use_threads=False
-            ):
-                yield begin, batch.column(0)
-                begin += len(batch)
+        try:
+            with self.part.open() as file:
+                for batch in file.iter_batches(
+                    defaults.READ_ROWS, row_groups=[self.index], columns=[COLUMN], use_threads=False
+                ):
+                    yield begin, batch.column(0)
+                    begin += len(batch)
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(f"cannot read {self.part.path}: {error}") from error
 
 
 def _row_groups(parts: Sequence[ParquetPart]) -> Iterator[_RowGroup]:
@@ -135,23 +139,39 @@ def _row_groups(parts: Sequence[ParquetPart]) -> Iterator[_RowGroup]:
 
 
 def _dimension(path: Path, parts: Sequence[ParquetPart]) -> int:
-    """The length of the vectors; 0 if there are none."""
-    found = {length: None for part in parts if (length := _length(path, part))}
+    """The length of the vectors. Raises DatasetError if there are none, or several."""
+    found: dict[int, str] = {}
+    for part in parts:
+        if length := _length(part):
+            found.setdefault(length, part.path.name)
     if len(found) > 1:
-        raise DatasetError(f"{path} mixes vectors of {' and '.join(map(str, found))} numbers")
-    return next(iter(found), 0)
+        raise DatasetError(
+            f"{path} mixes vectors of {' and '.join(map(str, found))} numbers, in "
+            f"{' and '.join(found.values())}"
+        )
+    if not found:
+        raise DatasetError(f"{path} has no row with an embedding")
+    return next(iter(found))
 
 
-def _length(path: Path, part: ParquetPart) -> int:
+def _length(part: ParquetPart) -> int:
     """By the schema, or of the first vector if that allows any length; 0 without a vector."""
     kind = part.schema.field(COLUMN).type
+    if not _is_list_of_numbers(kind):
+        raise DatasetError(f"{part.path} has a column {COLUMN} of {kind}, not of lists of numbers")
     if pa.types.is_fixed_size_list(kind):
         return int(kind.list_size) if part.rows else 0
     for group in _row_groups([part]):
         for _, column in group.columns():
             if rows := len(column) - column.null_count:
-                return int(_matrix(path, column, rows).shape[1])
+                return int(_matrix(part.path, column, rows).shape[1])
     return 0
+
+
+def _is_list_of_numbers(kind: Any) -> bool:
+    types = pa.types
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(is_list and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)))
 
 
 def _take(path: Path, column: Any, vectors: Vectors, used: Mask) -> None:
@@ -172,8 +192,10 @@ def _take(path: Path, column: Any, vectors: Vectors, used: Mask) -> None:
 def _matrix(path: Path, column: Any, rows: int) -> Vectors:
     """The vectors of the column's `rows` rows that are not null, float32 [rows, D]."""
     values = column.flatten()  # leaves out null rows
-    if rows and len(values) % rows:
-        raise DatasetError(f"{path} has vectors of different lengths")
+    if not pa.types.is_fixed_size_list(column.type):
+        lengths = np.from_dlpack(column.value_lengths().drop_null())
+        if len(lengths) and lengths.min() != lengths.max():
+            raise DatasetError(f"{path} has vectors of different lengths")
     if values.null_count:
         values = values.fill_null(float("nan"))
     numbers = np.from_dlpack(values.cast(pa.float32(), safe=False))

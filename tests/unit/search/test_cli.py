@@ -57,10 +57,57 @@ def test_a_name_in_two_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["query", str(path), "--like-row", "b", "--source", "gs://x"]) == 2
 
 
-@pytest.mark.parametrize("arguments", [[], ["text", "--like-row", "a.jpg"], ["--like-row", "missing.jpg"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        [" "],
+        ["text", "--like-row", "a.jpg"],
+        ["--like-row", "missing.jpg"],
+        ["--like", "missing.jpg"],
+        ["--like", "/dev/zero"],
+        ["--like-row", "a.jpg", "--html", "/missing/sheet.html"],
+        ["--like-row", "a.jpg", "--html", "sheet.html", "--photos", "/missing"],
+    ],
+)
 def test_wrong_queries(arguments: list[str], dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["query", str(dataset), *arguments]) == 2
     assert capsys.readouterr().err.startswith("clip-search: error: ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["query", "--like-row", "a.jpg", "--html"],
+        ["duplicates", "--no-verify", "--html"],
+        ["label", "--labels", "labels.txt", "--out"],
+    ],
+)
+def test_the_dataset_is_not_overwritten(
+    command: list[str], dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = dataset.read_bytes()
+    assert main([command[0], str(dataset), *command[1:], f"{dataset.parent}/./{dataset.name}"]) == 2
+    assert "is the dataset itself" in capsys.readouterr().err
+    assert dataset.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["query", "-k", "0"], "whole number of at least 1"),
+        (["query", "-k", "x"], "whole number of at least 1"),
+        (["duplicates", "--threshold", "x"], "number above 0 and at most 1"),
+        (["duplicates", "--threshold", "nan"], "number above 0 and at most 1"),
+        (["serve", "--port", "65536"], "number from 0 to 65535"),
+        (["serve", "--port", "-1"], "number from 0 to 65535"),
+    ],
+)
+def test_wrong_numbers(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([arguments[0], "e.parquet", *arguments[1:]])
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
 
 
 def test_hostile_names_are_harmless(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,13 +132,14 @@ def test_contact_sheet(tmp_path: Path) -> None:
     cv2.imwrite(str(photos / "b.jpg"), big)
     (photos / "c.jpg").write_text("not a photo")
     (tmp_path / "secret.png").write_bytes(cv2.imencode(".png", big[:40, :40])[1].tobytes())
-    names = ["a.jpg", "b.jpg", "c.jpg", "missing.jpg", "../secret.png"]
-    path = write(tmp_path / "e.parquet", names, clusters(5, 4), source=[str(photos)] * 5)
+    names = ["a.jpg", "b.jpg", "c.jpg", "missing.jpg", "../secret.png", "nul\0.jpg"]
+    path = write(tmp_path / "e.parquet", names, clusters(6, 4), source=[str(photos)] * 6)
     sheet = tmp_path / "sheet.html"
     assert main(["query", str(path), "--like-row", "a.jpg", "--html", str(sheet)]) == 0
     page = sheet.read_text(encoding="utf-8")
     assert page.count("<img") == 1
     assert "OpenCV cannot read this format" in page
-    assert "missing.jpg was deleted" in page
+    assert "missing.jpg does not exist" in page
     assert "../secret.png is outside" in page
+    assert "embedded null byte" in page
     assert len(page) < 20_000  # a thumbnail, not the photo

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clip_search import DatasetError, Row, read_dataset
+from clip_search import DatasetError, Row, build_index, read_dataset
 from tests.unit.search.datasets import MODEL, clusters, units, write, write_0_1
 
 
@@ -93,7 +93,7 @@ def test_the_output_of_clip_batch(tmp_path: Path) -> None:
 def test_models_are_not_mixed(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", ["a"], clusters(1, 8))
     write(tmp_path / "b.parquet", ["b"], clusters(1, 8), model={**MODEL, "weights_sha256": "b" * 64})
-    with pytest.raises(DatasetError, match="mixes embeddings of different models"):
+    with pytest.raises(DatasetError, match=r"mixes .* different models: .*, in a\.parquet and b\.parquet"):
         read_dataset(tmp_path)
 
 
@@ -109,8 +109,60 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no columns name and embedding"):
         read_dataset(tmp_path / "names.parquet")
     vectors = np.full((2, 8), np.nan, np.float32)
-    with pytest.raises(DatasetError, match="no row with an embedding"):
-        read_dataset(write(tmp_path / "failed.parquet", ["a", "b"], vectors))
+    failed = write(tmp_path / "failed.parquet", ["a", "b"], vectors)
+    empty = write(tmp_path / "empty.parquet", [], np.empty((0, 8), np.float32))
+    for path in (failed, empty):
+        for read in (read_dataset, build_index):
+            with pytest.raises(DatasetError, match="no row with an embedding"):
+                read(path)
+    with pytest.raises(DatasetError, match="does not exist"):
+        build_index(tmp_path / "missing.parquet")
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".parquet"] * 4
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        path = write(tmp_path / f"{name}.parquet", [name], clusters(1, 8))
+    columns = pq.read_metadata(path).row_group(0)
+    pages = {
+        columns.column(n).path_in_schema: columns.column(n).data_page_offset
+        for n in range(columns.num_columns)
+    }
+    data = bytearray(path.read_bytes())
+    begin = pages["embedding.list.element"]
+    data[begin : begin + 16] = b"\xff" * 16
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=r"cannot read .*b\.parquet"):
+        read_dataset(tmp_path)
+
+
+_VECTORS = [[1.0, 0.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "metadata", "reason"),
+    [
+        ({"embedding": ["a", "b"]}, {}, "embedding of string, not of lists of numbers"),
+        ({"embedding": [["a"], ["b"]]}, {}, "not of lists of numbers"),
+        ({"embedding": [{"x": 1.0}] * 2}, {}, "not of lists of numbers"),
+        ({"embedding": pa.array([[], []], pa.list_(pa.float32()))}, {}, "no row with an embedding"),
+        ({"embedding": [[1.0], [1.0, 0.0, 0.0]]}, {}, "vectors of different lengths"),
+        ({"name": ["a", None]}, {}, "rows without a name"),
+        ({"name": pa.array([b"a", b"\xff"]).view(pa.string())}, {}, "UTF8"),
+        ({"width": [1, 2**40]}, {}, "not in range"),
+        ({}, {"clip_triton": "{"}, "is not a JSON object"),
+        ({}, {"clip_triton": "[]"}, "is not a JSON object"),
+    ],
+)
+def test_what_other_programs_write_wrong(
+    columns: dict[str, object], metadata: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    table = pa.table({"name": ["a", "b"], "embedding": _VECTORS, **columns})
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "e.parquet")
+    with pytest.raises(DatasetError, match=rf"e\.parquet.*{reason}"):
+        read_dataset(tmp_path / "e.parquet")
+    with pytest.raises(DatasetError, match=rf"e\.parquet.*{reason}"):
+        build_index(tmp_path / "e.parquet")
 
 
 def test_a_folder_of_lists_of_any_length_must_agree(tmp_path: Path) -> None:

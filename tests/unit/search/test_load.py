@@ -36,6 +36,10 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path: Path, capsys: pytest.Ca
     assert main(["load", str(path), "--to", f"npy:{tmp_path}"]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
+    for text in ("{", "[]"):
+        (tmp_path / "clip_triton.json").write_text(text)
+        assert main(["load", str(path), "--to", f"npy:{tmp_path}"]) == 2
+        assert "clip-search did not create it. Choose another folder" in capsys.readouterr().err
 
 
 def test_rows_of_one_key_are_one_record(tmp_path: Path) -> None:

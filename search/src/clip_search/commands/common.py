@@ -14,8 +14,8 @@ from clip_client import defaults as client_defaults
 from clip_client.arguments import add_connection_options
 from clip_client.terminal import printable
 from clip_search import defaults
-from clip_search.dataset import read_dataset
-from clip_search.errors import UnusableIndexError
+from clip_search.dataset import files_of, read_dataset
+from clip_search.errors import SearchError, UnusableIndexError
 from clip_search.index import index_path, open_index
 from clip_search.query import Searchable
 
@@ -47,10 +47,21 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 
 def count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
+    return int(text)
+
+
+def check_output(path: Path | None, dataset: Path) -> None:
+    """Raises SearchError if `path` is a file of the dataset, a folder, or in a folder that does not exist."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise SearchError(f"cannot write {path}: it is a folder. Give a file")
+    if not path.parent.is_dir():
+        raise SearchError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if path.exists() and any(file.exists() and file.samefile(path) for file in files_of(dataset)):
+        raise SearchError(f"{path} is the dataset itself. Give another file to write")
 
 
 @contextmanager

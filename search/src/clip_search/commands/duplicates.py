@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 
 from clip_search import defaults
-from clip_search.commands.common import add_dataset, add_output, progress, say
+from clip_search.commands.common import add_dataset, add_output, check_output, progress, say
 from clip_search.dataset import read_dataset
 from clip_search.duplicates import Duplicates, find_duplicates
 from clip_search.photos import Photos
@@ -30,14 +31,16 @@ def add_duplicates(parser: argparse.ArgumentParser) -> None:
 
 
 def _cosine(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
-    return value
+    with suppress(ValueError):
+        if 0 < (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError("must be a number above 0 and at most 1")
 
 
 def _duplicates(options: argparse.Namespace) -> int:
+    check_output(options.html, options.dataset)
     photos = Photos(options.photos)
+    photos.check()
     dataset = read_dataset(options.dataset)
     with progress(" steps") as show:
         found = find_duplicates(dataset, options.threshold, None if options.no_verify else photos, show)

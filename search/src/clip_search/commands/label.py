@@ -10,7 +10,7 @@ from clip_client import ClipClient
 from clip_client.arguments import connection_of
 from clip_client.sinks.base import describe_model
 from clip_search import defaults, labels
-from clip_search.commands.common import add_dataset, add_server, count, say
+from clip_search.commands.common import add_dataset, add_server, check_output, count, say
 from clip_search.dataset import read_dataset
 from clip_search.errors import SearchError
 from clip_search.query import check_same_model
@@ -40,6 +40,7 @@ def add_label(parser: argparse.ArgumentParser) -> None:
 
 
 def _label(options: argparse.Namespace) -> int:
+    check_output(options.out, options.dataset)
     names = labels.read_lines(options.labels, "labels")
     given = options.templates
     templates = labels.read_lines(given, "templates") if given else list(defaults.TEMPLATES)

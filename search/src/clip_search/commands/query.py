@@ -8,8 +8,17 @@ from pathlib import Path
 
 from clip_client import ClipClient
 from clip_client.arguments import connection_of
+from clip_client.files import open_regular
 from clip_search import defaults
-from clip_search.commands.common import add_dataset, add_output, add_server, count, say, searchable
+from clip_search.commands.common import (
+    add_dataset,
+    add_output,
+    add_server,
+    check_output,
+    count,
+    say,
+    searchable,
+)
 from clip_search.errors import SearchError
 from clip_search.photos import Photos
 from clip_search.query import Match, Searchable, find, photo_vector, row_number, text_vector
@@ -39,16 +48,18 @@ def add_query(parser: argparse.ArgumentParser) -> None:
 
 def _query(options: argparse.Namespace) -> int:
     given = [each for each in (options.text, options.like, options.like_row) if each is not None]
-    if len(given) != 1:
+    if len(given) != 1 or not str(given[0]).strip():
         raise SearchError("give one of: a text, --like FILE, --like-row NAME")
+    check_output(options.html, options.dataset)
+    example = _read(options.like) if options.like else None
     dataset = searchable(options)
     photos = Photos(options.photos)
-    example: bytes | None = None
+    if options.html:
+        photos.check()
     if options.like_row is not None:
         number = row_number(dataset, options.like_row, options.source)
         matches = find(dataset, dataset.vector(number), options.k, without=[number])
     else:
-        example = options.like.read_bytes() if options.like else None
         matches = find(dataset, _embedded(options, dataset), options.k)
     if options.html:
         from clip_search.sheet.contact import write_sheet
@@ -58,6 +69,14 @@ def _query(options: argparse.Namespace) -> int:
         say(f"wrote {options.html}")
     _print(matches, as_json=options.json)
     return 0
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except OSError as error:
+        raise SearchError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _embedded(options: argparse.Namespace, dataset: Searchable) -> Vectors:

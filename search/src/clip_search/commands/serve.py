@@ -20,7 +20,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     )
     add_dataset(parser)
     add = parser.add_argument
-    add("--port", type=int, default=defaults.PORT, metavar="N", help="the page's port; 0 takes a free one "
+    add("--port", type=_port, default=defaults.PORT, metavar="N", help="the page's port; 0 takes a free one "
         "(default: %(default)s)")  # fmt: skip
     add("-k", type=count, default=defaults.PAGE_COUNT, metavar="N",
         help="number of matches (default: %(default)s)")  # fmt: skip
@@ -28,6 +28,12 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     add("--photos", metavar="SOURCE", help="gs://bucket or the folder of the photos, if it is not the source "
         "in the dataset")  # fmt: skip
     add_server(parser)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError("must be a number from 0 to 65535")
+    return int(text)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -39,8 +45,10 @@ def _serve(options: argparse.Namespace) -> int:
         raise SearchError(
             f"the page needs {error.name}. In a clone of clip-triton: pip install './search[serve,images]'"
         ) from error
+    photos = Photos(options.photos)
+    photos.check()
     dataset = searchable(options)
     with ClipClient(options.url, model=options.model, connection=connection_of(options)) as client:
-        page = Page(dataset, Photos(options.photos), Embedder(client, dataset), options.k)
+        page = Page(dataset, photos, Embedder(client, dataset), options.k)
         serve(page, options.port, lambda address: say(f"open {address} (Ctrl-C stops)"))
     return 0

@@ -74,18 +74,23 @@ def state_of(row: Row, vector: Vectors) -> str:
     return digest.hexdigest()[:24]
 
 
-def check_stored_model(place: str, stored: Mapping[str, str] | None, model: Mapping[str, str]) -> None:
-    """Raises LoadError unless `place` was made by a loader from the same model and settings."""
+def check_stored_model(
+    place: str,
+    stored: Mapping[str, str] | None,
+    model: Mapping[str, str],
+    other: str = "another name with --table",
+) -> None:
+    """Raises LoadError unless `place` was made by a loader from the same model and settings.
+
+    `other` says what to choose instead.
+    """
     if stored is None:
-        raise LoadError(
-            f"{place} exists, and clip-search did not create it. Choose another name with --table"
-        )
+        raise LoadError(f"{place} exists, and clip-search did not create it. Choose {other}")
     if stored.get("weights_sha256") == model.get("weights_sha256"):
         different = difference_of(stored, model, SETTINGS)
     else:
         different = "their weights differ"
     if different:
         raise LoadError(
-            f"{place} holds embeddings of another model ({different}). Choose another name with --table, or "
-            "remove it first"
+            f"{place} holds embeddings of another model ({different}). Choose {other}, or remove it first"
         )

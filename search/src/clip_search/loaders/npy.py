@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +37,30 @@ class NpyLoader:
         self._folder = folder
         self._incoming = folder / ".incoming"
         self._writer: Any = None
-        self._filled, self._finished = 0, False
+        self._vectors: Any = None
+        self._finished = False
 
     def open(self, model: Mapping[str, str], dimension: int, rows: int) -> None:
         description = self._folder / _MODEL
         with self._translated():
             if description.exists():
-                check_stored_model(str(self._folder), json.loads(description.read_text()), model)
+                check_stored_model(str(self._folder), _stored_model(description), model, "another folder")
             elif self._folder.is_dir() and any(self._folder.iterdir()):
                 raise LoadError(
-                    f"{self._folder} is not empty, and clip-search did not write it. Choose another"
+                    f"{self._folder} is not empty, and clip-search did not write it. Choose another folder"
                 )
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with replacing(description) as temporary:  # first: what has none is not a loader's
+                temporary.write_text(json.dumps(dict(model), indent=2), encoding="utf-8")
             shutil.rmtree(self._incoming, ignore_errors=True)
             for name in (_VECTORS, _ROWS):
-                (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (self._incoming / name).parent.mkdir(parents=True, exist_ok=True)
-            with replacing(description) as temporary:
-                temporary.write_text(json.dumps(dict(model), indent=2))
-            open_memmap: Any = np.lib.format.open_memmap  # without types in numpy 1
-            self._vectors: Any = open_memmap(self._incoming / _VECTORS, "w+", np.float32, (rows, dimension))
+                (self._folder / name).parent.mkdir(exist_ok=True)
+                (self._incoming / name).parent.mkdir(parents=True)
+            # Not a memory map: on a full disk, writing to one ends the process.
+            self._vectors = (self._incoming / _VECTORS).open("wb")
+            write_header: Any = np.lib.format.write_array_header_1_0  # without types in numpy 1
+            header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dimension)}
+            write_header(self._vectors, header)
             names = ("id", "state", "image_path")
             schema = pa.schema([*((name, pa.string()) for name in names), *COLUMNS.items()])
             self._writer = pq.ParquetWriter(self._incoming / _ROWS, schema)
@@ -75,8 +80,7 @@ class NpyLoader:
         columns |= {name: records.column(name) for name in COLUMNS}
         with self._translated():
             self._writer.write_table(pa.table(columns, schema=self._writer.schema))
-            self._vectors[self._filled : self._filled + len(records.ids)] = records.vectors
-        self._filled += len(records.ids)
+            self._vectors.write(np.ascontiguousarray(records.vectors, "<f4").data)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Never called: stored() is empty before finish()."""
@@ -84,8 +88,7 @@ class NpyLoader:
     def finish(self) -> None:
         with self._translated():
             self._writer.close()
-            self._vectors.flush()
-            del self._vectors
+            self._vectors.close()
             for name in (_VECTORS, _ROWS):
                 os.replace(self._incoming / name, self._folder / name)
             shutil.rmtree(self._incoming)
@@ -99,8 +102,10 @@ class NpyLoader:
         }
 
     def close(self) -> None:
-        if self._writer and not self._finished:
-            self._writer.close()
+        if not self._finished:
+            for file in filter(None, (self._writer, self._vectors)):
+                with suppress(OSError):  # a full disk; the files are removed anyway
+                    file.close()
             shutil.rmtree(self._incoming, ignore_errors=True)
 
     @contextmanager
@@ -109,3 +114,12 @@ class NpyLoader:
             yield
         except OSError as error:
             raise LoadError(f"cannot write to {self._folder}: {error.strerror or error}") from error
+
+
+def _stored_model(description: Path) -> dict[str, str] | None:
+    """None if the file is not a loader's."""
+    try:
+        found = json.loads(description.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
