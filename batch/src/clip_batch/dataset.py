@@ -12,17 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
 from clip_batch import defaults
-from clip_batch.errors import DamagedFile
+from clip_batch.errors import DamagedFile, MissingFile
 from clip_batch.layout import COMPACTIONS, EMBEDDINGS, ERRORS, Partition, ShardName
 from clip_batch.manifest import Plan, read_plans
 from clip_batch.storage import Storage, damaged, read_json, reading
 from clip_client.sinks.parquet import METADATA_KEY
 
+_Result = TypeVar("_Result")
 BATCH_KEY = b"clip_triton_batch"
 """The key of ShardCounts in the metadata of a shard."""
 
@@ -98,11 +99,29 @@ class Dataset:
     def read(cls, storage: Storage) -> Dataset:
         """Finishes a compaction whose files are not in place yet."""
         snapshot = read_snapshot(storage)
-        files = _files(storage)
-        if not all(name in files for name in snapshot.files):
-            recover(storage)
+        while True:
             files = _files(storage)
-        return cls(storage, read_plans(storage), snapshot, files)
+            if not all(name in files for name in snapshot.files):
+                recover(storage)
+                files = _files(storage)
+            before, snapshot = snapshot, read_snapshot(storage)
+            if snapshot.number == before.number:
+                return cls(storage, read_plans(storage), snapshot, files)
+
+    @classmethod
+    def reading(cls, storage: Storage, action: Callable[[Dataset], _Result]) -> _Result:
+        """What `action` makes of the dataset; again if a compaction has replaced files in the meantime."""
+        while True:
+            dataset = cls.read(storage)
+            try:
+                return action(dataset)
+            except MissingFile:
+                if not dataset.is_replaced():
+                    raise
+
+    def is_replaced(self) -> bool:
+        """Whether a compaction has ended since the dataset was read."""
+        return read_snapshot(self.storage).number != self.snapshot.number
 
     @cached_property
     def epoch(self) -> int:

@@ -39,8 +39,7 @@ def retry(
     Objects that a later plan has already are left out, and so are those that are gone. Photos that crashed
     servers are sent again if `codes` has request_failed. Keeps the failed rows in memory.
     """
-    dataset = Dataset.read(storage)
-    failed = _failed(dataset, codes)
+    dataset, failed = Dataset.reading(storage, lambda dataset: (dataset, _failed(dataset, codes)))
     for plan in dataset.plans:
         if plan.epoch == dataset.epoch and failed:
             _find(storage, plan, failed)

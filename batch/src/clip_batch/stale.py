@@ -33,7 +33,7 @@ class Stale:
 def find_stale(storage: Storage, model: Mapping[str, str]) -> Stale:
     """Compares the shards' metadata with `model`, from describe_model(). Reads footers alone."""
     found, counts = Stale(), []
-    for info in Dataset.read(storage).infos():
+    for info in Dataset.reading(storage, lambda dataset: list(dataset.infos())):
         if info.counts is not None:
             counts.append(info.counts)
         difference = model_difference(info.model, model)

@@ -51,7 +51,10 @@ class Status:
 
 def read_status(storage: Storage) -> Status:
     """Reads the footers of the shards. Raises StorageError."""
-    dataset = Dataset.read(storage)
+    return Dataset.reading(storage, _status)
+
+
+def _status(dataset: Dataset) -> Status:
     infos = list(dataset.infos())
     counts = [info.counts for info in infos if info.counts is not None]
     plans = dataset.plans
@@ -68,7 +71,7 @@ def read_status(storage: Storage) -> Status:
         failed.update(each.failed if each.partition.plan > through else {})
     for name in dataset.error_files(infos):
         if name.plan <= through:
-            failed.update(_codes(storage, name.name))
+            failed.update(_codes(dataset.storage, name.name))
     status.failed = dict(failed.most_common())
     status.rate = rate_of(counts)
     status.gone = sum(plan.gone for plan in plans[-1:] if not plan.prune or plan.number > through)

@@ -61,7 +61,11 @@ def verify(storage: Storage, on_progress: Callable[[int, int], None] | None = No
 
     Calls `on_progress` with the number of rows with vectors that were read, and of all of them.
     """
-    return _Verifier(Dataset.read(storage), on_progress).run()
+    while True:
+        dataset = Dataset.read(storage)
+        report = _Verifier(dataset, on_progress).run()
+        if report.ok or not dataset.is_replaced():
+            return report
 
 
 class _Verifier:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,12 +14,18 @@ import pytest
 from clip_batch import (
     Dataset,
     LocalStorage,
+    Report,
+    Stale,
+    Status,
+    Storage,
+    StoredFile,
     compact,
     find_stale,
     read_status,
     retry,
     verify,
 )
+from clip_batch.dataset import read_snapshot
 from clip_client.errors import CLIENT_CODES, SERVER_CODES
 from tests.unit.batch.jobs import EmbedderTransport, folder_of, newest, plan, rows, run, vector_of
 from tests.unit.client.servers import stub
@@ -40,6 +49,48 @@ def names_in(storage: LocalStorage, folder: str) -> list[str]:
     assert storage.local_path is not None
     names: list[str] = pq.read_table(storage.local_path / folder).column("name").to_pylist()
     return sorted(names)
+
+
+class Compacting(LocalStorage):
+    """Another process compacts it when the first row file is opened, or when row files were first listed."""
+
+    def __init__(self, root: Path, moment: str) -> None:
+        super().__init__(root)
+        self._moment, self._lock = moment, threading.Lock()
+
+    def _compact(self, moment: str) -> None:
+        with self._lock:
+            if moment == self._moment and self.local_path is not None:
+                self._moment = ""
+                compact(LocalStorage(self.local_path))
+
+    def open(self, name: str) -> Any:
+        if name.startswith(("embeddings", "errors")):
+            self._compact("open")
+        return super().open(name)
+
+    def list(self, folder: str) -> Iterator[StoredFile]:
+        yield from list(super().list(folder))
+        if folder == "embeddings":
+            self._compact("list")
+
+
+@pytest.mark.parametrize("moment", ["list", "open"])
+@pytest.mark.parametrize("command", [read_status, verify, retry, lambda storage: find_stale(storage, {})])
+def test_a_compaction_in_another_process_disturbs_nothing(
+    storage: LocalStorage, photos: Path, moment: str, command: Callable[[Storage], Any]
+) -> None:
+    plan(storage, folder_of(photos, {"bad.jpg": b"bad"}))
+    run(storage)
+    assert storage.local_path is not None
+    found = command(Compacting(storage.local_path, moment))
+    assert read_snapshot(storage).number == 1
+    if isinstance(found, Report):
+        assert found.ok
+    if isinstance(found, Status):
+        assert (found.done, found.finished_objects, found.failed) == (3, 11, {"corrupt": 1})
+    if isinstance(found, Stale):
+        assert found.photos == 10
 
 
 def test_progress_ends_at_all_rows(storage: LocalStorage, photos: Path) -> None:

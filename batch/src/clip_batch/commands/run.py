@@ -130,7 +130,7 @@ def _meter(dataset: Dataset, budget: Budget) -> Meter:
     meter = Meter(Budget())
     if budget != Budget():
         meter = Meter(budget)
-        for info in dataset.infos():
+        for info in Dataset.reading(dataset.storage, lambda dataset: list(dataset.infos())):
             if info.counts is not None:
                 meter.add(info.counts.objects, info.counts.failed)
     return meter
