@@ -6,7 +6,8 @@ A killed server leaves the Python backend's regions in /dev/shm. A restarted con
 keeps that folder, and photos fail once it is full. The protocols for shared memory, traces, logging and the
 model repository are for the holder of CLIP_ADMIN_KEY; without that variable the key is random.
 
-CLIP_TIER=decode or encode serves one part of the repository: clip_image_preprocess alone, or the encoders.
+CLIP_TIER=decode or encode serves one part of the repository: clip_image_preprocess alone (and those of models
+with a name, clip_image_NAME_preprocess), or the encoders.
 
 Standard library only.
 """
@@ -14,6 +15,7 @@ Standard library only.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import sys
@@ -21,9 +23,9 @@ from pathlib import Path
 
 _SHARED_MEMORY = Path("/dev/shm")
 _REPOSITORY, _CONTROL = "--model-repository=", "--model-control-mode="
-_DECODES = "clip_image_preprocess"
-_NEEDS_BOTH = ("clip_image", _DECODES)
-"""The models that the encode tier does not serve."""
+_DECODES = re.compile("clip_image_([a-z0-9]+_)?preprocess")
+_NEEDS_PIXELS = re.compile("clip_image(_(?!encoder$)[a-z0-9]+)*")
+"""The models that the encode tier does not serve: the ensembles for photos, and what decodes for them."""
 _RESTRICTED = "shared-memory,model-repository,trace,logging"
 
 
@@ -49,7 +51,12 @@ def of_tier(command: list[str], tier: str) -> list[str]:
         sys.exit(f"start_server.py: CLIP_TIER must be decode, encode or empty, not {tier!r}")
     (repository,) = (word.removeprefix(_REPOSITORY) for word in command if word.startswith(_REPOSITORY))
     models = [folder.parent.name for folder in sorted(Path(repository).glob("*/config.pbtxt"))]
-    served = [name for name in models if (name == _DECODES if tier == "decode" else name not in _NEEDS_BOTH)]
+    decodes = tier == "decode"
+    served = [
+        name
+        for name in models
+        if (_DECODES.fullmatch(name) if decodes else not _NEEDS_PIXELS.fullmatch(name))
+    ]
     if not served:
         sys.exit(f"start_server.py: {repository} has no model of the tier {tier}. Run clip-export first")
     words = [word for word in command if not word.startswith(_CONTROL)]

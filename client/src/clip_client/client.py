@@ -49,6 +49,12 @@ def positive(name: str, value: float, most: float = math.inf) -> float:
     return value
 
 
+def _text_model_of(model: str) -> str:
+    """`clip_text` beside `clip_image`, `clip_text_large` beside `clip_image_large`."""
+    is_ours = model.startswith(defaults.MODEL)
+    return defaults.TEXT_MODEL + model.removeprefix(defaults.MODEL) if is_ours else defaults.TEXT_MODEL
+
+
 class BaseClient:
     """The options and properties that ClipClient and AsyncClipClient share.
 
@@ -56,6 +62,9 @@ class BaseClient:
     headers, or through another `transport`. With several addresses, each request goes to the server that is
     expected to answer first, and those of a server that fails or stalls to the others. All must have the same
     model and settings: ServerMismatch names two that differ, at the first call or when one comes back.
+
+    `model` embeds photos. Texts are embedded by the one beside it, `clip_text_large` for `clip_image_large`,
+    unless `text_model` is given.
 
     `deadline_s` bounds one request with all its retries. UNAVAILABLE (the server sheds load, or restarts) is
     retried with jittered exponential backoff until then. The deadline starts when at most `concurrency`
@@ -82,7 +91,7 @@ class BaseClient:
         url: str | Sequence[str] = defaults.URL,
         *,
         model: str = defaults.MODEL,
-        text_model: str = defaults.TEXT_MODEL,
+        text_model: str | None = None,
         connection: ConnectionOptions | None = None,
         deadline_s: float = defaults.DEADLINE_S,
         concurrency: int = defaults.CONCURRENCY,
@@ -105,7 +114,7 @@ class BaseClient:
             raise ValueError("transport is for a single url")
         connection = connection or ConnectionOptions()
         self.url = ", ".join(urls)
-        self._model, self._text_model = model, text_model
+        self._model, self._text_model = model, text_model or _text_model_of(model)
         self._deadline_s = deadline_s
         self._concurrency = concurrency * len(urls)
         self._images_per_request = images_per_request

@@ -9,7 +9,7 @@ from clip_serving.repository.deployment import DEPLOYMENT_FILE
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.families.text import TEXT
 from clip_serving.repository.families.text.settings import TextSettings
-from clip_serving.repository.flags import add_flags
+from clip_serving.repository.flags import add_flags, add_name
 from clip_serving.repository.settings import table
 from clip_serving.terminal import Parser
 
@@ -26,6 +26,7 @@ examples:
   clip-export --model hf-hub:timm/ViT-B-16-SigLIP-256 --repository model_repository
   clip-export --model ViT-L-14 --pretrained /weights/mine.pt --repository model_repository
   clip-export --model ViT-B-32 --pretrained none --seed 0 --repository /tmp/trial
+  clip-export --model ViT-L-14 --pretrained datacomp_xl_s13b_b90k --name large --repository model_repository
   clip-export --activate 1 --repository model_repository          (back to an earlier version)
 
 exit status: 0 published, 1 an artifact differs from open_clip (nothing published), 3 the model hub does not
@@ -85,6 +86,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="use random weights, with a warning, if the hub does not answer (for trials)",
     )
     add("--repository", type=Path, required=True, metavar="DIR", help="created if it does not exist")
+    add_name(parser, "serve the model beside those of the repository: as clip_image_NAME and clip_text_NAME, "
+        "with settings of their own (default: as clip_image and clip_text)")  # fmt: skip
     add(
         "--formats",
         type=_formats,

@@ -48,10 +48,12 @@ def write_and_verify_text(name: str, text: TextTower, folder: Path, say: Say) ->
     return verify.verify_text(f"text-{name}", encoder, text, _TOLERANCES[name], say)
 
 
-def stage_text(formats: Sequence[str], text: TextTower, folder: Path, say: Say) -> list[verify.Parity]:
+def stage_text(
+    formats: Sequence[str], text: TextTower, folder: Path, say: Say, tokenize_name: str = defaults.TOKENIZE
+) -> list[verify.Parity]:
     """Fills `folder` with a version of the text encoder, and of the model that tokenizes for it."""
     parities = [parity for name in formats for parity in write_and_verify_text(name, text, folder, say)]
-    tokenize = folder / defaults.TOKENIZE
+    tokenize = folder / tokenize_name
     tokenize.mkdir()
     shutil.copyfile(vocabulary(), tokenize / defaults.VOCABULARY_FILE)
     (tokenize / "model.py").write_text(MODEL_PY.format("tokenize"), encoding="utf-8")

@@ -16,12 +16,11 @@ from typing import Any
 
 from clip_export.arguments import TEXT_FORMATS, parser
 from clip_export.errors import ExportError, HubUnreachable, NoTextTower
-from clip_serving import defaults
 from clip_serving.errors import ClipServingError
 from clip_serving.repository.deployment import Deployment, load_or_default
-from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.families.image import ImageFamily
 from clip_serving.repository.families.image.settings import ImageSettings
-from clip_serving.repository.families.text import TEXT
+from clip_serving.repository.families.text import TextFamily
 from clip_serving.repository.flags import given
 from clip_serving.repository.settings import table
 from clip_serving.repository.spec import ModelSpec
@@ -55,25 +54,27 @@ def main(argv: list[str] | None = None) -> int:
 
 def _changed(options: argparse.Namespace, now: Deployment) -> Deployment:
     """`now` with the settings whose flags were given; those of the text models only if it serves them."""
-    changed = now.replaced(IMAGE, **given(options, IMAGE))
-    return _text_changed(options, changed) if TEXT.name in changed.sections else changed
+    image = ImageFamily(options.name)
+    changed = now.replaced(image, **given(options, image))
+    is_served = TextFamily(options.name).name in changed.sections
+    return _text_changed(options, changed) if is_served else changed
 
 
 def _text_changed(options: argparse.Namespace, now: Deployment) -> Deployment:
-    return now.replaced(TEXT, **given(options, TEXT))
+    text = TextFamily(options.name)
+    return now.replaced(text, **given(options, text))
 
 
 def _activate(options: argparse.Namespace) -> dict[str, Any]:
     from clip_export.publish import activate
 
-    spec, deployment = activate(options.repository, options.encoder_version, partial(_changed, options))
-    settings = deployment.settings(IMAGE)
-    _say(
-        f"version {options.encoder_version} ({spec.model}, {spec.pretrained}) will be served after a restart"
-    )
+    family, version = ImageFamily(options.name), options.encoder_version
+    spec, deployment = activate(options.repository, version, partial(_changed, options), family)
+    settings = deployment.settings(family)
+    _say(f"version {version} ({spec.model}, {spec.pretrained}) will be served after a restart")
     _say(f"settings: {_unusual(settings)}")
     return {
-        "version": options.encoder_version,
+        "version": version,
         "model": spec.model,
         "pretrained": spec.pretrained,
         "settings": settings.to_section(),
@@ -94,9 +95,9 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     from clip_export.publish import publish, staging
     from clip_export.verify import with_reference
 
-    begin = time.monotonic()
+    begin, family = time.monotonic(), ImageFamily(options.name)
     deployment = _changed(options, load_or_default(options.repository))
-    int8_required = deployment.settings(IMAGE).encoder_precision == "int8"
+    int8_required = deployment.settings(family).encoder_precision == "int8"
     if int8_required and "onnx-int8" not in options.formats:
         raise ExportError("the encoder's precision is int8, which needs onnx-int8 among the --formats")
     loaded = _load(options)
@@ -108,16 +109,17 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         _say(f"warning: {doubt}")
     text = _text_tower(options, loaded)
     with ExitStack() as stack:
-        folder = stack.enter_context(staging(options.repository))
+        folder = stack.enter_context(staging(options.repository, family.encoder))
         parities = _write_all(options, loaded, folder, int8_required=int8_required)
         spec = dataclasses.replace(spec, min_cosine=_least_cosines(parities), artifacts=_artifacts(folder))
         publish_text = stack.enter_context(_staged_text(options, text)) if text else None
-        version = publish(folder, options.repository, spec, partial(_changed, options))
+        version = publish(folder, options.repository, spec, partial(_changed, options), family)
         text_version = publish_text() if publish_text else None
     took = time.monotonic() - begin
-    _say(f"published version {version} in {options.repository / defaults.ENCODER} after {took:.0f} s")
+    _say(f"published version {version} in {options.repository / family.encoder} after {took:.0f} s")
     if text_version is not None:
-        _say(f"published version {text_version} in {options.repository / defaults.TEXT_ENCODER}")
+        text_encoder = options.repository / TextFamily(options.name).encoder
+        _say(f"published version {text_version} in {text_encoder}")
     return {
         "version": version,
         "text_version": text_version,
@@ -181,12 +183,14 @@ def _staged_text(options: argparse.Namespace, text: Any) -> Iterator[Callable[[]
     from clip_export.artifacts import stage_text
     from clip_export.publish import publish, staging
 
-    with staging(options.repository, defaults.TEXT_ENCODER) as folder:
+    family = TextFamily(options.name)
+    _, tokenize, encoder = family.models
+    with staging(options.repository, encoder) as folder:
         formats = [name for name in options.formats if name in TEXT_FORMATS]
-        stage_text(formats, text, folder, _say)
+        stage_text(formats, text, folder, _say, tokenize)
         spec = dataclasses.replace(text.spec, artifacts=_artifacts(folder))
         change = partial(_text_changed, options)
-        yield lambda: publish(folder, options.repository, spec, change, TEXT)
+        yield lambda: publish(folder, options.repository, spec, change, family)
 
 
 def _write_all(options: argparse.Namespace, loaded: Any, folder: Path, *, int8_required: bool) -> list[Any]:

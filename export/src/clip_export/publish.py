@@ -105,16 +105,19 @@ def _move_parts(version: Path, repository: Path, family: ModelFamily[Any, Any]) 
 
 
 def activate(
-    repository: Path, version: int, change: Callable[[Deployment], Deployment]
+    repository: Path,
+    version: int,
+    change: Callable[[Deployment], Deployment],
+    family: ModelFamily[Any, Any] = IMAGE,
 ) -> tuple[ModelSpec, Deployment]:
     """Pins an earlier version and renders its configs: a rollback. Restart the server afterwards.
 
     `change` makes the new settings, which pin `version`, from those that the repository has now.
     """
-    known = versions(repository)
+    known = versions(repository, family.encoder)
     if version not in known:
         raise ExportError(f"{repository} has no version {version} of the encoder; it has {known}")
-    folder = repository / defaults.ENCODER / str(version)
+    folder = repository / family.encoder / str(version)
 
     with _rendering(repository, version):
         deployment, _ = render_repository(repository, change)

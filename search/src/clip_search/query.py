@@ -64,8 +64,14 @@ def check_same_model(dataset: Searchable, model: Mapping[str, str]) -> None:
     if difference := difference_of(dataset.model, model):
         raise SearchError(
             f"the server has another model than {dataset.path}: {difference}. Start a server with the "
-            "dataset's model, or embed the photos again"
+            f"dataset's model{_other_name(dataset.model, model)}, or embed the photos again"
         )
+
+
+def _other_name(of_dataset: Mapping[str, str], of_server: Mapping[str, str]) -> str:
+    """The option that chooses the dataset's model on a server of several, if that is another one."""
+    name = of_dataset.get("triton_model")
+    return f" (--model {name}, if it serves several)" if name and name != of_server["triton_model"] else ""
 
 
 def row_number(dataset: Searchable, name: str, source: str | None = None) -> int:

@@ -18,7 +18,7 @@ from typing import get_args
 
 from clip_serving import defaults
 from clip_serving.errors import ClipServingError, ServerError
-from clip_serving.repository.deployment import DEPLOYMENT_FILE
+from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.flags import add_flags
 from clip_serving.repository.render import outdated_configs
@@ -284,14 +284,18 @@ def _examples(server: TritonServer, repository: Path) -> str:
         return f"{embed} --url ENCODER:8001 --decode {server.grpc_url}"
     if server.tier == "encode":
         return f"{embed} --url {server.grpc_url} --decode client"
-    size = 4 * ModelSpec.load(served_version(repository) / SPEC_FILE).embedding_dim
+    image, *others = Deployment.load(repository).image_families
+    size = 4 * ModelSpec.load(served_version(repository, image) / SPEC_FILE).embedding_dim
+    also = f"\nalso served (--model NAME): {', '.join(each.ensemble for each in others)}" if others else ""
+    model = f", model='{image.ensemble}'" if image.set_name else ""
+    embed += f" --url {server.grpc_url}" + f" --model {image.ensemble}" * bool(image.set_name)
     return (
-        f"  curl -s {server.http_url}/v2/models/{defaults.ENSEMBLE}/infer "
+        f"  curl -s {server.http_url}/v2/models/{image.ensemble}/infer "
         "-H 'Inference-Header-Content-Length: 0' --data-binary @photo.jpg | "
         f"tail -c {size} | od -An -v -tf4\n"
-        f"{embed} --url {server.grpc_url}\n"
+        f"{embed}\n"
         f'  python -c "from clip_client import ClipClient; '
-        f"print(ClipClient('{server.grpc_url}').embed(['photo.jpg']))\""
+        f"print(ClipClient('{server.grpc_url}'{model}).embed(['photo.jpg']))\"{also}"
     )
 
 

@@ -18,8 +18,8 @@ from clip_client import cli
 from clip_client.cli.arguments import parser
 from clip_serving import defaults
 from clip_serving.repository.families.base import ModelFamily
-from clip_serving.repository.families.image import IMAGE
-from clip_serving.repository.families.text import TEXT
+from clip_serving.repository.families.image import IMAGE, ImageFamily
+from clip_serving.repository.families.text import TEXT, TextFamily
 from clip_serving.server import arguments
 from testing.waiting import PATIENCE_S, wait_until
 
@@ -174,7 +174,9 @@ def test_a_started_server_has_clean_shared_memory_and_a_key() -> None:
 
 
 @pytest.mark.parametrize("tier", get_args(defaults.Tier))
-@pytest.mark.parametrize("families", [[IMAGE], [IMAGE, TEXT]])
+@pytest.mark.parametrize(
+    "families", [[IMAGE], [IMAGE, TEXT], [IMAGE, TEXT, ImageFamily("large"), TextFamily("large")]]
+)
 def test_a_tier_loads_its_models(
     tmp_path: Path, tier: defaults.Tier, families: list[ModelFamily[Any, Any]]
 ) -> None:

@@ -46,7 +46,7 @@ class WordFamily(ModelFamily[WordSpec, WordSettings]):
     spec = WordSpec
     settings = WordSettings
 
-    def configs(self, spec: WordSpec, settings: WordSettings) -> dict[str, pb.ModelConfig]:
+    def unnamed_configs(self, spec: WordSpec, settings: WordSettings) -> dict[str, pb.ModelConfig]:
         batch = {"max_batch_size": settings.max_batch_size}
         encoder = {
             "name": self.encoder,
@@ -61,7 +61,7 @@ class WordFamily(ModelFamily[WordSpec, WordSettings]):
             "clip_words_encoder/config.pbtxt": model_config(encoder),
         }
 
-    def static_files(self) -> dict[str, str]:
+    def unnamed_static_files(self) -> dict[str, str]:
         return {"clip_words/1/.gitkeep": "", "clip_words_encoder/1/model.py": MODEL_PY.format("words")}
 
 

@@ -59,6 +59,11 @@ def test_only_the_last_run_is_read(tmp_path: Path) -> None:
     assert explain(path).endswith("\nlast words")
 
 
+def test_encoders_of_models_with_names_are_told_apart(tmp_path: Path) -> None:
+    lines = [announcement("fp32"), announcement("int8", "clip_image_large"), announcement("bf16")]
+    assert announced(log(tmp_path, "\n".join(lines))) == "bf16; clip_image_large: int8"
+
+
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=rf"{tmp_path}: Is a directory"):
         begin_run(tmp_path)

@@ -26,6 +26,7 @@ from clip_batch.stale import find_stale
 from clip_batch.status import read_status
 from clip_batch.storage import open_storage
 from clip_batch.verify import verify
+from clip_client import defaults as client_defaults
 from clip_client.arguments import count, urls
 
 
@@ -157,10 +158,11 @@ def _stale(options: argparse.Namespace) -> int:
         say(f"{counted(photos, 'photo')}: {reason}")
     if found.photos:
         time_left = f" in {_duration(hours * 3600)}" if hours is not None else ""
+        model = f"--model {options.model} " * (options.model != client_defaults.MODEL)
         price_text = f", for {cost:.2f}" if cost is not None else ""
         say(
             f"stale: {counted(found.photos, 'photo')} in {counted(len(found.shards), 'shard')}. Embed them "
             f"again{time_left}{price_text} with: clip-batch plan SOURCE --out {options.out} "
-            f"--url {urls(options)[0]} --replace-model"
+            f"--url {urls(options)[0]} {model}--replace-model"
         )
     return 1 if found.photos else 0

@@ -95,7 +95,11 @@ def _check(options: argparse.Namespace) -> int:
 
 def _embed_text(options: argparse.Namespace) -> int:
     with ClipClient(
-        urls(options), connection=connection_of(options), deadline_s=options.deadline, concurrency=1
+        urls(options),
+        model=options.model,
+        connection=connection_of(options),
+        deadline_s=options.deadline,
+        concurrency=1,
     ) as client:
         results = client.embed_text_results(options.text)
     for text, result in zip(options.text, results, strict=True):

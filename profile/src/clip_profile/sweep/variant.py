@@ -7,6 +7,7 @@ from pathlib import Path
 from clip_profile.answer.apply import changes
 from clip_profile.records.setting import Setting
 from clip_serving.repository.deployment import Deployment
+from clip_serving.repository.families import FAMILIES
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.stage import refuse_other_backends, stage
 from clip_serving.server import runtime
@@ -15,11 +16,14 @@ from clip_serving.server import runtime
 def make_variant(source: Path, target: Path, setting: Setting) -> None:
     """Fills the folder `target` with what --apply would render; TritonServer stages its own copy of it.
 
+    Without the models that have names: they are not measured, and would take memory.
+
     Raises ConfigurationError if `source` lacks a model.
     """
 
     def changed(deployment: Deployment) -> Deployment:
-        return deployment.replaced(IMAGE, **changes(setting))
+        unnamed = {name: each for name, each in deployment.sections.items() if name in FAMILIES}
+        return Deployment(unnamed).replaced(IMAGE, **changes(setting))
 
     stage(source, target, changed)
 

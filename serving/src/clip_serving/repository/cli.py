@@ -8,8 +8,8 @@ from pathlib import Path
 
 from clip_serving.errors import ClipServingError
 from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
-from clip_serving.repository.families import FAMILIES
-from clip_serving.repository.flags import add_flags, given
+from clip_serving.repository.families import FAMILIES, families
+from clip_serving.repository.flags import add_flags, add_name, given
 from clip_serving.repository.render import outdated_configs, render_repository
 from clip_serving.terminal import Parser, printable
 
@@ -23,6 +23,7 @@ examples:
   clip-render --repository model_repository                       (after you edited deployment.json)
   clip-render --repository model_repository --max-batch-size 32 --quality exact
   clip-render --repository model_repository --activate 1          (back to an earlier export)
+  clip-render --repository model_repository --name large --encoder-instances 2
 
 exit status: 0 rendered, 1 --check found outdated configs, 2 an error; nothing was changed.
 """
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--repository", type=Path, default=Path("model_repository"), metavar="DIR",
         help="default: %(default)s")  # fmt: skip
+    add_name(parser, "the settings are those of the models that clip-export --name NAME made")
     add("--check", action="store_true",
         help="change nothing; list the configs that differ from deployment.json")  # fmt: skip
     for family in FAMILIES.values():
@@ -79,7 +81,7 @@ def _check(repository: Path) -> int:
 
 def _render(options: argparse.Namespace) -> int:
     def change(deployment: Deployment) -> Deployment:
-        for family in FAMILIES.values():
+        for family in families(options.name):
             if changes := given(options, family):
                 deployment.settings(family)  # a family that this repository does not serve is an error
                 deployment = deployment.replaced(family, **changes)

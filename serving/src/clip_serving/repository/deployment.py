@@ -1,6 +1,7 @@
 """deployment.json: the only home of the operator's settings. spec.json has the facts about the model.
 
-It is at the root of the model repository, with one section per model family. Edit it and run `clip-render`,
+It is at the root of the model repository, with one section per model family, and per
+set of models with a name. Edit it and run `clip-render`,
 or give the same settings as flags to clip-export or clip-render.
 """
 
@@ -18,10 +19,10 @@ from typing import Any, TypeVar
 from clip_serving.errors import ConfigurationError
 from clip_serving.files import write_atomically
 from clip_serving.repository import migrate_0_1
-from clip_serving.repository.families import FAMILIES
+from clip_serving.repository.families import family_of
 from clip_serving.repository.families.base import ModelFamily
-from clip_serving.repository.families.image import IMAGE
-from clip_serving.repository.settings import FamilySettings, read_section, unknown_name
+from clip_serving.repository.families.image import IMAGE, ImageFamily
+from clip_serving.repository.settings import FamilySettings, read_section
 
 DEPLOYMENT_FILE = "deployment.json"
 DEPLOYMENT_VERSION = 1
@@ -33,7 +34,7 @@ S = TypeVar("S", bound=FamilySettings)
 
 @dataclass(frozen=True)
 class Deployment:
-    """The settings of each family that the repository serves, by the family's name."""
+    """The settings of each family that the repository serves, by its name: image, text, image_large, ..."""
 
     sections: Mapping[str, FamilySettings]
     text: str | None = field(default=None, compare=False, repr=False)
@@ -50,6 +51,16 @@ class Deployment:
         if not isinstance(found, family.settings):
             raise ConfigurationError(f"{DEPLOYMENT_FILE} has no section {family.name!r}")
         return found
+
+    @property
+    def families(self) -> list[ModelFamily[Any, Any]]:
+        """Those that the repository serves."""
+        return [family_of(name) for name in self.sections]
+
+    @property
+    def image_families(self) -> list[ImageFamily]:
+        """The image family of each set of models, that without a name if there are none."""
+        return [family for family in self.families if isinstance(family, ImageFamily)] or [IMAGE]
 
     def replaced(self, family: ModelFamily[Any, S], **changes: Any) -> Deployment:
         """A copy with these settings of `family` changed; a family that is not served yet is added.
@@ -78,15 +89,13 @@ class Deployment:
             raise ConfigurationError(
                 f'the key "version" is not {DEPLOYMENT_VERSION}, the only version that this release reads'
             )
-        for name in values:
-            if name not in FAMILIES:
-                raise ConfigurationError(unknown_name(name, name, list(FAMILIES)))
+        families = {name: family_of(name) for name in values}
         if not values:
             raise ConfigurationError(
                 f'it describes no models. Add a section, for example "{IMAGE.name}": {{}} for the defaults'
             )
         sections = {
-            name: read_section(FAMILIES[name].settings, section, name) for name, section in values.items()
+            name: read_section(families[name].settings, section, name) for name, section in values.items()
         }
         return cls(sections, text)
 

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Collection
 from typing import Any
 
+from clip_serving.errors import ConfigurationError
+from clip_serving.repository.families import check_set_name
 from clip_serving.repository.families.base import ModelFamily
 from clip_serving.repository.settings import Choice, Setting, Switch, table
 
@@ -26,6 +28,18 @@ def add_flags(
     for line in table(family.settings):
         if line.flag and (only is None or line.name in only):
             _add(group, family.flag_prefix, line, show_default=show_defaults and line.default is not None)
+
+
+def add_name(parser: argparse._ActionsContainer, help: str) -> None:
+    """`--name`, which chooses among several sets of models in one repository; "" if it is not given."""
+
+    def read(text: str) -> str:
+        try:
+            return check_set_name(text) if text else ""
+        except ConfigurationError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    parser.add_argument("--name", type=read, default="", metavar="NAME", help=help)
 
 
 def given(options: argparse.Namespace, family: Family) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving.files import locked, write_all_atomically
 from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
-from clip_serving.repository.families import FAMILIES
+from clip_serving.repository.families import family_of
 from clip_serving.repository.spec import TowerSpec
 from clip_serving.repository.versions import load_specs
 
@@ -28,7 +28,7 @@ def configs(deployment: Deployment, specs: Mapping[str, TowerSpec]) -> dict[str,
     """
     found: dict[str, pb.ModelConfig] = {}
     for name, spec in specs.items():
-        family = FAMILIES[name]
+        family = family_of(name)
         found |= family.configs(spec, deployment.settings(family))
     return found
 
@@ -50,7 +50,7 @@ def write_repository(root: Path, deployment: Deployment, specs: Mapping[str, Tow
     """
     texts = {DEPLOYMENT_FILE: deployment.to_json()}
     for name in specs:
-        texts |= FAMILIES[name].static_files()
+        texts |= family_of(name).static_files()
     texts |= render(deployment, specs)
     write_all_atomically({root / path: text for path, text in texts.items()})
 
@@ -68,7 +68,7 @@ def render_repository(
         deployment = change(Deployment.load(root))
         specs = load_specs(root, deployment)
         for name, spec in specs.items():
-            FAMILIES[name].validate(spec, deployment.settings(FAMILIES[name]))
+            family_of(name).validate(spec, deployment.settings(family_of(name)))
         texts = {DEPLOYMENT_FILE: deployment.to_json(), **render(deployment, specs)}
         changed = [path for path, text in texts.items() if _text(root / path) != text]
         write_repository(root, deployment, specs)

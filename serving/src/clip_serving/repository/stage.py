@@ -17,8 +17,6 @@ from clip_serving.defaults import EncoderPrecision, Tier
 from clip_serving.errors import ConfigurationError
 from clip_serving.files import write_all_atomically
 from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
-from clip_serving.repository.families import FAMILIES
-from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.render import configs, render
 from clip_serving.repository.versions import load_specs
 
@@ -72,7 +70,7 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class Fit:
-    """The settings that fit the image family to this machine; None keeps the repository's."""
+    """The settings that fit the image models to this machine, each set alike; None keeps the repository's."""
 
     layout: InstanceLayout
     quality: Quality | None = None
@@ -81,7 +79,9 @@ class Fit:
     def __call__(self, deployment: Deployment) -> Deployment:
         chosen = {"quality": self.quality, "encoder_precision": self.encoder_precision}
         given = {name: value for name, value in chosen.items() if value is not None}
-        return deployment.replaced(IMAGE, **vars(self.layout), **given)
+        for family in deployment.image_families:
+            deployment = deployment.replaced(family, **vars(self.layout), **given)
+        return deployment
 
 
 def stage(
@@ -93,7 +93,7 @@ def stage(
     """
     deployment = change(Deployment.load(source))
     specs = load_specs(source, deployment)
-    served = [model for name in specs for model in FAMILIES[name].served(tier)]
+    served = [model for family in deployment.families for model in family.served(tier)]
     for model in served:
         _link_versions(source / model, target / model)
     rendered = render(deployment, specs)
@@ -123,9 +123,10 @@ def refuse_other_backends(
     """
     deployment = Deployment.load(repository)
     rendered = configs(deployment, load_specs(repository, deployment))
-    _require_format(repository, model_config_name, rendered)
-    for name in deployment.sections:
-        for model in FAMILIES[name].served(tier):
+    encoder = deployment.image_families[0].encoder
+    _require_format(repository, model_config_name, rendered, encoder)
+    for family in deployment.families:
+        for model in family.served(tier):
             path = f"{model}/configs/{model_config_name}.pbtxt"
             path = path if path in rendered else f"{model}/config.pbtxt"
             wanted = rendered[path].backend
@@ -137,8 +138,10 @@ def refuse_other_backends(
                 )
 
 
-def _require_format(repository: Path, model_config_name: str, rendered: Collection[str]) -> None:
-    folder = f"{defaults.ENCODER}/configs/"
+def _require_format(
+    repository: Path, model_config_name: str, rendered: Collection[str], encoder: str
+) -> None:
+    folder = f"{encoder}/configs/"
     known = sorted(Path(path).stem for path in rendered if path.startswith(folder))
     if model_config_name and model_config_name not in known:
         raise ConfigurationError(

@@ -8,7 +8,6 @@ from typing import Any
 from clip_serving import defaults
 from clip_serving.errors import ConfigurationError
 from clip_serving.repository.deployment import Deployment
-from clip_serving.repository.families import FAMILIES
 from clip_serving.repository.families.base import ModelFamily
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.spec import SPEC_FILE, TowerSpec
@@ -25,35 +24,40 @@ def served_version(repository: Path, family: ModelFamily[Any, Any] = IMAGE) -> P
     Raises ConfigurationError if it does not exist.
     """
     if not versions(repository, family.encoder):
-        raise _not_exported(repository)
+        raise _not_exported(repository, family)
     return _served(repository, family, Deployment.load(repository))
 
 
 def load_specs(repository: Path, deployment: Deployment) -> dict[str, TowerSpec]:
     """By family, the spec of the version that `deployment` serves. Raises ConfigurationError."""
-    families = [FAMILIES[name] for name in deployment.sections]
     return {
         family.name: family.spec.load(_served(repository, family, deployment) / SPEC_FILE)
-        for family in families
+        for family in deployment.families
     }
 
 
 def _served(repository: Path, family: ModelFamily[Any, Any], deployment: Deployment) -> Path:
     exported = versions(repository, family.encoder)
     if not exported:
-        raise _not_exported(repository)
+        raise _not_exported(repository, family)
     pinned = deployment.settings(family).encoder_version
     folder = repository / family.encoder / str(pinned or exported[-1])
     if not folder.is_dir():
         raise ConfigurationError(
             f"{repository} serves version {pinned} of {family.encoder}, which is missing; it has "
             f"{', '.join(map(str, exported))}. Choose one with: "
-            f"clip-render --activate VERSION --repository {repository}"
+            f"clip-render --{family.flag_prefix}activate VERSION --repository {repository}"
+            + f" --name {family.set_name}"
+            * bool(family.set_name)
         )
     return folder
 
 
-def _not_exported(repository: Path) -> ConfigurationError:
+def _not_exported(repository: Path, family: ModelFamily[Any, Any]) -> ConfigurationError:
+    export = f"clip-export --repository {repository}"
+    if not family.set_name:
+        return ConfigurationError(f"{repository} holds no exported encoder. Run: {export}")
     return ConfigurationError(
-        f"{repository} holds no exported encoder. Run: clip-export --repository {repository}"
+        f"{repository} holds no version of {family.encoder}. Run: {export} --name {family.set_name}, or "
+        f"remove the section {family.name!r} from its deployment.json"
     )

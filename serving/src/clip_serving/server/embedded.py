@@ -23,6 +23,7 @@ from clip_preprocess import Quality
 from clip_serving import defaults
 from clip_serving.defaults import EncoderPrecision, Tier
 from clip_serving.errors import ServerError
+from clip_serving.repository.deployment import Deployment
 from clip_serving.repository.stage import Fit, InstanceLayout, available_cores, refuse_other_backends, stage
 from clip_serving.server import log as server_log
 from clip_serving.server import ports, readiness, runtime, shared_memory
@@ -77,7 +78,7 @@ class TritonServer:
         self.encoder: str | None = None
         """The CPU encoder's description: precision, engine, threads, and why; None on a GPU."""
         self.checked = False
-        """Whether it embedded the reference picture correctly; False if it was too busy for it."""
+        """Whether each model embedded its reference picture correctly; False if one was too busy for it."""
         self._process: subprocess.Popen[bytes] | None = None
         self._stubs: list[psutil.Process] = []
         self._admin_key = secrets.token_hex(16)
@@ -185,6 +186,7 @@ class TritonServer:
         staged.mkdir()
         fit = Fit(self.layout, self._options.quality, self._options.encoder_precision)
         stage(self._repository, staged, fit, self._options.tier)
+        self._models = [family.ensemble for family in Deployment.load(staged).image_families]
         backends = [entry.name for entry in self._runtime.backends.iterdir()]
         refuse_other_backends(self._repository, self._options.model_config_name, backends, self._options.tier)
 
@@ -228,8 +230,11 @@ class TritonServer:
             raise ServerError(taken)
         self.encoder = server_log.announced(self.log_path)
         if self._options.check_reference:
-            self.checked = readiness.check_reference(
-                self.grpc_url, running=self._is_running, tier=self._options.tier
+            self.checked = all(
+                readiness.check_reference(
+                    self.grpc_url, model=model, running=self._is_running, tier=self._options.tier
+                )
+                for model in self._models
             )
 
     def _command(self) -> list[str]:

@@ -14,7 +14,7 @@ _PREFIX = re.compile(r'^[EWIF]\d{4} [\d:.]+ \d+ [\w.]+:\d+\] "?')
 _FAILED = re.compile(r"failed to load '(?P<model>\w+)' version (?P<version>\d+): (?P<cause>.*)", re.S)
 
 _RUN = "=== clip-serve starts tritonserver, "
-_ENCODER = "the CPU encoder serves "
+_ENCODER = re.compile(r"the CPU encoder (?:of (?P<ensemble>\w+) )?serves (?P<encoder>.*)")
 
 
 def begin_run(log: Path) -> IO[bytes]:
@@ -31,16 +31,22 @@ def begin_run(log: Path) -> IO[bytes]:
     return file
 
 
-def announcement(encoder: str) -> str:
-    """The line with which an encoder describes itself in the log; `announced` reads it."""
-    return f"{_ENCODER}{encoder}"
+def announcement(encoder: str, ensemble: str = "") -> str:
+    """The line with which an encoder describes itself in the log; `announced` reads it.
+
+    `ensemble` is that of a set of models with a name.
+    """
+    return f"the CPU encoder {f'of {ensemble} ' if ensemble else ''}serves {encoder}"
 
 
 def announced(log: Path) -> str | None:
-    """The description that the encoder of the last run logged; None if there is none, as on a GPU."""
-    lines = _last_run(log).splitlines()
-    said = [line.partition(_ENCODER)[2] for line in lines if _ENCODER in line]
-    return said[-1].rstrip('"') if said else None
+    """The description that the encoder of the last run logged; None if there is none, as on a GPU.
+
+    Of several encoders, one after the other.
+    """
+    found = {match["ensemble"]: match["encoder"].rstrip('"') for match in _ENCODER.finditer(_last_run(log))}
+    texts = [f"{ensemble}: {encoder}" if ensemble else encoder for ensemble, encoder in found.items()]
+    return "; ".join(texts) or None
 
 
 def explain(log: Path) -> str:

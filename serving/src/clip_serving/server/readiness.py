@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from clip_serving import defaults
@@ -59,6 +60,7 @@ def _says_ready(http_url: str) -> bool:
 def check_reference(
     grpc_url: str,
     *,
+    model: str = defaults.ENSEMBLE,
     running: Callable[[], bool],
     tier: Tier | None = None,
     waits_s: Sequence[float] = defaults.CHECK_WAITS_S,
@@ -70,34 +72,35 @@ def check_reference(
     A busy server works, so restarting it would not help. Raises ServerError if the embedding is wrong, or
     if there is no answer within `waits_s` seconds (one attempt each) or while the server is `running`.
     """
+    from clip_client.check import check
     from clip_client.errors import ClipClientError, ServerBusy
 
+    of = "" if model == defaults.ENSEMBLE else f" with {model}"
     try:
-        result = _check_patiently(grpc_url, running, tier, waits_s)
+        result = _check_patiently(partial(check, grpc_url, model=model, tier=tier), running, waits_s)
     except ServerBusy as error:
         _logger.warning("the server was not checked because it is too busy: %s", error)
         return False
     except ClipClientError as error:
-        raise ServerError(f"the server became ready but cannot embed: {error}") from error
+        raise ServerError(f"the server became ready but cannot embed{of}: {error}") from error
     if not result.ok:
-        raise ServerError(f"the server embeds incorrectly: {result.message}")
+        raise ServerError(f"the server embeds incorrectly{of}: {result.message}")
     return True
 
 
 def _check_patiently(
-    grpc_url: str, running: Callable[[], bool], tier: Tier | None, waits_s: Sequence[float]
+    check: Callable[..., CheckResult], running: Callable[[], bool], waits_s: Sequence[float]
 ) -> CheckResult:
     """Tries again if there is no answer: under load, the picture queues behind other requests."""
-    from clip_client.check import check
     from clip_client.errors import ServerBusy, ServerUnavailable
 
     *first, last = waits_s
     for wait_s in first:
         try:
-            return check(grpc_url, tier=tier, wait_s=wait_s)
+            return check(wait_s=wait_s)
         except ServerBusy:
             raise
         except ServerUnavailable:
             if not running():
                 raise
-    return check(grpc_url, tier=tier, wait_s=last)
+    return check(wait_s=last)

@@ -4,7 +4,7 @@ Triton 24.10 cannot bound the queue between the steps of an ensemble: small phot
 they are embedded, and requests that wait there are computed even if their client has gone. So preprocess
 waits before it hands its photos on. Requests then queue before the decoder, where the queue is bounded.
 
-The processes of one server share a few numbers in a file in /dev/shm. Its name starts as the names of their
+The processes of one ensemble share a few numbers in a file in /dev/shm. Its name starts as the names of their
 regions do, so that the cleanup of those removes it too.
 """
 
@@ -39,14 +39,14 @@ class Backlog:
         self._memory = mmap.mmap(self._file, _NUMBERS.size)
 
     @classmethod
-    def of_this_server(cls) -> Backlog:
-        """For a process of the Python backend, a child of tritonserver."""
+    def of_this_server(cls, ensemble: str) -> Backlog:
+        """For a process of the Python backend, a child of tritonserver, that serves a step of `ensemble`."""
         server = os.getppid()
         started = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[19]
         words = Path("/proc/self/cmdline").read_text().split("\0")
         regions = [word for word in words if "/" not in word and (_SHARED_MEMORY / word).is_file()]
         prefix = regions[0][:-_UUID] if regions else "clip-triton-"
-        return cls(_SHARED_MEMORY / f"{prefix}backlog-{server}-{started}")
+        return cls(_SHARED_MEMORY / f"{prefix}backlog-{server}-{started}-{ensemble}")
 
     def add_encoder(self) -> None:
         """Called by each encoder instance. Without any, as on a GPU, nothing waits."""

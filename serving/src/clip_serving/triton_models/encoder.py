@@ -17,7 +17,7 @@ from clip_serving.errors import ConfigurationError
 from clip_serving.server.log import announcement
 from clip_serving.triton_models.backlog import Backlog
 from clip_serving.triton_models.inputs import embed_requests
-from clip_serving.triton_models.parameters import parameters_of
+from clip_serving.triton_models.parameters import ensemble_of, parameters_of
 
 
 class TritonPythonModel:
@@ -34,10 +34,12 @@ class TritonPythonModel:
             raise ConfigurationError(f"the parameter precision of the model's config: {error}") from error
         chosen = choose(version, precision, int(parameters["threads"]))
         self._encoder = chosen.encoder
-        self._backlog = Backlog.of_this_server()
+        ensemble = ensemble_of(args)
+        self._backlog = Backlog.of_this_server(ensemble)
         self._backlog.add_encoder()
         # Triton's own logger writes later, but the embedded server reads this as soon as the model is ready.
-        print(announcement(str(chosen)), file=sys.stderr, flush=True)
+        named = ensemble if ensemble != defaults.ENSEMBLE else ""
+        print(announcement(str(chosen), named), file=sys.stderr, flush=True)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Runs the requests that Triton batched as one batch."""

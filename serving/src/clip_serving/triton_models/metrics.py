@@ -1,6 +1,7 @@
 """The Prometheus metrics of clip_image_preprocess, beside Triton's own.
 
-Each instance is a process; Triton adds up what they report under one name.
+Each instance is a process; Triton adds up what they report under one name. Models with a name have a label of
+their own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from clip_preprocess import Outcome
+from clip_serving import defaults
 
 _SECONDS = [0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 """Upper bounds; a phone's photo at the default quality falls in the middle."""
@@ -20,7 +22,7 @@ _SECONDS = [0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.
 class PhotoMetrics:
     """Reports counters once per batch and histograms once per photo: each report is a message to Triton."""
 
-    def __init__(self) -> None:
+    def __init__(self, ensemble: str) -> None:
         def family(name: str, description: str, kind: Any) -> Any:
             return pb_utils.MetricFamily(name=name, description=description, kind=kind)
 
@@ -36,8 +38,9 @@ class PhotoMetrics:
             family("clip_decode_seconds", "Time to decode one photo", histogram),
             family("clip_preprocess_seconds", "Time to turn, resize and crop one photo", histogram),
         ]
+        self._labels = {} if ensemble == defaults.ENSEMBLE else {"model": ensemble}
         self._decode, self._preprocess = (
-            each.Metric(labels={}, buckets=_SECONDS) for each in self._histogram_families
+            each.Metric(labels=self._labels, buckets=_SECONDS) for each in self._histogram_families
         )
         self._counters: dict[tuple[str, str, str], Any] = {}
 
@@ -61,6 +64,6 @@ class PhotoMetrics:
     def _add(self, family: str, amount: int, label: str = "", value: str = "") -> None:
         key = (family, label, value)
         if key not in self._counters:
-            labels = {label: value} if label else {}
+            labels = {**self._labels, **({label: value} if label else {})}
             self._counters[key] = self._families[family].Metric(labels=labels)
         self._counters[key].increment(amount)

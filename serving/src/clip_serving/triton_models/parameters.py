@@ -23,3 +23,8 @@ def parameters_of(model_config: Mapping[str, Any]) -> Parameters:
     return Parameters(
         {key: value["string_value"] for key, value in model_config.get("parameters", {}).items()}
     )
+
+
+def ensemble_of(args: Mapping[str, str]) -> str:
+    """The ensemble that this model is a step of: clip_image, or clip_image_large of `--name large`."""
+    return args["model_name"].rpartition("_")[0]

@@ -24,7 +24,7 @@ from clip_serving.errors import ConfigurationError
 from clip_serving.triton_models.backlog import Backlog
 from clip_serving.triton_models.inputs import Refused, read_inputs
 from clip_serving.triton_models.metrics import PhotoMetrics
-from clip_serving.triton_models.parameters import parameters_of
+from clip_serving.triton_models.parameters import ensemble_of, parameters_of
 
 _TRIM_EVERY = 128
 """Photos; trimming takes some milliseconds."""
@@ -47,8 +47,8 @@ class TritonPythonModel:
         self._preprocessor = Preprocessor(
             self._settings, threads=int(parameters["threads"]), on_photo=self._guard
         )
-        self._backlog = Backlog.of_this_server()
-        self._metrics = PhotoMetrics()
+        self._backlog = Backlog.of_this_server(ensemble_of(args))
+        self._metrics = PhotoMetrics(ensemble_of(args))
         self._since_trim = 0
         self._renewal: threading.Timer | None = None
 

@@ -22,10 +22,11 @@ class ImageFamily(ModelFamily[ModelSpec, ImageSettings]):
     settings = ImageSettings
 
     def served(self, tier: Tier | None) -> tuple[str, ...]:
-        parts = {"decode": (defaults.PREPROCESS,), "encode": (defaults.ENCODER,)}
+        _, preprocess, encoder = self.models
+        parts = {"decode": (preprocess,), "encode": (encoder,)}
         return self.models if tier is None else parts[tier]
 
-    def configs(self, spec: ModelSpec, settings: ImageSettings) -> dict[str, pb.ModelConfig]:
+    def unnamed_configs(self, spec: ModelSpec, settings: ImageSettings) -> dict[str, pb.ModelConfig]:
         return {
             f"{defaults.ENSEMBLE}/config.pbtxt": ensemble.config(spec, settings),
             f"{defaults.ENSEMBLE}/configs/cpu.pbtxt": ensemble.cpu(spec, settings),
@@ -39,7 +40,7 @@ class ImageFamily(ModelFamily[ModelSpec, ImageSettings]):
             f"{defaults.ENCODER}/config.pbtxt": encoder.onnx_gpu(spec, settings),
         }
 
-    def static_files(self) -> dict[str, str]:
+    def unnamed_static_files(self) -> dict[str, str]:
         return {
             # Triton expects a version directory for an ensemble too, and git keeps no empty folders.
             f"{defaults.ENSEMBLE}/1/.gitkeep": "",

@@ -20,7 +20,7 @@ class TextFamily(ModelFamily[TextSpec, TextSettings]):
     spec = TextSpec
     settings = TextSettings
 
-    def configs(self, spec: TextSpec, settings: TextSettings) -> dict[str, pb.ModelConfig]:
+    def unnamed_configs(self, spec: TextSpec, settings: TextSettings) -> dict[str, pb.ModelConfig]:
         return {
             f"{defaults.TEXT_ENSEMBLE}/config.pbtxt": models.ensemble(spec, settings),
             f"{defaults.TOKENIZE}/config.pbtxt": models.tokenize(spec, settings),
@@ -28,7 +28,7 @@ class TextFamily(ModelFamily[TextSpec, TextSettings]):
             f"{defaults.TEXT_ENCODER}/config.pbtxt": models.encoder_gpu(spec, settings),
         }
 
-    def static_files(self) -> dict[str, str]:
+    def unnamed_static_files(self) -> dict[str, str]:
         return {f"{defaults.TEXT_ENSEMBLE}/1/.gitkeep": ""}
 
 
