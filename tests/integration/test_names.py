@@ -22,6 +22,7 @@ from clip_batch.cli import main as batch
 from clip_client import ClipClient, ServerMismatch, check
 from clip_client.cli import main as embed
 from clip_search.cli import main as search
+from clip_serving.cli import announce
 from clip_serving.repository.deployment import Deployment
 from clip_serving.repository.families import families
 from clip_serving.repository.render import write_repository
@@ -36,7 +37,7 @@ _OTHER_WEIGHTS = "1" * 64
 
 
 @pytest.fixture(scope="module")
-def both(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def repository(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = repository_with_text(small_repository, tmp_path_factory.mktemp("both"))
     deployment, specs = Deployment.load(root), {}
     for unnamed, named in zip(families(""), families("large"), strict=True):
@@ -51,8 +52,13 @@ def both(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         own = {"apply_exif_orientation": False} if named.name == "image_large" else {}
         deployment = deployment.replaced(named, **own)
     write_repository(root, deployment, specs)
+    return root
+
+
+@pytest.fixture(scope="module")
+def both(repository: Path) -> Iterator[TritonServer]:
     options = ServerOptions(layout=InstanceLayout(1, 1, 1, 1), encoder_precision="fp32")
-    with short_lived(root, options) as server:
+    with short_lived(repository, options) as server:
         yield server
 
 
@@ -93,12 +99,18 @@ def test_each_model_has_its_own_settings_and_identity(both: TritonServer) -> Non
         client.info  # noqa: B018 - raises
 
 
-def test_both_are_checked_and_described(both: TritonServer) -> None:
+def test_both_are_checked_and_described(
+    both: TritonServer, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert both.checked
     assert both.encoder is not None
     assert sorted(text.startswith(f"{LARGE}: fp32") for text in both.encoder.split("; ")) == [False, True]
     for model in ("clip_image", LARGE):
         assert check(both.grpc_url, model=model).ok
+    announce(both, repository, as_json=False)
+    said = capsys.readouterr().out
+    assert "/v2/models/clip_image/infer" in said
+    assert f"also served (--model NAME): {LARGE}\n" in said
     assert embed(["--check", both.grpc_url, "--model", LARGE]) == 0
 
 

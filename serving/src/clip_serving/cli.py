@@ -279,21 +279,21 @@ def _encoder(server: TritonServer) -> str:
 
 
 def _examples(server: TritonServer, repository: Path) -> str:
-    embed = "  clip-embed gs://bucket/prefix --out embeddings.parquet"
+    image, *others = Deployment.load(repository).image_families
+    named = f" --model {image.ensemble}" if image.set_name else ""
+    embed = f"  clip-embed gs://bucket/prefix --out embeddings.parquet{named}"
     if server.tier == "decode":
         return f"{embed} --url ENCODER:8001 --decode {server.grpc_url}"
     if server.tier == "encode":
         return f"{embed} --url {server.grpc_url} --decode client"
-    image, *others = Deployment.load(repository).image_families
     size = 4 * ModelSpec.load(served_version(repository, image) / SPEC_FILE).embedding_dim
     also = f"\nalso served (--model NAME): {', '.join(each.ensemble for each in others)}" if others else ""
-    model = f", model='{image.ensemble}'" if image.set_name else ""
-    embed += f" --url {server.grpc_url}" + f" --model {image.ensemble}" * bool(image.set_name)
+    model = f", model='{image.ensemble}'" if named else ""
     return (
         f"  curl -s {server.http_url}/v2/models/{image.ensemble}/infer "
         "-H 'Inference-Header-Content-Length: 0' --data-binary @photo.jpg | "
         f"tail -c {size} | od -An -v -tf4\n"
-        f"{embed}\n"
+        f"{embed} --url {server.grpc_url}\n"
         f'  python -c "from clip_client import ClipClient; '
         f"print(ClipClient('{server.grpc_url}'{model}).embed(['photo.jpg']))\"{also}"
     )

@@ -15,9 +15,9 @@ from clip_profile.errors import ProfileError
 from clip_profile.sweep.variant import make_variant, require_servable
 from clip_serving.errors import ConfigurationError
 from clip_serving.repository.deployment import DEPLOYMENT_FILE, Deployment
-from clip_serving.repository.families.image import IMAGE
+from clip_serving.repository.families.image import IMAGE, ImageFamily
 from clip_serving.repository.families.image.settings import ImageSettings
-from clip_serving.repository.render import outdated_configs, render, render_repository
+from clip_serving.repository.render import outdated_configs, render, render_repository, write_repository
 from testing.repositories import default_spec, read_config, rendered_repository
 from tests.unit.profile.records import setting
 
@@ -242,6 +242,18 @@ def test_a_variant_changes_the_batching_and_nothing_of_the_source(repository: Pa
     assert ensemble.max_batch_size == 16
     assert len(ensemble.ensemble_scheduling.step) == 2
     assert (tmp_path / "variant" / "clip_image_encoder" / "1" / "spec.json").exists()
+
+
+def test_models_with_names_are_not_measured_and_stay(repository: Path, run: Path, tmp_path: Path) -> None:
+    large = ImageFamily("large")
+    (repository / large.encoder).mkdir()
+    (repository / large.encoder / "1").symlink_to(repository / "clip_image_encoder" / "1")
+    write_repository(repository, Deployment.load(repository).replaced(large), {large.name: default_spec()})
+    make_variant(repository, tmp_path / "variant", WANTED)
+    assert not list((tmp_path / "variant").glob("*large*"))
+    before = Deployment.load(repository).settings(large)
+    assert apply(WANTED, repository, run)
+    assert Deployment.load(repository).settings(large) == before
 
 
 @pytest.mark.parametrize("max_batch", [2, 12, 16, 64])

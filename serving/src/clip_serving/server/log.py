@@ -44,8 +44,10 @@ def announced(log: Path) -> str | None:
 
     Of several encoders, one after the other.
     """
-    found = {match["ensemble"]: match["encoder"].rstrip('"') for match in _ENCODER.finditer(_last_run(log))}
-    texts = [f"{ensemble}: {encoder}" if ensemble else encoder for ensemble, encoder in found.items()]
+    found = {
+        match["ensemble"] or "": match["encoder"].rstrip('"') for match in _ENCODER.finditer(_last_run(log))
+    }
+    texts = [f"{ensemble}: {encoder}" if ensemble else encoder for ensemble, encoder in sorted(found.items())]
     return "; ".join(texts) or None
 
 
