@@ -16,6 +16,7 @@ from clip_serving.repository.families import check_set_name, families, family_of
 from clip_serving.repository.families.image import IMAGE, ImageFamily
 from clip_serving.repository.families.text import TextFamily
 from clip_serving.repository.render import outdated_configs, write_repository
+from clip_serving.repository.render import render as rendered
 from clip_serving.repository.spec import SPEC_FILE
 from clip_serving.repository.stage import Fit, InstanceLayout, refuse_other_backends, stage
 from clip_serving.repository.versions import load_specs, served_version
@@ -82,6 +83,18 @@ def test_a_second_set_has_its_names_in_every_config(both: Path) -> None:
     assert (both / "clip_image_large_preprocess" / "1" / "model.py").exists()
     assert outdated_configs(both) == []
     assert served_version(both, LARGE) == both / LARGE.encoder / "1"
+
+
+def test_random_weights_of_one_set_are_not_said_of_the_other(tmp_path: Path) -> None:
+    root = rendered_repository(tmp_path)
+    specs = {
+        "image": dataclasses.replace(default_spec(), random_weights=False),
+        "image_large": dataclasses.replace(SPEC, random_weights=True),
+    }
+    texts = rendered(Deployment.load(root).replaced(LARGE), specs)
+    assert len(texts) == 16
+    for path, text in texts.items():
+        assert ("RANDOM WEIGHTS" in text) == path.startswith("clip_image_large"), path
 
 
 def test_settings_of_a_set(both: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,10 +35,21 @@ def configs(deployment: Deployment, specs: Mapping[str, TowerSpec]) -> dict[str,
 
 def render(deployment: Deployment, specs: Mapping[str, TowerSpec]) -> dict[str, str]:
     """As `configs`, as the text of a config.pbtxt."""
-    random = any(spec.random_weights for spec in specs.values())
-    notice = _HEADER + (_RANDOM if random else "")
-    rendered = configs(deployment, specs).items()
-    return {path: notice + text_format.MessageToString(config, as_utf8=True) for path, config in rendered}
+    rendered: dict[str, str] = {}
+    for of_set in _sets(specs):
+        random = any(spec.random_weights for spec in of_set.values())
+        notice = _HEADER + (_RANDOM if random else "")
+        for path, config in configs(deployment, of_set).items():
+            rendered[path] = notice + text_format.MessageToString(config, as_utf8=True)
+    return rendered
+
+
+def _sets(specs: Mapping[str, TowerSpec]) -> list[dict[str, TowerSpec]]:
+    """The specs of the models without a name, and of those with each name."""
+    sets: dict[str, dict[str, TowerSpec]] = {}
+    for name, spec in specs.items():
+        sets.setdefault(family_of(name).set_name, {})[name] = spec
+    return list(sets.values())
 
 
 def write_repository(root: Path, deployment: Deployment, specs: Mapping[str, TowerSpec]) -> None:
