@@ -114,6 +114,11 @@ def test_both_are_checked_and_described(
     assert embed(["--check", both.grpc_url, "--model", LARGE]) == 0
 
 
+def test_photos_of_one_do_not_wait_for_the_encoder_of_the_other(both: TritonServer) -> None:
+    backlogs = {path.name.rpartition("-")[2] for path in Path("/dev/shm").glob(f"*backlog-{both.pid}-*")}
+    assert backlogs == {"clip_image", LARGE}
+
+
 def test_metrics_tell_them_apart(both: TritonServer) -> None:
     with ClipClient(both.grpc_url, model=LARGE) as client:
         client.embed([photo(orientation=1)])
