@@ -65,7 +65,9 @@ class ShardName:
     @classmethod
     def parse(cls, name: str) -> ShardName | None:
         """None for a file that clip-batch did not write."""
-        last = name.rpartition("/")[2]
+        folder, _, last = name.rpartition("/")
+        if "/" in folder:  # another job's OUT, inside this one
+            return None
         if match := _SHARD.fullmatch(last):
             partition = Partition(int(match["plan"]), int(match["partition"]))
             return cls(name, partition.plan, partition)

@@ -93,6 +93,20 @@ def test_a_compaction_in_another_process_disturbs_nothing(
         assert found.photos == 10
 
 
+def test_an_output_inside_another_has_no_rows_of_it(storage: LocalStorage, photos: Path) -> None:
+    plan(storage, photos)
+    run(storage)
+    assert storage.local_path is not None
+    inner = LocalStorage(storage.local_path / "embeddings")
+    plan(inner, photos, size=100)
+    run(inner)
+    for each in (storage, inner):
+        assert verify(each).ok
+        assert verify(each).embedded == 10
+    assert compact(storage).rows == 10
+    assert verify(inner).ok
+
+
 def test_progress_ends_at_all_rows(storage: LocalStorage, photos: Path) -> None:
     plan(storage, photos)
     run(storage)

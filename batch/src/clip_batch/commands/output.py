@@ -55,7 +55,7 @@ def _status(options: argparse.Namespace) -> int:
     if status.gone:
         print(f"gone        {counted(status.gone, 'object')} no longer in the sources, by the last plan")
     if status.other_model:
-        print(f"other model {counted(status.other_model, 'row')} of a replaced model: run compact")
+        print(f"other model {counted(status.other_model, 'row')} of a replaced model, for compact to remove")
     if status.rate is not None:
         print(f"rate        {status.rate:.1f} objects/s by all workers")
     if status.seconds_left is not None:

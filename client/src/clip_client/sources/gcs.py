@@ -131,7 +131,7 @@ class GcsSource:
             raise late_error(name, self._options, error.cause) from error
         except api.NotFound as error:
             raise ItemError(
-                "not_found", f"{name} does not exist; perhaps it was deleted after it was listed"
+                "not_found", f"{name} does not exist; perhaps it was deleted after it was listed, or replaced"
             ) from error
         except api.Forbidden as error:
             raise ItemError("forbidden", f"no permission to read {name}") from error
