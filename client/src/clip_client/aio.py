@@ -60,7 +60,8 @@ class AsyncClipClient(BaseClient):
         """Like ClipClient.info."""
         self._require_own_loop()
         if self._info is None:
-            self._info = await run_async(self._connect(self._deadline_s))
+            with self._saying_if_closed():
+                self._info = await run_async(self._connect(self._deadline_s))
         return self._info
 
     async def wait(self, deadline_s: float) -> ModelInfo:
@@ -68,7 +69,8 @@ class AsyncClipClient(BaseClient):
         self._require_own_loop()
         if self._info is None:
             deadline_s = positive("deadline_s", deadline_s, MAX_DEADLINE_S)
-            self._info = await run_async(self._connect(deadline_s, starting=True))
+            with self._saying_if_closed():
+                self._info = await run_async(self._connect(deadline_s, starting=True))
         return self._info
 
     def _require_own_loop(self) -> None:
@@ -112,7 +114,8 @@ class AsyncClipClient(BaseClient):
         """Like ClipClient.text_info."""
         if self._text_info is None:
             flow = self._engine.model_info(self._text_model, self._deadline_s, NO_TEXT)
-            self._text_info = await run_async(flow)
+            with self._saying_if_closed():
+                self._text_info = await run_async(flow)
         return self._text_info
 
     async def embed_text(self, texts: Sequence[str]) -> Embedding:
@@ -227,7 +230,8 @@ class AsyncClipClient(BaseClient):
     async def request_timed(self, photos: Sequence[bytes], request_id: str = "") -> TimedAnswer:
         """Like request(), with its times. `request_id` names it in the server's traces."""
         flow = self._embedding(await self.info(), photos, timed=True, request_id=request_id)
-        return await run_async(flow)
+        with self._saying_if_closed():
+            return await run_async(flow)
 
 
 def _is_cancelled() -> bool:

@@ -53,8 +53,8 @@ class DaemonExecutor(Executor):
                 task = self._tasks.get_nowait()
             except Empty:
                 return
-            if task is not None:
-                task[0].cancel()
+            if task is not None and task[0].cancel():
+                task[0].set_running_or_notify_cancel()  # or concurrent.futures.wait() waits for it forever
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

@@ -18,7 +18,10 @@ import pytest
 
 from clip_client import AsyncClipClient, ClipClient, ConnectionOptions, ItemError, ServerUnavailable
 from clip_client.photos import read_photo, size_of
+from clip_client.requests.channel import Transport
+from clip_client.requests.drivers import run, run_async
 from clip_client.requests.failures import Failure
+from clip_client.requests.flow import Call, Flow
 from tests.unit.client.servers import (
     BROKEN,
     FULL,
@@ -137,6 +140,25 @@ class ClosingTransport(AsyncFakeTransport):
 
     async def close(self) -> None:
         self.in_flight.cancel()
+
+
+def test_a_call_that_begins_just_after_closing_says_so() -> None:
+    """close() of another thread or task can come between a request's slot and its call."""
+    with ClipClient("127.0.0.1:1") as client:
+        (server,) = client._engine.servers.all
+    assert run(_one_call(server.transport)).status is grpc.StatusCode.CANCELLED
+
+    async def ask() -> Failure:
+        async with AsyncClipClient("127.0.0.1:1") as client:
+            (server,) = client._engine.servers.all
+        return await run_async(_one_call(server.transport))
+
+    assert asyncio.run(ask()).status is grpc.StatusCode.CANCELLED
+
+
+def _one_call(transport: Transport) -> Flow[Failure]:
+    answer: Failure = yield Call(transport.infer, b"", 1.0)
+    return answer
 
 
 def test_closing_does_not_look_like_the_cancellation_of_a_task() -> None:

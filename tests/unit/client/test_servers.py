@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from clip_client import AsyncClipClient, ClipClient, ServerMismatch, ServerUnavailable, defaults
+from clip_client import AsyncClipClient, ClipClient, ItemError, ServerMismatch, ServerUnavailable, defaults
 from clip_client.client import BaseClient
 from clip_client.requests.drivers import run
 from clip_client.requests.failures import Failure
@@ -352,6 +352,45 @@ def test_a_server_that_was_away_is_compared_again() -> None:
     run(engine.request(info, [b"photo"]))
     assert one.asked == asked + 1
     assert engine.servers.statuses()[0].answered == 1
+
+
+def test_the_only_server_is_compared_with_itself_after_it_was_away() -> None:
+    server = Configured(weights_sha256="1")
+    engine = engine_of(server)
+    info = run(engine.model_info("clip_image", 5.0))
+    run(engine.request(info, [b"photo"]))
+    asked, server.parameters = server.asked, None
+    restart = threading.Timer(0.3, lambda: setattr(server, "parameters", {"weights_sha256": "2"}))
+    restart.start()
+    with pytest.raises(
+        ServerMismatch, match="the server at a has changed since it was first used: clip_image"
+    ):
+        run(engine.request(info, [b"photo"]))
+    assert server.asked > asked
+    server.parameters = {"weights_sha256": "1"}
+    assert run(engine.request(info, [b"photo"])).outcomes[0].shape == (2,)  # type: ignore[union-attr]
+
+
+def test_a_photo_that_kills_a_process_is_blamed_although_only_a_comparison_sees_the_restart() -> None:
+    class Supervised(Configured):
+        is_restarting = False
+
+        def config(self, model: str, timeout_s: float) -> Any:
+            was_restarting, self.is_restarting = self.is_restarting, False
+            if was_restarting:
+                raise Failed(REFUSED)
+            return super().config(model, timeout_s)
+
+        def infer(self, request: bytes, timeout_s: float) -> Any:
+            del request, timeout_s
+            self.is_restarting = True
+            raise Failed(stub(0))
+
+    engine = engine_of(Supervised())
+    info = run(engine.model_info("clip_image", 5.0))
+    (error,) = run(engine.request(info, [b"photo"])).outcomes
+    assert isinstance(error, ItemError)
+    assert error.code == "request_failed"
 
 
 def test_a_server_without_the_model_is_refused() -> None:

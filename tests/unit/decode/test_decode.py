@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import wait
 
 import numpy as np
 import pytest
@@ -96,6 +97,14 @@ def test_stuck_photos_time_out_and_others_are_decoded(gate: threading.Event) -> 
     found = [future.result(PATIENCE_S).facts for future in futures]
     decoder.close()
     assert [each.error and each.error.code for each in found] == ["decode_timeout"] * 6 + [None] * 6
+
+
+def test_closing_ends_the_wait_for_photos_that_are_not_decoded_yet(gate: threading.Event) -> None:
+    decoder = ThreadedDecoder(_SETTINGS, 1)
+    futures = [decoder.submit(photo) for photo in (b"hang", _PHOTO, _PHOTO)]
+    decoder.close()
+    gate.set()
+    assert not wait(futures, PATIENCE_S).not_done
 
 
 _STUCK = """

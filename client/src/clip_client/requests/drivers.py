@@ -31,6 +31,14 @@ def _perform(command: Wait | Call) -> Any:
         return command.function(command.argument, command.timeout_s)
     except grpc.RpcError as error:
         return Failure.of(error)
+    except ValueError as error:
+        if _CLOSED not in str(error):
+            raise
+        return Failure(grpc.StatusCode.CANCELLED, str(error))
+
+
+_CLOSED = "closed channel"
+"""In gRPC's ValueError for a call that begins just after close()."""
 
 
 async def run_async(flow: Flow[T]) -> T:
@@ -54,3 +62,5 @@ async def _perform_async(command: Wait | Call) -> Any:
         return await command.function(command.argument, command.timeout_s)
     except grpc.RpcError as error:
         return Failure.of(error)
+    except grpc.aio.UsageError as error:  # a call that begins just after close()
+        return Failure(grpc.StatusCode.CANCELLED, str(error))

@@ -94,15 +94,15 @@ class RetryEngine:
         return info
 
     def require_equal(self, models: Sequence[str]) -> Flow[None]:
-        """Compares the settings of these models on all servers.
+        """Compares the settings of these models on all servers, now and whenever one was away.
 
         Raises ServerMismatch if they differ. Those that do not answer now are compared later.
         """
-        if self.servers.are_several:
-            self.servers.compared.update(models)
-            for server in self.servers.all:
-                if (yield from self._compare(server, self._clock() + self._probe_s)) is not None:
-                    server.rest(self._clock())
+        self.servers.compared.update(models)
+        for server in self.servers.all:
+            failure = yield from self._compare(server, self._clock() + self._probe_s)
+            if failure is not None and self.servers.are_several:
+                server.rest(self._clock())
 
     def _compare(self, server: Server, end: float) -> Flow[Failure | None]:
         """Compares the settings of a server that has not answered yet, or was away; None if they are equal.
@@ -231,6 +231,7 @@ class RetryEngine:
         try:
             if (failure := (yield from self._compare(server, slot.end))) is not None:
                 result.away = True
+                server.dead_processes.is_new_crash(failure)  # never by this call, but it shows a restart
                 return failure, Decision.GIVE_UP if failure.is_denied else Decision.RETRY
             result.begin, end = self._clock(), self._end_of_try(slot, suspicion)
             data = message.serialized(alone=suspicion.is_alone)

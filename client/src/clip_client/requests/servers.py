@@ -40,7 +40,7 @@ class Server:
     answer_s: float | None = None
     """Moving average of the time to answer."""
     verified: set[str] = field(default_factory=set)
-    """The models whose settings were compared with those of the other servers since it was last away."""
+    """The models whose settings were compared, since it was last away, with those read first."""
     rests_until: float = _NEVER
     _backoff: Backoff = field(default_factory=Backoff)
 
@@ -131,11 +131,12 @@ class Servers:
         server.limit.finish(now, rejected=result.rejected or is_slow, answered=result.answered)
         if result.answer_s is not None:
             server.note_answer(now, result.answer_s)
+        if result.away:
+            server.verified.clear()  # it may come back with another model
         if not self.are_several:
             return
         if result.away:
             server.rest(now)
-            server.verified.clear()  # it may come back with another model
         if result.stalled:
             server.rest(now, self.patience_s())
             server.limit.collapse()
@@ -160,14 +161,19 @@ class Servers:
         return sorted(self.compared - server.verified)
 
     def verify(self, server: Server, config: Any) -> None:
-        """Compares a ModelConfig with that of the server that answered first.
+        """Compares a ModelConfig with that of the server that answered first, perhaps this one.
 
-        Raises ServerMismatch, which names both servers and the setting, if their results would differ.
+        Raises ServerMismatch, which names the servers and the setting, if their results would differ.
         """
         found = settings_of(config)
         url, expected = self._expected.setdefault(config.name, (server.url, found))
         for name in sorted(expected.keys() | found.keys()):
             then, now = (each.get(name, "(not set)") for each in (expected, found))
+            if then != now and url == server.url:
+                raise ServerMismatch(
+                    f"the server at {url} has changed since it was first used: {config.name} had {name} "
+                    f"{then} and now has {now}. Open a new client, and do not mix vectors of the two"
+                )
             if then != now:
                 raise ServerMismatch(
                     f"the servers at {url} and {server.url} differ: {config.name} has {name} {then} on the "
