@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.origin import table
 from benchmarks.run import Plan, able, choose, measure
 from benchmarks.systems import BenchmarkError, only_from_bucket, systems
-from clip_profile.arguments import at_least, positive
+from clip_client.arguments import count, positive
 from clip_profile.console import Console, duration
 from clip_profile.records.machine import Machine
 from clip_serving.encoder.cpu import Cpu
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         help="an exported ViT-B-32, which is the origin's model (default: %(default)s)")  # fmt: skip
     add("--seconds", type=positive, default=12.0, metavar="S",
         help="measured per service and pass (default: %(default)g)")  # fmt: skip
-    add("--passes", type=at_least(1), default=3, metavar="N", help="interleaved (default: %(default)s)")
+    add("--passes", type=count, default=3, metavar="N", help="interleaved (default: %(default)s)")
     options = parser.parse_args(argv)
     interrupt_once()
     try:

@@ -1,4 +1,4 @@
-"""What the commands share on a terminal: text without control characters, and Ctrl-C."""
+"""What the commands share on a terminal: text without control characters, counts, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def printable(text: str, *, keep: str = "\n\t") -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the singular or plural, such as "1 photo" or "2 photos"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class Parser(argparse.ArgumentParser):

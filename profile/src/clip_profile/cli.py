@@ -8,12 +8,12 @@ import shlex
 import sys
 from pathlib import Path
 
+from clip_client.arguments import positive
 from clip_client.errors import ClipClientError
 from clip_client.terminal import Parser, interrupts, printable
 from clip_profile.answer import apply, compare
 from clip_profile.answer.recommend import Recommendation, recommend
 from clip_profile.answer.serve_command import serve_command
-from clip_profile.arguments import positive
 from clip_profile.errors import ProfileError
 from clip_profile.records.objective import Objective
 from clip_profile.records.run_folder import RunFolder

@@ -10,11 +10,6 @@ from clip_client.terminal import printable
 _WIDTH = 150
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 photo`, `2 photos`."""
-    return f"{number} {noun}" + "s" * (number != 1)
-
-
 def duration(seconds: float) -> str:
     """`3 min 05 s`, or `42 s`."""
     whole = max(0, round(seconds))

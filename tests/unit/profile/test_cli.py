@@ -176,6 +176,8 @@ def test_tls_without_a_url(photos: Path, tmp_path: Path, capsys: pytest.CaptureF
     "arguments",
     [
         ["--budget", "0"],
+        ["--budget", "inf"],
+        ["--rounds", "-1"],
         ["--header", "no colon"],
         ["--concurrency", "-1"],
         ["--seconds", "x"],

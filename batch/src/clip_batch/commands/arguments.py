@@ -22,12 +22,6 @@ from clip_client.arguments import add_connection_options, add_url_option, connec
 from clip_client.sinks.base import describe_model
 from clip_client.terminal import printable
 
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun in the singular or plural, such as "1 partition"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 Command = Callable[[argparse.Namespace], int]
 """Runs a command; returns its exit status."""
 
@@ -113,13 +107,6 @@ def model_of(options: argparse.Namespace) -> dict[str, str]:
     """The description of the server's model."""
     with client_options(options).open() as client:
         return describe_model(client.info)
-
-
-def positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError("must be a positive number")
-    return value
 
 
 def price(text: str) -> float:

@@ -6,9 +6,9 @@ import argparse
 import dataclasses
 import json
 
-from clip_batch.commands.arguments import describe, positive, price
+from clip_batch.commands.arguments import describe, price
 from clip_batch.estimate import Estimate, Prices, Workload, estimate, figure
-from clip_client.arguments import count
+from clip_client.arguments import count, positive
 
 _DESCRIPTION = """\
 Computes what a job takes from figures that you measured and from list prices. The defaults are an example:

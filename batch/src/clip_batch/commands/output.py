@@ -11,11 +11,9 @@ from clip_batch.budget import by_code
 from clip_batch.commands.arguments import (
     add_common,
     add_server_options,
-    counted,
     describe,
     model_of,
     planned,
-    positive,
     price,
     progress,
     say,
@@ -27,7 +25,8 @@ from clip_batch.status import read_status
 from clip_batch.storage import open_storage
 from clip_batch.verify import verify
 from clip_client import defaults as client_defaults
-from clip_client.arguments import count, urls
+from clip_client.arguments import count, positive, urls
+from clip_client.terminal import counted
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:

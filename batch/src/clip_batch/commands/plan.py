@@ -11,7 +11,6 @@ from clip_batch import defaults
 from clip_batch.commands.arguments import (
     add_common,
     add_server_options,
-    counted,
     describe,
     in_bytes,
     model_of,
@@ -26,6 +25,7 @@ from clip_batch.plan import PlanOptions, make_plan
 from clip_batch.retry import retry
 from clip_client.arguments import add_source_options, count, source_options
 from clip_client.errors import CLIENT_CODES, SERVER_CODES
+from clip_client.terminal import counted
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

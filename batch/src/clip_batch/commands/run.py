@@ -20,7 +20,6 @@ from clip_batch.commands.arguments import (
     add_common,
     add_server_options,
     client_options,
-    counted,
     describe,
     planned,
     say,
@@ -43,6 +42,7 @@ from clip_client.arguments import (
 )
 from clip_client.errors import PERMANENT_CODES
 from clip_client.memory import keep_freed_memory
+from clip_client.terminal import counted
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

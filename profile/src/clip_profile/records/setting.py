@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clip_profile.console import counted
+from clip_client.terminal import counted
 from clip_profile.errors import ProfileError
 from clip_serving import defaults
 from clip_serving.defaults import Precision

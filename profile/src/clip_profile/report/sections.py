@@ -9,11 +9,11 @@ from functools import partial
 from itertools import compress
 from pathlib import Path
 
+from clip_client.terminal import counted
 from clip_profile.answer import metrics
 from clip_profile.answer.metrics import with_spread
 from clip_profile.answer.recommend import recommend
 from clip_profile.answer.serve_command import serve_command
-from clip_profile.console import counted
 from clip_profile.records.measurement import EMBED, PREPROCESS, Failure, Measurement
 from clip_profile.records.objective import Objective
 from clip_profile.records.results import Result, frontier, results_of

@@ -13,10 +13,16 @@ from pathlib import Path
 
 from clip_client import ConnectionOptions, ObjectInfo, Source, SourceOptions, open_source
 from clip_client import defaults as client_defaults
-from clip_client.arguments import add_connection_options, add_decode_option, connection_of, decode
+from clip_client.arguments import (
+    add_connection_options,
+    add_decode_option,
+    connection_of,
+    count,
+    decode,
+    positive,
+)
 from clip_client.terminal import printable
 from clip_profile import defaults
-from clip_profile.arguments import at_least, positive
 from clip_profile.console import Console
 from clip_profile.errors import NoPhotoLeft, ProfileError
 from clip_profile.load.connection import NEEDS_URL, redacted
@@ -60,14 +66,14 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
     add_connection_options(parser, "TLS and headers, for --url")
     add("--metrics-url", help="its metrics, such as http://host:8002/metrics: CPU, memory, GPU")
     add_decode_option(parser)
-    add("--concurrency", type=at_least(1), default=client_defaults.CONCURRENCY, metavar="N",
+    add("--concurrency", type=count, default=client_defaults.CONCURRENCY, metavar="N",
         help="requests in flight (default: %(default)s)")  # fmt: skip
-    add("--images-per-request", type=at_least(1), default=defaults.STAGES_IMAGES_PER_REQUEST, metavar="N",
+    add("--images-per-request", type=count, default=defaults.STAGES_IMAGES_PER_REQUEST, metavar="N",
         help="photos per request (default: %(default)s)")  # fmt: skip
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=positive, default=defaults.STAGES_SECONDS, metavar="S",
                         help="measure for this long (default: %(default)g)")  # fmt: skip
-    length.add_argument("--count", type=at_least(1), metavar="N", help="measure this many photos instead")
+    length.add_argument("--count", type=count, metavar="N", help="measure this many photos instead")
     add("--warm-up", type=float, default=defaults.STAGES_WARM_UP_S, metavar="S",
         help="at least this long, and until every request in flight was answered once "
         "(default: %(default)g)")  # fmt: skip
@@ -75,7 +81,7 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON")
     layout = parser.add_argument_group("processes of the embedded server (default: from the cores)")
     for field in dataclasses.fields(InstanceLayout):
-        layout.add_argument(f"--{field.name.replace('_', '-')}", type=at_least(1), metavar="N")
+        layout.add_argument(f"--{field.name.replace('_', '-')}", type=count, metavar="N")
 
 
 def _stages(options: argparse.Namespace) -> int:

@@ -15,8 +15,9 @@ import psutil
 from clip_client import ClipClient, ObjectInfo, Source
 from clip_client import defaults as client_defaults
 from clip_client.errors import ClipClientError
+from clip_client.terminal import counted
 from clip_client.timings import ServerTimes
-from clip_profile.console import Console, counted, duration
+from clip_profile.console import Console, duration
 from clip_profile.errors import ProfileError
 from clip_profile.load.server import Server
 from clip_profile.observe.observer import Observer, every

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clip_profile.console import counted
+from clip_client.terminal import counted
 from clip_profile.observe.usage import GpuUsage, Level, MachineUsage, Resources, Usage
 from clip_profile.stages.result import FIGURES, Distribution, Report
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import get_args
 
 from clip_client import ConnectionOptions
-from clip_client.arguments import add_connection_options, connection_of
+from clip_client.arguments import add_connection_options, connection_of, count, positive
+from clip_client.terminal import counted
 from clip_profile import defaults
-from clip_profile.arguments import at_least, positive
-from clip_profile.console import Console, counted
+from clip_profile.console import Console
 from clip_profile.errors import ProfileError
 from clip_profile.load.connection import NEEDS_URL, redacted
 from clip_profile.load.perf_analyzer import VERSION, PerfAnalyzer
@@ -53,9 +53,9 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=positive, metavar="S",
         help="length of one measurement (default: the RUN's, or 1%% of the budget)")  # fmt: skip
     add("--p95-ms", type=positive, metavar="MS", help="search for the best setting under this p95 latency")
-    add("--finalists", type=at_least(1), default=defaults.SWEEP_FINALISTS, metavar="N",
+    add("--finalists", type=count, default=defaults.SWEEP_FINALISTS, metavar="N",
         help="settings to repeat in rounds (default: %(default)s)")  # fmt: skip
-    add("--rounds", type=at_least(0), default=defaults.SWEEP_ROUNDS, metavar="N",
+    add("--rounds", type=partial(count, least=0), default=defaults.SWEEP_ROUNDS, metavar="N",
         help="interleaved repeats of the finalists (default: %(default)s)")  # fmt: skip
     add("--share", type=positive, default=defaults.SWEEP_LOAD_SHARE, metavar="X",
         help="Poisson arrivals at this share of a finalist's throughput (default: %(default)s)")  # fmt: skip

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from clip_client.terminal import counted
 from clip_profile import defaults
 from clip_profile.answer.recommend import recommend
-from clip_profile.console import Console, counted, duration
+from clip_profile.console import Console, duration
 from clip_profile.errors import ServerGone
 from clip_profile.records.measurement import Phase, Round, Trial
 from clip_profile.records.objective import Objective
