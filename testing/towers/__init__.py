@@ -6,9 +6,14 @@ time and embeds with it for almost nothing, so tests use it unless the embedding
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 SMALL = "ViT-tiny-32"
+SMALL_CONFIG: dict[str, Any] = json.loads(
+    (Path(__file__).parent / f"{SMALL}.json").read_text(encoding="utf-8")
+)
 
 
 def register() -> None:

@@ -66,6 +66,10 @@ def test_all_formats_of_one_tower(tmp_path: Path, capsys: pytest.CaptureFixture[
             "model.fp16.onnx", "model.int8.onnx", "model.onnx")},
         "model.pt": {"torch": torch.__version__.partition("+")[0], "oldest_triton": "26.05"},
     }  # fmt: skip
+    text = tmp_path / "clip_text_encoder" / "1"
+    assert sorted(path.name for path in text.iterdir()) == [
+        "model.fp16.onnx", "model.onnx", "model.pt", "model.py", "spec.json",
+    ]  # fmt: skip
     written = onnx.load(str(folder / "model.onnx"))
     assert written.ir_version <= 10
     assert [tensor.name for tensor in written.graph.input] == ["pixels", "valid"]

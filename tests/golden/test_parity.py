@@ -17,7 +17,8 @@ from PIL import Image, ImageOps
 
 from clip_client import ClipClient
 from clip_export.load import LoadedModel, load
-from clip_export.text import TEXTS, load_text
+from clip_export.text import load_text
+from clip_export.tokenizer import TEXTS
 from clip_serving.repository.spec import SPEC_FILE, ModelSpec
 from testing.pictures import camera_photos
 from tests.golden.conftest import served

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from clip_export.text import TEXTS, vocabulary
+from clip_export.tokenizer import TEXTS, vocabulary
 from clip_serving.defaults import Clean
 from clip_serving.text.tokenizer import CLEANERS, Tokenizer
 

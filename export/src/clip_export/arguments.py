@@ -15,10 +15,10 @@ from clip_serving.terminal import Parser
 
 _DESCRIPTION = """\
 Writes an open_clip image tower as ONNX (fp32 and int8 for a CPU, fp16 for a GPU) and TorchScript, and the
-text tower as ONNX (fp32, fp16), compares each with open_clip's own embeddings, and publishes them as new
-versions of clip_image_encoder and clip_text_encoder. The repository does not change until every artifact is
-verified, and earlier versions stay. int8 is published
-only if its cosine to fp32 is at least 0.99 on real photos; serving it is opt-in.
+text tower as ONNX (fp32, fp16) and TorchScript, compares each with open_clip's own embeddings, and publishes
+them as new versions of clip_image_encoder and clip_text_encoder. The repository does not change until every
+artifact is verified, and earlier versions stay. int8 is published only if its cosine to fp32 is at least 0.99
+on real photos; serving it is opt-in.
 """
 _EPILOG = """\
 examples:
@@ -37,7 +37,7 @@ DEFAULT_PRETRAINED = "laion2b_s34b_b79k"
 
 FORMATS = ("onnx-fp32", "onnx-fp16", "torchscript", "onnx-int8")
 """In the order in which they are written: int8 is made from fp32."""
-TEXT_FORMATS = ("onnx-fp32", "onnx-fp16")
+TEXT_FORMATS = ("onnx-fp32", "onnx-fp16", "torchscript")
 TOWERS = ("image", "text")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from clip_export import graph, verify
 from clip_export.errors import ExportError, ParityError
 from clip_export.load import LoadedModel
-from clip_export.text import TextTower, vocabulary
+from clip_export.text import TextTower
 from clip_serving import defaults
 from clip_serving.encoder.engines import OnnxEncoder
 from clip_serving.encoder.proof import Proof
@@ -55,7 +54,8 @@ def stage_text(
     parities = [parity for name in formats for parity in write_and_verify_text(name, text, folder, say)]
     tokenize = folder / tokenize_name
     tokenize.mkdir()
-    shutil.copyfile(vocabulary(), tokenize / defaults.VOCABULARY_FILE)
+    for name, content in text.tokenizer.files.items():
+        (tokenize / name).write_bytes(content)
     (tokenize / "model.py").write_text(MODEL_PY.format("tokenize"), encoding="utf-8")
     return parities
 

@@ -165,9 +165,12 @@ def _load(options: argparse.Namespace) -> Any:
 def _text_tower(options: argparse.Namespace, loaded: Any) -> Any:
     """The text tower to export; None if it was not asked for, or by default if it cannot be served."""
     from clip_export.text import load_text
+    from clip_export.tokenizer import hub_tokenizer
 
     if options.towers is not None and "text" not in options.towers:
         return None
+    if (hub := hub_tokenizer(options.model)) and not options.model.startswith("local-dir:"):
+        _say(f"loading the tokenizer of {hub} (fails after a minute if no hub answers) ...")
     try:
         return load_text(loaded)
     except NoTextTower as error:

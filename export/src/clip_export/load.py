@@ -161,7 +161,7 @@ def _check_activation(name: str, tag: str, *, forced: bool) -> None:
 def _doubts(model: Any, name: str, source: str) -> tuple[str, ...]:
     """Weights trained with QuickGELU have the same keys and shapes as those trained with GELU."""
     is_file = _is_file(source)
-    if not is_file and (source != "local" or "quick_gelu" in _local_config(name)):
+    if not is_file and (source != "local" or "quick_gelu" in local_config(name)):
         return ()  # a tag's activation is known, and so is that of a config that names it
     if not isinstance(model.visual, VisionTransformer):
         return ()
@@ -176,7 +176,8 @@ def _doubts(model: Any, name: str, source: str) -> tuple[str, ...]:
     )
 
 
-def _local_config(name: str) -> dict[str, Any]:
+def local_config(name: str) -> dict[str, Any]:
+    """The model's config of a `local-dir:` model."""
     path = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
     return config
@@ -194,10 +195,9 @@ def activation_of(visual: Any) -> str:
 
 def _explain(name: str, pretrained: str, error: Exception) -> LoadError:
     text = f"{type(error).__name__}: {error}".lower()
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if "required pretrained weights" in text:
         return LoadError(f"{name} has a config but no weights. Random ones need `--pretrained none`")
-    if not _is_file(pretrained) and any(word in text for word in _HUB_WORDS):
+    if not _is_file(pretrained) and is_hub_failure(error):
         if _brings_weights(name):
             return HubUnreachable(
                 f"{name} must be downloaded, but the hub does not answer. Export a copy of its files with "
@@ -208,7 +208,17 @@ def _explain(name: str, pretrained: str, error: Exception) -> LoadError:
             "Give a checkpoint file with --pretrained FILE, or `--pretrained none` for random weights."
         )
     weights = "" if _brings_weights(name) else f" with {pretrained!r}"
-    return LoadError(f"{name}{weights} cannot be loaded: {first}")
+    return LoadError(f"{name}{weights} cannot be loaded: {first_line(error)}")
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def is_hub_failure(error: Exception) -> bool:
+    """Whether something could not be downloaded."""
+    text = f"{type(error).__name__}: {error}".lower()
+    return any(word in text for word in _HUB_WORDS)
 
 
 class _LoadWarnings(logging.Handler):

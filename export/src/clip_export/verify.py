@@ -23,7 +23,8 @@ from PIL import Image
 from clip_export.errors import ParityError
 from clip_export.load import LoadedModel
 from clip_export.pictures import natural_pictures, own_pictures, reference_jpeg, sample_pictures
-from clip_export.text import TEXTS, TextTower
+from clip_export.text import TextTower
+from clip_export.tokenizer import TEXTS
 from clip_preprocess.pipeline import preprocess_one
 from clip_serving import defaults
 from clip_serving.encoder.proof import Proof, least_cosine
@@ -111,7 +112,9 @@ def verify_text(
 ) -> list[Parity]:
     """Compares `encode` with encode_text; raises ParityError past the tolerance or for a wrong mask."""
     texts = list(TEXTS[: max(BATCHES)])
-    return verify_rows(artifact, encode, tower.tokens(texts), tower.encode(texts), tolerance, report)
+    return verify_rows(
+        artifact, encode, tower.tokenizer.tokens(texts), tower.encode(texts), tolerance, report
+    )
 
 
 def verify_rows(

@@ -28,6 +28,9 @@ TEXT_ENCODER = "clip_text_encoder"
 VOCABULARY_FILE = "merges.txt.gz"
 """Of a version directory of clip_text_tokenize: the merges of CLIP's byte-pair encoder, from open_clip."""
 
+TOKENIZER_FILE = "tokenizer.json"
+"""Instead of it, for a model with a tokenizer of Hugging Face: all of that tokenizer."""
+
 # Files of one encoder version directory.
 ONNX_FP32_FILE = "model.onnx"
 ONNX_FP16_FILE = "model.fp16.onnx"

@@ -143,6 +143,8 @@ class TextSpec(TowerSpec):
     clean: Clean
     logit_scale: float
     logit_bias: float | None = None
+    zeroed_token: int | None = None
+    """A token id that becomes 0: open_clip's `strip_sep_token`."""
     reference_text: str = ""
     """A text that every server of this model can be asked to embed."""
     reference_embedding: str = ""

@@ -28,9 +28,13 @@ _START, _END = "<start_of_text>", "<end_of_text>"
 _WORD = rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
 
 
+class BadText(ValueError):  # noqa: N818 - reads as the state that it names
+    """The text cannot be embedded; the message begins with its code."""
+
+
 @dataclass(frozen=True)
 class Tokens:
-    """int32 `ids` [L], padded with zeros; `is_cut` if the text has more tokens than fit."""
+    """int32 `ids` [L], padded; `is_cut` if the text has more tokens than fit."""
 
     ids: npt.NDArray[np.int32]
     is_cut: bool = False

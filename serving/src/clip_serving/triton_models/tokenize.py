@@ -13,7 +13,8 @@ import triton_python_backend_utils as pb_utils
 
 from clip_preprocess.settings import one_of
 from clip_serving import defaults
-from clip_serving.text.tokenizer import Tokenizer
+from clip_serving.text.load import load_tokenizer
+from clip_serving.text.tokenizer import BadText, Tokens
 from clip_serving.triton_models.inputs import Refused, read_inputs
 from clip_serving.triton_models.parameters import parameters_of
 
@@ -30,8 +31,12 @@ class TritonPythonModel:
         version = Path(args["model_repository"]) / args["model_version"]
         self._length = int(parameters["context_length"])
         self._max_bytes = int(parameters["max_bytes"])
-        self._tokenizer = Tokenizer(
-            version / defaults.VOCABULARY_FILE, self._length, one_of(defaults.Clean, parameters["clean"])
+        zeroed = parameters.get("zeroed_token")
+        self._tokenizer = load_tokenizer(
+            version,
+            self._length,
+            one_of(defaults.Clean, parameters["clean"]),
+            None if zeroed is None else int(zeroed),
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -46,11 +51,13 @@ class TritonPythonModel:
         tokens = np.zeros((len(texts), self._length), np.int32)
         errors, notices = [b""] * len(texts), [b""] * len(texts)
         for row, text in enumerate(texts):
-            errors[row] = self._error(text)
-            if not errors[row]:
-                found = self._tokenizer(text.decode("utf-8"))
-                tokens[row] = found.ids
-                notices[row] = _CUT % self._length if found.is_cut else b""
+            try:
+                found = self._tokens(text)
+            except BadText as error:
+                errors[row] = str(error).encode()
+                continue
+            tokens[row] = found.ids
+            notices[row] = _CUT % self._length if found.is_cut else b""
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor("tokens", tokens),
@@ -60,14 +67,14 @@ class TritonPythonModel:
             ]
         )
 
-    def _error(self, text: bytes) -> bytes:
+    def _tokens(self, text: bytes) -> Tokens:
         if len(text) > self._max_bytes:
-            return b"too_many_bytes: a text of %d bytes; at most %d" % (len(text), self._max_bytes)
+            raise BadText(f"too_many_bytes: a text of {len(text)} bytes; at most {self._max_bytes}")
         try:
-            text.decode("utf-8")
+            decoded = text.decode("utf-8")
         except UnicodeDecodeError as error:
-            return b"invalid_text: the text is not UTF-8: %s" % str(error).encode()
-        return b""
+            raise BadText(f"invalid_text: the text is not UTF-8: {error}") from error
+        return self._tokenizer(decoded)
 
 
 _CUT = b"cut_off: the text has more than %d tokens; those that do not fit were ignored"

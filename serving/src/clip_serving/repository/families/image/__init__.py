@@ -8,6 +8,7 @@ from clip_serving import defaults
 from clip_serving.defaults import Tier
 from clip_serving.errors import ConfigurationError
 from clip_serving.repository.families.base import MODEL_PY, ModelFamily
+from clip_serving.repository.families.configs import TORCHSCRIPT_OUTPUT, cpu_ensemble
 from clip_serving.repository.families.image import encoder, ensemble, preprocess
 from clip_serving.repository.families.image.settings import ImageSettings
 from clip_serving.repository.spec import ModelSpec
@@ -27,11 +28,12 @@ class ImageFamily(ModelFamily[ModelSpec, ImageSettings]):
         return self.models if tier is None else parts[tier]
 
     def unnamed_configs(self, spec: ModelSpec, settings: ImageSettings) -> dict[str, pb.ModelConfig]:
+        served = ensemble.config(spec, settings)
         return {
-            f"{defaults.ENSEMBLE}/config.pbtxt": ensemble.config(spec, settings),
-            f"{defaults.ENSEMBLE}/configs/cpu.pbtxt": ensemble.cpu(spec, settings),
+            f"{defaults.ENSEMBLE}/config.pbtxt": served,
+            f"{defaults.ENSEMBLE}/configs/cpu.pbtxt": cpu_ensemble(served),
             f"{defaults.ENSEMBLE}/configs/torchscript.pbtxt": ensemble.config(
-                spec, settings, encoder_output=encoder.TORCHSCRIPT_OUTPUT
+                spec, settings, encoder_output=TORCHSCRIPT_OUTPUT
             ),
             f"{defaults.PREPROCESS}/config.pbtxt": preprocess.config(spec, settings),
             f"{defaults.ENCODER}/configs/cpu.pbtxt": encoder.cpu(spec, settings),

@@ -11,13 +11,15 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving import defaults
-from clip_serving.repository.families.configs import model_config, parameters, version_policy
+from clip_serving.repository.families.configs import (
+    TORCHSCRIPT_OUTPUT,
+    model_config,
+    parameters,
+    version_policy,
+)
 from clip_serving.repository.families.image import facts, tensors
 from clip_serving.repository.families.image.settings import ImageSettings
 from clip_serving.repository.spec import ModelSpec
-
-TORCHSCRIPT_OUTPUT = "embedding__0"
-"""Triton's PyTorch backend requires `__<index>` in the names of outputs."""
 
 
 def onnx_gpu(spec: ModelSpec, settings: ImageSettings) -> pb.ModelConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving import defaults
-from clip_serving.repository.families.configs import model_config, parameters
+from clip_serving.repository.families.configs import max_inflight_requests, model_config, parameters
 from clip_serving.repository.families.image import facts, tensors
 from clip_serving.repository.families.image.settings import ImageSettings
 from clip_serving.repository.spec import ModelSpec
@@ -43,20 +43,7 @@ def config(spec: ModelSpec, settings: ImageSettings, encoder_output: str = "embe
     )
 
 
-def cpu(spec: ModelSpec, settings: ImageSettings) -> pb.ModelConfig:
-    """Without a field that the embedded server's release, 24.10, rejects as unknown."""
-    found = config(spec, settings)
-    found.ensemble_scheduling.ClearField("max_inflight_requests")
-    return found
-
-
 def _max_inflight_requests(settings: ImageSettings) -> int:
-    """The most requests at one step, which bounds those that wait for the encoder; 0 is no limit.
-
-    It exceeds what preprocess can hold (its queue, one batch in each instance and one prepared for it), so
-    overload is still rejected there: Triton does not reject a request above this limit, it blocks a thread.
-    """
-    if settings.max_queue_size == 0:
-        return 0
-    in_instances = 2 * settings.preprocess_instances * defaults.PREPROCESS_PREFERRED_BATCH_SIZE
-    return max(defaults.LEAST_INFLIGHT_REQUESTS, settings.max_queue_size + in_instances)
+    """Each instance of preprocess holds one batch, and one is prepared for it."""
+    batches = 2 * settings.preprocess_instances
+    return max_inflight_requests(settings.max_queue_size, batches * defaults.PREPROCESS_PREFERRED_BATCH_SIZE)

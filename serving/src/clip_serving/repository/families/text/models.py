@@ -7,14 +7,22 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as pb
 
 from clip_serving import defaults
-from clip_serving.repository.families.configs import model_config, parameters, version_policy
+from clip_serving.repository.families.configs import (
+    TORCHSCRIPT_OUTPUT,
+    max_inflight_requests,
+    model_config,
+    parameters,
+    version_policy,
+)
 from clip_serving.repository.families.text import tensors
 from clip_serving.repository.families.text.settings import TextSettings
 from clip_serving.repository.spec import TextSpec
 
 
-def ensemble(spec: TextSpec, settings: TextSettings) -> pb.ModelConfig:
+def ensemble(spec: TextSpec, settings: TextSettings, encoder_output: str = "embedding") -> pb.ModelConfig:
     """`clip_text`, the model that clients call."""
+    # Each instance of tokenize holds a batch, and one is prepared for it.
+    in_instances = 2 * settings.tokenize_instances * settings.max_batch_size
     return model_config(
         {
             "name": defaults.TEXT_ENSEMBLE,
@@ -23,6 +31,7 @@ def ensemble(spec: TextSpec, settings: TextSettings) -> pb.ModelConfig:
             "input": [tensors.TEXT],
             "output": [tensors.embedding(spec), tensors.ERROR, tensors.NOTICE],
             "ensemble_scheduling": {
+                "max_inflight_requests": max_inflight_requests(settings.max_queue_size, in_instances),
                 "step": [
                     {
                         "model_name": defaults.TOKENIZE,
@@ -34,9 +43,9 @@ def ensemble(spec: TextSpec, settings: TextSettings) -> pb.ModelConfig:
                         "model_name": defaults.TEXT_ENCODER,
                         "model_version": -1,
                         "input_map": {"tokens": "tokens", "valid": "valid"},
-                        "output_map": {"embedding": "embedding"},
+                        "output_map": {encoder_output: "embedding"},
                     },
-                ]
+                ],
             },
             "parameters": parameters(_for_clients(spec, settings)),
         }
@@ -61,6 +70,7 @@ def tokenize(spec: TextSpec, settings: TextSettings) -> pb.ModelConfig:
                     "context_length": spec.context_length,
                     "clean": spec.clean,
                     "max_bytes": settings.max_bytes,
+                    **({} if spec.zeroed_token is None else {"zeroed_token": spec.zeroed_token}),
                 }
             ),
         }
@@ -87,6 +97,19 @@ def encoder_cpu(spec: TextSpec, settings: TextSettings) -> pb.ModelConfig:
         "parameters": parameters({"threads": settings.encoder_threads}),
     }
     return _encoder(spec, settings, fields)
+
+
+def encoder_torchscript(spec: TextSpec, settings: TextSettings) -> pb.ModelConfig:
+    """The PyTorch backend. Inputs are named like forward()'s arguments."""
+    fields = {
+        "backend": "pytorch",
+        "default_model_filename": defaults.TORCHSCRIPT_FILE,
+        "parameters": parameters({"INFERENCE_MODE": True}),
+        "instance_group": [{"kind": "KIND_GPU", "count": settings.encoder_instances}],
+    }
+    config = _encoder(spec, settings, fields)
+    config.output[0].name = TORCHSCRIPT_OUTPUT
+    return config
 
 
 def _encoder(spec: TextSpec, settings: TextSettings, fields: dict[str, Any]) -> pb.ModelConfig:
