@@ -64,7 +64,9 @@ ALL_PAIRS_ROWS = 20_000
 """Up to here, every row is compared with every other."""
 CELLS = 4
 """Of each row, above."""
-MAX_NEAR = 64
+TIE = 1e-4
+"""Centers whose cosines with a row differ by less are as near."""
+MAX_NEAR = 16
 """Others that a row is paired with in one tile."""
 BLACK, WHITE = 3, 252
 """Gray levels up to and from which a pixel is clipped."""

@@ -7,7 +7,7 @@ because two photos of one scene may be as close as two copies of one photo.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -102,13 +102,12 @@ def find_duplicates(
     looks: dict[int, Signature] = {}
     unreadable: list[tuple[Row, str]] = []
     rejected = 0
-    linked = [(int(a), int(b)) for a, b in pairs]
     if photos is not None:
         looks, unreadable = _looks(rows, list(by_leader), photos, partial(on_progress, "verifying"))
-        known = [(a, b) for a, b in linked if a in looks and b in looks]
-        linked = [(a, b) for a, b in known if looks[a].is_like(looks[b])]
-        rejected = len(known) - len(linked)
-    groups = [_group(dataset, rows, each, by_leader, looks) for each in _linked(by_leader, linked)]
+        known = pairs[np.isin(pairs, list(looks)).all(axis=1)]
+        pairs = known[np.array([looks[a].is_like(looks[b]) for a, b in _each(known)], bool)]
+        rejected = len(known) - len(pairs)
+    groups = [_group(dataset, rows, each, by_leader, looks) for each in _linked(by_leader, _each(pairs))]
     return Duplicates([group for group in groups if len(group) > 1], rejected, unreadable)
 
 
@@ -144,6 +143,12 @@ def _first_of_same_bytes(dataset: Dataset) -> npt.NDArray[np.int64]:
     keys[~is_known] = -1 - rows[~is_known]
     _, firsts, number = np.unique(keys, return_index=True, return_inverse=True)
     return np.asarray(firsts[number], np.int64)
+
+
+def _each(pairs: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """The pairs as Python's numbers, which take ten times the memory, a block at a time."""
+    for begin in range(0, len(pairs), defaults.BLOCK_ROWS):
+        yield from map(tuple, pairs[begin : begin + defaults.BLOCK_ROWS].tolist())
 
 
 def _linked(leaders: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[list[int]]:

@@ -49,10 +49,15 @@ def near_pairs(
 def _cells(vectors: Vectors, rows: Numbers) -> list[Numbers]:
     """The rows of each cell of more than one."""
     count = int(3 * len(rows) ** 0.5)
+    # Many photos that are as good as equal are as near to each of the centers among them. Without a
+    # difference between these, all would be in the same cells, and compared in quadratic time.
+    noise = np.random.default_rng(1).random(count + defaults.TILE_ROWS, np.float32) * defaults.TIE
+    ties = np.lib.stride_tricks.sliding_window_view(noise, count)
     centers = vectors[np.sort(np.random.default_rng(0).choice(rows, count, replace=False))]
     nearest = np.empty((len(rows), defaults.CELLS), np.int32)
     for begin in range(0, len(rows), defaults.TILE_ROWS):
         products = vectors[rows[begin : begin + defaults.TILE_ROWS]] @ centers.T
+        products += ties[: len(products)]
         best = np.argpartition(products, -defaults.CELLS, axis=1)[:, -defaults.CELLS :]
         nearest[begin : begin + len(products)] = best
     order = np.argsort(nearest.reshape(-1), kind="stable")

@@ -56,6 +56,23 @@ def test_many_equal_photos_are_one_group_of_bounded_pairs(tmp_path: Path) -> Non
     assert len(group) == rows
 
 
+def test_photos_that_are_as_good_as_equal_do_not_share_a_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as scans of white pages: their number would be squared."""
+    monkeypatch.setattr(defaults, "ALL_PAIRS_ROWS", 1000)
+    rows = 5000
+    noise = np.random.default_rng(0).standard_normal((rows, 8), np.float32)
+    vectors = units(np.eye(8, dtype=np.float32)[0] + 1e-7 * noise)
+    products: list[int] = []
+    pairs = near_pairs(vectors, 0.95, on_progress=lambda _, total: products.append(total))
+    assert products[0] < rows**2 / 5
+    assert len(pairs) <= rows * defaults.MAX_NEAR * defaults.CELLS
+    path = write(tmp_path / "e.parquet", [str(number) for number in range(rows)], vectors)
+    (group,) = find_duplicates(read_dataset(path), 0.95, None).groups
+    assert len(group) == rows
+
+
 def picture(seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     smooth = cv2.resize(small, (640, 480), interpolation=cv2.INTER_CUBIC).astype(np.int16)
