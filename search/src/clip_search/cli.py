@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from clip_client.errors import ClipClientError
@@ -26,11 +27,13 @@ examples:
   clip-search serve embeddings.parquet
   clip-search label embeddings.parquet --labels labels.txt --out labels.parquet
   clip-search load embeddings.parquet --to lancedb:photos.lancedb
+  clip-search COMMAND --help
 
 exit status:
   0    done
   2    fatal error: the dataset, the server or a package is missing, or an option is wrong
   130  stopped by Ctrl-C
+  141  the output was closed, as by head
 """
 
 
@@ -38,10 +41,15 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         with interrupts():
-            return int(options.command(options))
+            status = int(options.command(options))
+            sys.stdout.flush()
+            return status
     except (SearchError, ClipClientError) as error:
         say(f"error: {error}")
         return 2
+    except BrokenPipeError:  # of `clip-search ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at the end
+        return 141
     except OSError as error:
         say(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}")
         return 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -132,7 +133,9 @@ def build_index(dataset: Path | str, on_progress: Progress = lambda *_: None) ->
         place = f"cannot write {folder}"
         if isinstance(error, OSError) and error.filename and Path(error.filename) in parts:
             place = f"cannot read {error.filename}"
-        raise SearchError(f"{place}: {getattr(error, 'strerror', None) or error}") from error
+        reason = re.search(r"\(([^()]+)\)$", str(error))  # after the place in the source of FAISS
+        why = getattr(error, "strerror", None) or (reason[1] if reason else error)
+        raise SearchError(f"{place}: {why}") from error
 
 
 def _build(dataset: Path, files: Sequence[Path], folder: Path, on_progress: Progress) -> IndexSummary:

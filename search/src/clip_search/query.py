@@ -82,7 +82,8 @@ def row_number(dataset: Searchable, name: str, source: str | None = None) -> int
     numbers = np.from_dlpack(pc.indices_nonzero(found))
     if not len(numbers):
         place = f"{dataset.path}" if source is None else f"the rows of {source} in {dataset.path}"
-        raise SearchError(f"no embedded row is called {name!r} in {place}")
+        example = dataset.row(0).name
+        raise SearchError(f"no embedded row is called {name!r} in {place}. The first is called {example!r}")
     if len(numbers) > 1:
         sources = ", ".join(str(dataset.row(int(number)).source) for number in numbers)
         raise SearchError(f"{len(numbers)} rows are called {name!r}. Choose one with --source: {sources}")

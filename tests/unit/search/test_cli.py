@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from clip_search.cli import main
+from testing.waiting import PATIENCE_S
 from tests.unit.search.datasets import clusters, units, write
 
 _HOSTILE = [
@@ -73,6 +76,20 @@ def test_a_name_in_two_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_wrong_queries(arguments: list[str], dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["query", str(dataset), *arguments]) == 2
     assert capsys.readouterr().err.startswith("clip-search: error: ")
+
+
+def test_output_that_is_closed_early(tmp_path: Path) -> None:
+    """As by `| head`."""
+    path = write(tmp_path / "e.parquet", [str(row) for row in range(5000)], clusters(5000, 4))
+    command = [sys.executable, "-m", "clip_search.cli", "query", str(path), "--like-row", "0", "-k", "5000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().split()[0] == "score"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(PATIENCE_S) == 141
 
 
 @pytest.mark.parametrize(

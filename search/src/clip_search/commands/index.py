@@ -27,7 +27,7 @@ def _index(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**dataclasses.asdict(summary), "path": str(summary.path)}))
     say(
-        f"wrote {summary.path}: {summary.rows} rows, {summary.bytes / 1e6:.0f} MB; recall@{defaults.COUNT} "
+        f"wrote {summary.path}: {summary.rows} rows, {summary.bytes / 1e6:,.4g} MB; recall@{defaults.COUNT} "
         f"{summary.recall:.4f} against exact search"
     )
     if summary.recall < defaults.RECALL:

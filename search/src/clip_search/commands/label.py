@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -20,13 +21,14 @@ from clip_search.terminal import table
 def add_label(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_label)
     parser.description = (
-        "Writes a Parquet file with the best labels of each photo. The model needs a text tower."
+        "Writes a Parquet file with the best labels of each photo, and prints for how many photos each label "
+        "is the best. The model needs a text tower."
     )
     add_dataset(parser)
     add = parser.add_argument
     add("--labels", type=Path, required=True, metavar="FILE", help="the labels, one on each line")
-    add("--templates", type=Path, metavar="FILE", help="prompts, one on each line, with {} for the label "
-        "(default: a few that begin with 'a photo of')")  # fmt: skip
+    add("--templates", type=Path, metavar="FILE", help="prompts, one on each line, with {} for the label, "
+        "or {} alone to take the labels as prompts (default: a few, such as 'a photo of a {}.')")  # fmt: skip
     add(
         "--out",
         type=Path,
@@ -34,6 +36,7 @@ def add_label(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the Parquet file to write; replaced if it exists",
     )
+    add("--json", action="store_true", help="print the number of photos of each best label as JSON")
     add("--count", type=count, default=defaults.LABELS, metavar="N",
         help="labels stored for each photo (default: %(default)s)")  # fmt: skip
     add_server(parser)
@@ -57,6 +60,9 @@ def _label(options: argparse.Namespace) -> int:
     )
     labels.write_labels(options.out, dataset, names, found)
     counts = Counter(names[index] for index in found.labels[:, 0])
-    print(table(["photos", "label"], [[str(count), name] for name, count in counts.most_common()]))
+    if options.json:
+        print(json.dumps(dict(counts.most_common()), indent=2))
+    else:
+        print(table(["photos", "label"], [[str(count), name] for name, count in counts.most_common()]))
     say(f"wrote {options.out}: {len(dataset)} rows")
     return 0

@@ -16,6 +16,11 @@ from clip_search.loaders import open_loader
 
 def add_load(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_load)
+    parser.description = (
+        "Makes a table of a database equal to the dataset: writes new and changed rows, deletes those that "
+        "are gone, creates the index, and reads vectors back to verify them. The same command continues an "
+        "interrupted load."
+    )
     add_dataset(parser)
     add = parser.add_argument
     add("--to", required=True, metavar="URI", help="lancedb:FOLDER, postgresql://USER@HOST/DATABASE, "

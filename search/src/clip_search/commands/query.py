@@ -28,6 +28,10 @@ from clip_search.vectors import Vectors
 
 def add_query(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_query)
+    parser.description = (
+        "Prints the photos nearest to a text, a photo or a row, by the cosine of their embeddings. Reads the "
+        "dataset's index if there is one."
+    )
     add = parser.add_argument
     add_dataset(parser)
     add("text", nargs="?", help="words that describe the photos")
