@@ -115,11 +115,11 @@ def test_a_photo_has_its_own_times_and_its_share_of_the_rest() -> None:
 
 
 def test_without_traces_the_means_are_all_there_is() -> None:
-    statistics = {
-        "embed": Counts(times=ServerTimes(2, queue_ns=50_000_000, compute_ns=550_000_000)),
-        "preprocess": Counts(times=ServerTimes(2, queue_ns=160_000_000, compute_ns=330_000_000)),
+    server = {
+        "clip_image_preprocess": ServerTimes(2, queue_ns=160_000_000, compute_ns=330_000_000),
+        "clip_image_encoder": ServerTimes(2, queue_ns=50_000_000, compute_ns=550_000_000),
     }
-    found = report(traces={}, no_traces="no file", statistics=statistics)
+    found = report(traces={}, no_traces="no file", server=server)
     assert found.queue_from == "statistics"
     queue = found.per_request["queue"]
     assert queue.mean_ms == pytest.approx(70 + 80 + 165 + 25 - 110.5)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_profile.errors import ProfileError
-from clip_profile.records.measurement import EMBED, PREPROCESS
-from clip_serving import defaults
+from clip_profile.records.measurement import MODEL_OF_STAGE
 
 REPORT = "report.csv"
 REQUESTS = "requests.json"
 
-_STAGES = {PREPROCESS: defaults.PREPROCESS, EMBED: defaults.ENCODER}
 _COMPUTE = ("Server Compute Input", "Server Compute Infer", "Server Compute Output")
 _Row = dict[str, str]
 
@@ -56,7 +54,7 @@ def read_report(folder: Path) -> Report:
 
     return Report(
         _number(row, "Inferences/Second"), ms("Avg"), ms("p50"), ms("p90"), ms("p95"), ms("p99"),
-        stages={stage: _stage_times(folder, model) for stage, model in _STAGES.items()},
+        stages={stage: _stage_times(folder, model) for stage, model in MODEL_OF_STAGE.items()},
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,12 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from clip_client.timings import ServerTimes
-from clip_profile.records.measurement import EMBED, PREPROCESS
+from clip_profile.records.measurement import MODEL_OF_STAGE
 from clip_profile.records.setting import Setting
 from clip_serving import defaults
 from clip_serving.errors import ServerError
 
-MODELS = {PREPROCESS: defaults.PREPROCESS, EMBED: defaults.ENCODER, defaults.ENSEMBLE: defaults.ENSEMBLE}
+_MODELS = {**MODEL_OF_STAGE, defaults.ENSEMBLE: defaults.ENSEMBLE}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_statistics(client: InferenceServerClient) -> Statistics:
     except InferenceServerException as error:
         raise ServerError(f"cannot read the server's statistics: {error}") from error
     # All versions together: only one serves, and the statistics do not say which.
-    of_stage = {stage: [s for s in answer.model_stats if s.name == model] for stage, model in MODELS.items()}
+    of_stage = {stage: [s for s in answer.model_stats if s.name == model] for stage, model in _MODELS.items()}
     if missing := [stage for stage, versions in of_stage.items() if not versions]:
         raise ServerError(f"the server has no statistics of {', '.join(missing)}")
     return {stage: _counts(versions) for stage, versions in of_stage.items()}
@@ -76,15 +76,12 @@ def _counts(versions: Sequence[Any]) -> Counts:
     for batch in (batch for each in versions for batch in each.batch_stats):
         batches[batch.batch_size] += batch.compute_infer.count
         busy_ns += batch.compute_input.ns + batch.compute_infer.ns + batch.compute_output.ns
-    times = [ServerTimes.of(each) for each in versions]
     return Counts(
-        sum(each.inference_count for each in versions), dict(batches), busy_ns / 1e9,
-        ServerTimes(
-            sum(one.requests for one in times),
-            sum(one.queue_ns for one in times),
-            sum(one.compute_ns for one in times),
-        ),
-    )  # fmt: skip
+        sum(each.inference_count for each in versions),
+        dict(batches),
+        busy_ns / 1e9,
+        sum(map(ServerTimes.of, versions), ServerTimes()),
+    )
 
 
 def read_version(client: InferenceServerClient) -> str:
@@ -95,15 +92,17 @@ def read_version(client: InferenceServerClient) -> str:
         return "unknown"
 
 
-def read_setting(client: InferenceServerClient) -> Setting:
-    """How a running server is set up; concurrency and request batch are 1. Raises ServerError."""
+def read_configs(client: InferenceServerClient, models: Iterable[str]) -> list[Any]:
+    """The ModelConfig of each model. Raises ServerError."""
     try:
-        preprocess, encoder = (
-            client.get_model_config(name, client_timeout=10).config
-            for name in (defaults.PREPROCESS, defaults.ENCODER)
-        )
+        return [client.get_model_config(name, client_timeout=10).config for name in models]
     except InferenceServerException as error:
         raise ServerError(f"cannot read the server's model configurations: {error}") from error
+
+
+def read_setting(client: InferenceServerClient) -> Setting:
+    """How a running server is set up; concurrency and request batch are 1. Raises ServerError."""
+    preprocess, encoder = read_configs(client, MODEL_OF_STAGE.values())
 
     def parameter(name: str, otherwise: str) -> str:
         return encoder.parameters[name].string_value if name in encoder.parameters else otherwise

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonclient.grpc import InferenceServerClient
-from tritonclient.utils import InferenceServerException
 
+from clip_profile.observe.server_stats import read_configs
 from clip_serving import defaults
-from clip_serving.errors import ServerError
 from clip_serving.repository.deployment import Deployment
 from clip_serving.repository.families.image import IMAGE
 from clip_serving.repository.render import render
@@ -52,10 +51,7 @@ def of_repository(repository: Path) -> Identity:
 
 def of_server(client: InferenceServerClient, parameters: Mapping[str, str]) -> Identity:
     """Of a running server; `parameters` are those of its ensemble. Raises ServerError."""
-    try:
-        configs = [client.get_model_config(name, client_timeout=10).config for name in _MODELS]
-    except InferenceServerException as error:
-        raise ServerError(f"cannot read the server's model configurations: {error}") from error
+    configs = read_configs(client, _MODELS)
     digest = _digest(config.SerializeToString(deterministic=True) for config in configs)
     name = _name(parameters.get("model", "?"), parameters.get("pretrained", "?"))
     return Identity(

@@ -11,6 +11,7 @@ from typing import Literal
 
 from clip_profile.observe.usage import Resources
 from clip_profile.records.setting import Setting
+from clip_serving import defaults
 
 Arrival = Literal["closed", "poisson"]
 """Closed loop: a fixed number of requests in flight. Poisson: requests arrive at random, at a mean rate."""
@@ -20,6 +21,8 @@ Phase = Literal["search", "rounds", "load curve"]
 
 PREPROCESS = "preprocess"
 EMBED = "embed"
+MODEL_OF_STAGE = {PREPROCESS: defaults.PREPROCESS, EMBED: defaults.ENCODER}
+"""In the order of the ensemble."""
 
 
 def mean_batch(batches: Mapping[int, int]) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clip_client.timings import ServerTimes, Timings
-from clip_profile.records.measurement import EMBED, PREPROCESS, mean_batch
+from clip_profile.records.measurement import MODEL_OF_STAGE, mean_batch
 from clip_profile.stages.measure import Measured, Plan
 from clip_profile.stages.requests import Answered
 from clip_profile.stages.result import ROWS, WHOLE, Distribution, Report
@@ -14,7 +14,6 @@ from clip_profile.stages.traces import RequestTrace
 
 _ENOUGH_FOR_P99 = 200
 """With fewer requests the 99th percentile is hardly more than the maximum."""
-_MODELS = (PREPROCESS, EMBED)
 
 Stages = dict[str, Distribution]
 
@@ -28,8 +27,8 @@ def make_report(measured: Measured, plan: Plan, about: dict[str, Any]) -> Report
     photo: Stages = {}
     if measured.traces:
         source, (request, photo) = "traces", _traced(answered, measured.traces, split=split)
-    elif split and answered and (times := _server_times(measured)):
-        source, (request, photo) = "statistics", _means(answered, times)
+    elif split and answered and measured.server:
+        source, (request, photo) = "statistics", _means(answered, measured.server)
     own_request, own_photo = _own(answered)
     return Report(
         about=about,
@@ -49,7 +48,9 @@ def make_report(measured: Measured, plan: Plan, about: dict[str, Any]) -> Report
         queue_from=source,
         per_photo={stage: Distribution() for stage in ROWS} | own_photo | photo,
         per_request={stage: Distribution() for stage in ROWS} | own_request | request,
-        mean_batch={model: mean_batch(statistics[model].batches) for model in _MODELS if model in statistics},
+        mean_batch={
+            stage: mean_batch(statistics[stage].batches) for stage in MODEL_OF_STAGE if stage in statistics
+        },
         resources=measured.resources,
         notes=_notes(measured, source, split=split),
     )
@@ -118,14 +119,6 @@ def _traced(
 def _held_s(one: Answered, trace: RequestTrace) -> float:
     """The wait at this client for a first slot: what precedes the last attempt and is not in the trace."""
     return max(0.0, one.waited_s - trace.refused_s)
-
-
-def _server_times(measured: Measured) -> dict[str, ServerTimes]:
-    """By model, the encoder's last; empty if they are not known of all."""
-    statistics = measured.statistics
-    if measured.elsewhere or not all(model in statistics for model in _MODELS):
-        return measured.elsewhere
-    return {model: statistics[model].times for model in _MODELS}
 
 
 def _means(answered: Sequence[Answered], server: dict[str, ServerTimes]) -> tuple[Stages, Stages]:

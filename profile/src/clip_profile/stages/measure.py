@@ -16,7 +16,7 @@ from clip_client import ClipClient, ObjectInfo, Source
 from clip_client import defaults as client_defaults
 from clip_client.errors import ClipClientError
 from clip_client.terminal import counted
-from clip_client.timings import ServerTimes
+from clip_client.timings import ServerTimes, Timings
 from clip_profile.console import Console, duration
 from clip_profile.errors import ProfileError
 from clip_profile.load.server import Server
@@ -64,8 +64,8 @@ class Measured:
     no_traces: str | None
     statistics: Statistics = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
-    elsewhere: dict[str, ServerTimes] = field(default_factory=dict)
-    """If the server does not decode: the statistics of the models that photos pass, the encoder's last."""
+    server: dict[str, ServerTimes] = field(default_factory=dict)
+    """Of the models that photos pass, wherever they are, the encoder's last; empty if unknown."""
 
     @property
     def photos(self) -> int:
@@ -95,7 +95,7 @@ class Measuring:
         images = plan.images_per_request
         self._requests = Requests(self._client, source, Rotation(items), plan.concurrency, images)
         self._loop = self._requests.loop
-        self._elsewhere: dict[str, ServerTimes] = {}
+        self._timings = Timings()
 
     def run(self) -> Measured:
         """Returns the measurements so far if anything, such as Ctrl-C, ends it early."""
@@ -130,7 +130,7 @@ class Measuring:
         if not self._plan.on_server:
             statistics = {EMBED: statistics[EMBED]} if EMBED in statistics else {}
         return dataclasses.replace(
-            measured, statistics=statistics, resources=resources, elsewhere=self._elsewhere
+            measured, statistics=statistics, resources=resources, server=self._timings.server
         )
 
     def _observer(self) -> Observer:
@@ -142,15 +142,7 @@ class Measuring:
 
     def _press(self, observer: Observer) -> tuple[float, float, str]:
         """Start and end of the time measured, and why it ended early, or ""."""
-        if self._plan.on_server:
-            return self._observed(observer)
-        with self._client.timed() as timings:
-            found = self._observed(observer)
-        self._elsewhere = timings.server
-        return found
-
-    def _observed(self, observer: Observer) -> tuple[float, float, str]:
-        with observer:
+        with self._client.timed() as self._timings, observer:
             begin, photos = time.monotonic(), self._loop.photos
 
             def left() -> float:
