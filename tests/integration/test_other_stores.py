@@ -136,6 +136,42 @@ def test_what_keeps_all_objects_of_s3_from_being_read_is_a_source_error(
             call()
 
 
+@pytest.mark.usefixtures("s3")
+def test_an_object_named_like_an_error_has_its_own() -> None:
+    source = open_source("s3://album/", _SOON)
+    for name in ("credentials/none.jpg", "InvalidToken.jpg"):
+        assert code(source, ObjectInfo(name, 1)) == "not_found"
+    assert code(source, ObjectInfo("2024//a.jpg", 1)) == "load_failed", "obstore cannot express it"
+    with pytest.raises(SourceError, match="cannot list s3://album"):
+        open_source("s3://album/2024//a.jpg").check()
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AWS_ENDPOINT_URL", ""),
+        ("AWS_ENDPOINT_URL", "storage.example.com"),
+        ("AWS_ENDPOINT_URL", "http://user:private@127.0.0.1:9"),
+        ("AWS_SESSION_TOKEN", "private\n"),
+    ],
+)
+def test_settings_that_obstore_aborts_at_are_named(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SourceError, match=f"^{variable} ") as error:
+        open_source("s3://album/")
+    assert "private" not in str(error.value)
+
+
+def test_a_store_that_cannot_be_opened_is_a_source_error() -> None:
+    with pytest.raises(SourceError, match=r"cannot open az://album: .*Check AZURE_STORAGE_"):
+        open_source("az://album/")
+    with pytest.raises(SourceError, match="is not the name of a bucket"):
+        open_source("s3://Al Bum/")
+
+
 def test_a_public_bucket_of_s3_needs_no_credentials(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with rclone_server("s3", root) as public:
         monkeypatch.setenv("AWS_ENDPOINT_URL", public)

@@ -179,6 +179,8 @@ class _Resolver:
         if separator and scheme not in SOURCES:
             known = ", ".join(f"{name}://" for name in SOURCES if name)
             raise ValueError(f"{scheme}:// is not supported. Use one of {known}")
+        if "@" in uri and scheme in ("http", "https"):
+            raise ValueError("an address must not have a login, which the output would name. Use ~/.netrc")
         self._sources[uri] = uri if separator else open_source(uri).uri
         if self._source_name is not None and len({*self._sources.values()}) > 1:
             places = " and ".join(sorted({*self._sources.values()}))

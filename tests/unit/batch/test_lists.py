@@ -190,6 +190,7 @@ def test_a_list_names_an_object_once_and_leaves_the_others_alone(tmp_path: Path)
         ("list.csv", "uri,size\ngs://a/b,-5\n", "row 1 .*size must be a whole number.*'-5'"),
         ("list.csv", f"uri,generation\ngs://a/b,{2**63}\n", "row 1 .*generation must be a whole number"),
         ("list.txt", "gs://a/b\nftp://a/b\n", "row 2 .*ftp:// is not supported. Use one of gs://"),
+        ("list.txt", "https://user:secret@a/b\n", "row 1 .*an address must not have a login"),
         ("list.parquet", "no Parquet", "cannot read"),
         ("list.txt", b"\xff\xfe\x00", "cannot read .*is not text in UTF-8"),
     ],

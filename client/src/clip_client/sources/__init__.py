@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from clip_client.errors import MissingExtra, SourceError
 from clip_client.sources.base import Source, SourceOptions, has_pattern
@@ -105,8 +104,6 @@ def _http(uri: str, options: SourceOptions) -> Source:
 
     if bucket := _BUCKET_URL.match(uri):
         raise SourceError(f"cannot read {uri}: give the bucket as gs://{bucket[1]}")
-    if not urlsplit(uri).hostname:
-        raise SourceError(f"{uri} has no host name")
     return HttpSource(uri, options)
 
 

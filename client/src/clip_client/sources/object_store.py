@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import obstore
 from obstore import exceptions as errors
@@ -34,6 +35,9 @@ _CREDENTIALS = re.compile(
 """In the errors of all objects, not of one that is forbidden."""
 _NO_CONTAINER = re.compile(r"NoSuchBucket|ContainerNotFound|404 Not Found")
 _TIMED_OUT = "kind: Timeout"
+_ERRORS = (errors.BaseError, OSError, ValueError)
+"""ValueError is obstore's, for a key that it cannot express."""
+_BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]*")
 _LIST_OBJECTS = 1000
 
 
@@ -69,7 +73,7 @@ class ObjectStoreSource:
                     self.placeholders = placeholders
                     continue
                 yield _info(meta)
-        except (errors.BaseError, OSError) as error:
+        except _ERRORS as error:
             raise self._listing_error(error) from error
 
     def _metas(self) -> Iterator[Any]:
@@ -94,7 +98,7 @@ class ObjectStoreSource:
             return int(obstore.head(self._store, self._prefix)["size"]) > 0
         except FileNotFoundError:
             return False
-        except (errors.BaseError, OSError) as error:
+        except _ERRORS as error:
             raise self._listing_error(error) from error
 
     def load(self, item: ObjectInfo) -> bytes:
@@ -104,7 +108,7 @@ class ObjectStoreSource:
             if item.generation is not None and _info(answer.meta).generation != item.generation:
                 raise ItemError("not_found", f"{name} was replaced after it was listed")
             data = bytes(answer.bytes())
-        except (errors.BaseError, OSError) as error:
+        except _ERRORS as error:
             raise self._loading_error(name, error, time.monotonic() - begin) from error
         if len(data) != answer.meta["size"]:
             raise ItemError("load_failed", f"{name}: {len(data)} of {answer.meta['size']} bytes came")
@@ -112,12 +116,12 @@ class ObjectStoreSource:
 
     def _loading_error(self, name: str, error: Exception, took_s: float) -> ItemError | SourceError:
         text = _text(error)
-        if isinstance(error, errors.UnauthenticatedError) or _CREDENTIALS.search(text):
-            return self._login_error(text)
         if isinstance(error, FileNotFoundError):
             return ItemError(
                 "not_found", f"{name} does not exist; perhaps it was deleted after it was listed"
             )
+        if isinstance(error, errors.UnauthenticatedError) or self._names_credentials(text, name):
+            return self._login_error(text)
         if isinstance(error, errors.PermissionDeniedError):
             return ItemError("forbidden", f"no permission to read {name}")
         if took_s >= self._options.load_timeout_s:
@@ -128,7 +132,7 @@ class ObjectStoreSource:
 
     def _listing_error(self, error: Exception) -> SourceError:
         text = _text(error)
-        if _CREDENTIALS.search(text):
+        if self._names_credentials(text, f"{self.uri}/{self._prefix}"):
             return self._login_error(text)
         if _NO_CONTAINER.search(text):
             return SourceError(f"{self.uri} does not exist: {text}")
@@ -136,6 +140,13 @@ class ObjectStoreSource:
             advice = ". Run again without --anonymous" if self._options.anonymous else ""
             return SourceError(f"no permission to list {self.uri}: {text}{advice}")
         return SourceError(f"cannot list {self.uri}: {text}")
+
+    def _names_credentials(self, text: str, name: str) -> bool:
+        """Whether an error is about the credentials, and not about an object or bucket named like them."""
+        for part in name.partition("://")[2].split("/"):
+            if _CREDENTIALS.search(part):
+                text = text.replace(part, "")
+        return _CREDENTIALS.search(text) is not None
 
     def _login_error(self, text: str) -> SourceError:
         """Not an ItemError, because every later load would fail in the same way."""
@@ -148,24 +159,57 @@ class ObjectStoreSource:
 
 def open_s3(bucket: str, prefix: str, options: SourceOptions) -> ObjectStoreSource:
     """`s3://bucket/prefix`, with the credentials, region and endpoint in AWS_... of the environment."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-    store = S3Store(
-        bucket,
-        skip_signature=options.anonymous,
-        **_limits(options, allow_http=endpoint.startswith("http://")),
-    )
-    return ObjectStoreSource(f"s3://{bucket}", prefix, store, options)
+    return _open(S3Store, f"s3://{bucket}", prefix, options, "AWS_", "AWS_ENDPOINT_URL")
 
 
 def open_azure(container: str, prefix: str, options: SourceOptions) -> ObjectStoreSource:
     """`az://container/prefix`, with the account and its key in AZURE_STORAGE_... of the environment."""
-    endpoint = os.environ.get("AZURE_STORAGE_ENDPOINT", "")
-    store = AzureStore(
-        container,
-        skip_signature=options.anonymous,
-        **_limits(options, allow_http=endpoint.startswith("http://")),
-    )
-    return ObjectStoreSource(f"az://{container}", prefix, store, options)
+    variables, endpoint = "AZURE_STORAGE_", "AZURE_STORAGE_ENDPOINT"
+    return _open(AzureStore, f"az://{container}", prefix, options, variables, endpoint)
+
+
+def _open(
+    store: Any, uri: str, prefix: str, options: SourceOptions, variables: str, endpoint: str
+) -> ObjectStoreSource:
+    """Raises SourceError for what obstore does not take, or what its Rust code aborts at."""
+    bucket = uri.partition("://")[2]
+    if not _BUCKET.fullmatch(bucket):
+        raise SourceError(f"{bucket!r} is not the name of a bucket or container")
+    _check_environment(variables)
+    _check_endpoint(endpoint)
+    limits = _limits(options, allow_http=os.environ.get(endpoint, "").startswith("http://"))
+    try:
+        opened = store(bucket, skip_signature=options.anonymous, **limits)
+    except _ERRORS as error:
+        raise SourceError(
+            f"cannot open {uri}: {_text(error)}. Check {variables}... in the environment"
+        ) from None
+    return ObjectStoreSource(uri, prefix, opened, options)
+
+
+def _check_environment(prefix: str) -> None:
+    """Raises SourceError, which never has the value."""
+    for name, value in os.environ.items():
+        if name.startswith(prefix) and not (value.isascii() and value.isprintable()):
+            raise SourceError(
+                f"{name} in the environment has a line break or another character that it cannot have"
+            )
+
+
+def _check_endpoint(variable: str) -> None:
+    """Raises SourceError, which never has the value."""
+    if (url := os.environ.get(variable)) is None:
+        return
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        is_right = False
+    if not is_right or "@" in parts.netloc or " " in url:
+        raise SourceError(
+            f"{variable} in the environment must be an http:// or https:// address without a login. Correct "
+            "or unset it"
+        )
 
 
 def _limits(options: SourceOptions, *, allow_http: bool) -> dict[str, Any]:
