@@ -137,8 +137,8 @@ def test_the_table_and_the_json_hold_the_same(run: Path, tmp_path: Path) -> None
     rows = rows_of(columns)
     lines = to_text(columns, rows, Objective()).splitlines()
     (line,) = [line for line in lines if line.startswith("throughput")]
-    assert "15.1 ±0.8" in line
-    assert line.endswith("15.2 ±7.5 +0.7 % (noise)")
+    assert "15.1 ± 0.8" in line
+    assert line.endswith("15.2 ± 7.5 +0.7 % (noise)")
     values = to_dict(columns, rows, Objective())
     (row,) = [row for row in values["rows"] if row["name"] == "throughput"]
     assert row["beyond_noise"] == [None, False]

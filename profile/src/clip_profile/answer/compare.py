@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_profile.answer.metrics import REQUEST, RESOURCES, STAGES, Metric
+from clip_profile.answer.metrics import REQUEST, RESOURCES, STAGES, Metric, with_spread
 from clip_profile.answer.recommend import recommend
 from clip_profile.errors import ProfileError
 from clip_profile.records.objective import Objective
@@ -151,10 +151,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _cell(spread: Spread | None, change: float | None, proved: bool | None) -> str:
     if spread is None:
         return "-"
-    decimals = 0 if spread.mean >= _LARGE else 1
-    text = f"{spread.mean:.{decimals}f}"
-    if spread.half is not None:
-        text += f" ±{spread.half:.{decimals}f}"
+    text = with_spread(spread, 0 if spread.mean >= _LARGE else 1)
     if change is not None:
         text += f" {round(change, 1) + 0.0:+.1f} %" + (f" ({NOISE})" if proved is False else "")
     return text

@@ -96,7 +96,7 @@ REQUEST = (THROUGHPUT, MEAN, P50, P95, P99, BATCH)
 RESOURCES = (CPU, MACHINE, RSS, GPU, GPU_MEMORY)
 
 
-def open_loop(runs: Sequence[Measurement], percent: float) -> Spread | None:
+def open_loop(runs: Sequence[Measurement], percent: int) -> Spread | None:
     """The percentile (50, 90, 95 or 99) of the latency over all requests of the runs, ms.
 
     Its spread is that of the runs' own percentiles. None if there are too few requests: the p99 of ninety
@@ -104,14 +104,8 @@ def open_loop(runs: Sequence[Measurement], percent: float) -> Spread | None:
     """
     if sum(one.requests for one in runs) * (100 - percent) < 100:
         return None
-    own = Spread.of([_of_one(one, percent) for one in runs])
+    own = Spread.of([getattr(one, f"p{percent}_ms") for one in runs])
     if not all(one.latencies_ms for one in runs):
         return own
     pooled = percentile([value for one in runs for value in one.latencies_ms], percent)
     return Spread(pooled, own.half, own.n)
-
-
-def _of_one(one: Measurement, percent: float) -> float:
-    if one.latencies_ms:
-        return percentile(one.latencies_ms, percent)
-    return {50: one.p50_ms, 90: one.p90_ms, 95: one.p95_ms, 99: one.p99_ms}[int(percent)]

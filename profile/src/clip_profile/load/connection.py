@@ -5,6 +5,7 @@ A header's value may be a secret, so it is written to neither run folders nor re
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin
 
 from clip_client import ConnectionOptions, ServerUnavailable
+from clip_client.arguments import connection_of
 from clip_client.terminal import printable
+from clip_profile.errors import ProfileError
 
 _FILES = {
     "root_certificates": "--ssl-grpc-root-certifications-file",
@@ -20,7 +23,14 @@ _FILES = {
     "certificate_chain": "--ssl-grpc-certificate-chain-file",
 }
 """ConnectionOptions' fields, and perf_analyzer's options."""
-NEEDS_URL = "TLS and headers need --url: the embedded server has neither"
+
+
+def connection_for(options: argparse.Namespace) -> ConnectionOptions:
+    """That of --url. Raises ProfileError for TLS or headers without it."""
+    connection = connection_of(options)
+    if connection != ConnectionOptions() and not options.url:
+        raise ProfileError("TLS and headers need --url: the embedded server has neither")
+    return connection
 
 
 def connect(url: str, connection: ConnectionOptions) -> InferenceServerClient:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,14 +79,11 @@ class Setting:
 
     def describe(self) -> str:
         """The label in words."""
-        encoders, threads = (
-            counted(self.encoder_instances, "encoder"),
-            counted(self.encoder_threads, "thread"),
-        )
+        encoders = f"{counted(self.encoder_instances, 'encoder')} x {counted(self.encoder_threads, 'thread')}"
         batching = f"batch {self.max_batch}, delay {self.queue_delay_us / 1000:g} ms"
         load = f"{counted(self.concurrency, 'request')} in flight"
         photos = f" of {self.request_batch} photos" if self.request_batch > 1 else ""
-        processes = f"{self.preprocess_instances} preprocess x 1 thread, {encoders} x {threads}"
+        processes = f"{self.preprocess_instances} preprocess x 1 thread, {encoders}"
         return f"{self.encoder_name}, {processes}, {batching}, {load}{photos}"
 
     @classmethod
@@ -127,9 +123,7 @@ class Space:
     def for_cores(cls, cores: int, **chosen: tuple[Any, ...] | None) -> Space:
         """The axes that matter on a CPU with this many cores; `chosen` ones are used as they are."""
         encoders = min(cores, defaults.MAX_CPU_ENCODER_INSTANCES)
-        most = min(
-            16 * cores, defaults.MAX_QUEUE_SIZE
-        )  # the server rejects requests that do not fit its queue
+        most = min(16 * cores, defaults.MAX_QUEUE_SIZE)  # the server rejects what does not fit its queue
         axes: dict[str, Any] = {
             "preprocess_instances": (max(1, cores // 2), cores, 2 * cores),
             "encoder_instances": (n for n in (1, 2, 4) if n <= encoders),
@@ -149,16 +143,14 @@ class Space:
 
     def points(self) -> list[Setting]:
         """Every setting that can work, in a fixed order."""
-        return list(self._points())
+        settings = itertools.starmap(Setting, itertools.product(*self.axes.values()))
+        return [setting for setting in settings if self._can_work(setting)]
 
-    def _points(self) -> Iterator[Setting]:
-        for values in itertools.product(*self.axes.values()):
-            setting = Setting(*values)
-            cores = setting.encoder_instances * setting.encoder_threads
-            if not setting.on_cpu and setting.encoder_precision != self.encoder_precision[0]:
-                continue  # an encoder on a GPU has no choice of precision
-            if setting.request_batch <= setting.max_batch and cores <= (self.encoder_cores or cores):
-                yield setting
+    def _can_work(self, setting: Setting) -> bool:
+        cores = setting.encoder_instances * setting.encoder_threads
+        if not setting.on_cpu and setting.encoder_precision != self.encoder_precision[0]:
+            return False  # an encoder on a GPU has no choice of precision
+        return setting.request_batch <= setting.max_batch and cores <= (self.encoder_cores or cores)
 
     def nearest(self, wanted: Setting) -> Setting:
         """The point most similar to `wanted`: first by the ratios of its counts, then by its names."""

@@ -167,7 +167,8 @@ class View:
             return None
         heads = ["--decode", "decodes", "bytes to the encoder's server", "bytes of the client"]
         rows = [[name, where, f"{there:,}", f"{here:,}"] for name, where, there, here in found.rows]
-        return Section("Where to decode", " ".join(found.sentences()), heads=heads, rows=rows)
+        note = "" if self.found.best else " ".join(found.sentences())  # else the recommendation has them
+        return Section("Where to decode", note, heads=heads, rows=rows)
 
     def _table(self) -> Section:
         """Every setting, fastest first."""

@@ -11,12 +11,11 @@ from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 
-from clip_client import ConnectionOptions, ObjectInfo, Source, SourceOptions, open_source
+from clip_client import ObjectInfo, Source, SourceOptions, open_source
 from clip_client import defaults as client_defaults
 from clip_client.arguments import (
     add_connection_options,
     add_decode_option,
-    connection_of,
     count,
     decode,
     positive,
@@ -25,7 +24,7 @@ from clip_client.terminal import printable
 from clip_profile import defaults
 from clip_profile.console import Console
 from clip_profile.errors import NoPhotoLeft, ProfileError
-from clip_profile.load.connection import NEEDS_URL, redacted
+from clip_profile.load.connection import connection_for, redacted
 from clip_profile.load.server import Server, embedded, running
 from clip_profile.observe.server_stats import read_version
 from clip_profile.records.machine import Machine, versions
@@ -128,14 +127,13 @@ def _listed(source: Source, uri: str) -> list[ObjectInfo]:
 def _server(options: argparse.Namespace, console: Console) -> Iterator[Server]:
     chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(InstanceLayout)}
     given = {name: value for name, value in chosen.items() if value is not None}
+    connection = connection_for(options)
     if options.url:
         if given:
             raise ProfileError(f"{', '.join(given)} cannot be changed on a running server")
-        with running(options.url, options.metrics_url, connection_of(options)) as server:
+        with running(options.url, options.metrics_url, connection) as server:
             yield server
         return
-    if connection_of(options) != ConnectionOptions():
-        raise ProfileError(NEEDS_URL)
     console.doing("starting the server")
     layout = dataclasses.replace(InstanceLayout.for_cores(available_cores()), **given)
     with embedded(options.repository, ServerOptions(layout=layout, supervise=False)) as server:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import get_args
 
 from clip_client import ConnectionOptions
-from clip_client.arguments import add_connection_options, connection_of, count, positive
+from clip_client.arguments import add_connection_options, count, positive
 from clip_client.terminal import counted
 from clip_profile import defaults
 from clip_profile.console import Console
 from clip_profile.errors import ProfileError
-from clip_profile.load.connection import NEEDS_URL, redacted
+from clip_profile.load.connection import connection_for, redacted
 from clip_profile.load.perf_analyzer import VERSION, PerfAnalyzer
 from clip_profile.load.photos import Photos, read_photos
 from clip_profile.records.machine import Machine, versions
@@ -88,9 +88,7 @@ def _precisions(text: str) -> tuple[str, ...]:
 
 def _sweep(options: argparse.Namespace) -> int:
     console = Console()
-    connection = connection_of(options)
-    if connection != ConnectionOptions() and not options.url:
-        raise ProfileError(NEEDS_URL)
+    connection = connection_for(options)
     photos = read_photos(options.photos)
     if photos.left_out:
         console.line(f"skipped files that are too large or cannot be decoded: {photos.left_out}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
 Floats = npt.NDArray[np.float64]
@@ -49,8 +50,7 @@ def fit(places: Floats, seen: npt.NDArray[np.int64], values: Floats) -> Estimate
 
 def _kernel(a: Floats, b: Floats, scales: Floats) -> Floats:
     """Matern 5/2: smooth, but not too smooth for the bends where queues fill up or cores run out."""
-    distance = np.sqrt((((a[:, None] - b[None]) / scales) ** 2).sum(axis=2))
-    r = math.sqrt(5) * distance
+    r = math.sqrt(5) * cdist(a / scales, b / scales)
     covariance: Floats = (1 + r + r**2 / 3) * np.exp(-r)
     return covariance
 
