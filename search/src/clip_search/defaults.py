@@ -29,6 +29,8 @@ MAX_IMAGE_PIXELS = 100_000_000
 """OpenCV does not decode larger pictures."""
 LOADS = 4
 """Photos loaded at the same time."""
+LOAD_TIMEOUT_S, STALL_TIMEOUT_S = 30.0, 10.0
+"""For one photo, retries included, and without any data: a person waits for it."""
 
 INDEX_ROWS = 500_000
 """From here on, a query without an index mentions it."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from clip_client import ItemError, ObjectInfo, Source, open_source
+from clip_client import ItemError, ObjectInfo, Source, SourceOptions, open_source
 from clip_client.errors import SourceError
+from clip_client.threads import DaemonExecutor
 from clip_search import defaults
 from clip_search.dataset import Row
 
 T = TypeVar("T")
+_OPTIONS = SourceOptions(defaults.LOADS, defaults.LOAD_TIMEOUT_S, defaults.STALL_TIMEOUT_S)
 
 
 class Photos:
@@ -25,7 +26,7 @@ class Photos:
     def check(self) -> None:
         """Raises SourceError if the place does not exist, once rather than for each photo."""
         if self._place is not None:
-            self._sources[self._place] = open_source(self._place)
+            self._sources[self._place] = open_source(self._place, _OPTIONS)
 
     def load(self, row: Row) -> bytes:
         """The encoded photo. Raises ItemError or SourceError."""
@@ -38,7 +39,7 @@ class Photos:
         if "://" not in place and (row.name.startswith("/") or ".." in PurePosixPath(row.name).parts):
             raise ItemError("not_found", f"{row.name} is outside {place}")
         if place not in self._sources:
-            self._sources[place] = open_source(place)
+            self._sources[place] = open_source(place, _OPTIONS)
         # Without the CRC32C of the stored bytes: the object may be stored compressed.
         return self._sources[place].load(ObjectInfo(row.name, row.size or 0, row.generation))
 
@@ -51,5 +52,8 @@ class Photos:
             except (ItemError, SourceError) as error:
                 return error.text if isinstance(error, ItemError) else str(error)
 
-        with ThreadPoolExecutor(defaults.LOADS, "clip-search") as threads:
+        threads = DaemonExecutor(defaults.LOADS, "clip-search")
+        try:
             yield from threads.map(one, rows)
+        finally:  # Ctrl-C does not wait for a bucket that does not answer
+            threads.shutdown(wait=False, cancel_futures=True)

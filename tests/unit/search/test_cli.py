@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from clip_search import defaults
 from clip_search.cli import main
 from testing.waiting import PATIENCE_S
 from tests.unit.search.datasets import clusters, units, write
@@ -90,6 +95,28 @@ def test_output_that_is_closed_early(tmp_path: Path) -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(PATIENCE_S) == 141
+
+
+def test_a_bucket_that_does_not_answer_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "e.parquet", ["a", "b"], clusters(2, 4))
+    command = [sys.executable, "-m", "clip_search.cli", "query", str(path), "--like-row", "a", "--html", "s"]
+    with socket.create_server(("127.0.0.1", 0)) as bucket:
+        bucket.settimeout(PATIENCE_S)
+        emulator = f"http://127.0.0.1:{bucket.getsockname()[1]}"
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "STORAGE_EMULATOR_HOST": emulator},
+        )
+        with bucket.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            stopped = time.monotonic()
+            assert process.communicate()[1] == "clip-search: stopped\n"
+            assert time.monotonic() - stopped < defaults.LOAD_TIMEOUT_S - 5
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

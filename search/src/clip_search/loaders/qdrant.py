@@ -35,7 +35,7 @@ class QdrantLoader:
             raise LoadError(
                 "Qdrant needs its client. In a clone of clip-triton: pip install './search[qdrant]'"
             )
-        self._name, self._place = table, f"the Qdrant collection {table}"
+        self._name, self._place = table, f"the Qdrant collection {table} in {uri}"
         scheme, _, rest = uri.partition(":")
         with _translated(f"cannot open {uri}"):
             if rest.startswith("//"):
