@@ -33,7 +33,8 @@ def swept(
     folder: Path, service: Service, *, budget_s: float = 1e6, said: io.StringIO | None = None, **options: Any
 ) -> Iterator[Sweep]:
     with RunFolder.create_or_resume(folder, about(space=SPACE, seconds=3.0)) as run:
-        wanted = SweepOptions(budget_s=budget_s, **options)
+        points = SPACE.points()
+        wanted = SweepOptions(points[len(points) // 2], budget_s, **options)
         console = Console(said or io.StringIO())
         yield Sweep(run, service, service.measure, wanted, console, clock=lambda: service.now)
 

@@ -22,6 +22,7 @@ from clip_profile.records.run_folder import RunFolder
 from clip_profile.records.statistics import Rounds, Spread
 
 NOISE = "noise"
+_OF_ONE_RUN = 3
 _LARGE = 1000
 """Values from here on are shown without decimals."""
 
@@ -55,8 +56,8 @@ class Row:
 _GROUPS = {"stages": STAGES, "request": REQUEST, "resources": RESOURCES}
 
 
-def columns_of(names: Sequence[str], objective: Objective, top: int = 3) -> list[Column]:
-    """`RUN` (its best under the objective) or `RUN:SETTING LABEL`; a single RUN gives its `top` settings.
+def columns_of(names: Sequence[str], objective: Objective) -> list[Column]:
+    """`RUN` (its best under the objective) or `RUN:SETTING LABEL`; a single RUN gives its best three.
 
     Raises ProfileError if there is no such run or setting.
     """
@@ -64,7 +65,7 @@ def columns_of(names: Sequence[str], objective: Objective, top: int = 3) -> list
         run = RunFolder.load(Path(names[0]))
         results = results_of(run)
         results.sort(key=lambda one: (not objective.met(one), not one.repeated, -one.photos_per_s))
-        return [Column(run.path, one) for one in results[:top]]
+        return [Column(run.path, one) for one in results[:_OF_ONE_RUN]]
     return [_column(name, objective) for name in names]
 
 
@@ -86,10 +87,8 @@ def rows_of(columns: Sequence[Column]) -> list[Row]:
 
 
 def _row(group: str, metric: Metric, columns: Sequence[Column]) -> Row:
-    results, sources = (
-        [column.result for column in columns],
-        [str(column.run.resolve()) for column in columns],
-    )
+    results = [column.result for column in columns]
+    sources = [str(column.run.resolve()) for column in columns]
     cells = tuple(result.spread(metric.of) for result in results)
     rounds = rounds_of(results, metric.of, sources)
     against = [

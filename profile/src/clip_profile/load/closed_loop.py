@@ -83,10 +83,10 @@ class ClosedLoop:
         end = time.monotonic() + seconds
         self.wait(lambda: max(0.0 if self.warm else _REPORT_S, end - time.monotonic()), report)
 
-    def measure(self, seconds: float, report: Callable[[float], None] | None = None) -> tuple[float, float]:
+    def measure(self, seconds: float) -> tuple[float, float]:
         """Waits for `seconds`; returns start and end of the time measured."""
         begin = time.monotonic()
-        self.wait(lambda: begin + seconds - time.monotonic(), report)
+        self.wait(lambda: begin + seconds - time.monotonic())
         return begin, time.monotonic()
 
     def wait(self, left_s: Callable[[], float], report: Callable[[float], None] | None = None) -> None:

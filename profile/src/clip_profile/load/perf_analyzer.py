@@ -59,20 +59,14 @@ class Outcome:
 class PerfAnalyzer:
     """The binary and its environment. Raises ProfileError if it is missing or has another version."""
 
-    def __init__(
-        self,
-        photos: Path,
-        mean_bytes: int,
-        connection: ConnectionOptions | None = None,
-    ) -> None:
+    def __init__(self, photos: Path, mean_bytes: int, connection: ConnectionOptions) -> None:
         """`photos` is its --input-data file, whose photos have `mean_bytes` each."""
         try:
             self._binary = perf_analyzer.prepare()
             self._environment = runtime.prepare().environment()
         except ServerError as error:
             raise ProfileError(f"perf_analyzer is missing: {error}") from error
-        self._photos, self._mean_bytes = photos, mean_bytes
-        self._connection = connection or ConnectionOptions()
+        self._photos, self._mean_bytes, self._connection = photos, mean_bytes, connection
         self._check_version()
 
     def run(self, url: str, load: Load, folder: Path, on_start: Callable[[int], None]) -> Outcome:

@@ -102,13 +102,13 @@ def _sweep(options: argparse.Namespace) -> int:
             with RunFolder.create_or_resume(options.out, about) as run:
                 _announce(console, run, photos, options.budget)
                 sweep_options = SweepOptions(
+                    start=start,
                     budget_s=options.budget * 60,
                     objective=Objective(options.p95_ms),
                     finalists=options.finalists,
                     rounds=options.rounds,
                     exhaustive=options.exhaustive,
                     retry_failed=options.retry_failed,
-                    start=start,
                 )
                 done = Sweep(run, target, partial(measure, analyzer), sweep_options, console).run()
     console.line(next_commands(options.out, options.p95_ms))
@@ -135,7 +135,8 @@ def _space(options: argparse.Namespace, target: Target) -> tuple[Space, Setting]
         if fixed:
             raise ProfileError(f"{', '.join(fixed)} cannot be changed on a running server")
         own = {name: (value,) for name, value in vars(target.setting).items() if name not in _LOAD_AXES}
-        return Space.for_cores(4, **{**chosen, **own}), target.setting
+        space = Space.for_cores(4, **{**chosen, **own})
+        return space, space.nearest(target.setting)
     for name in chosen["model_config_name"] or ():
         require_servable(options.repository, name)
     cores = available_cores()

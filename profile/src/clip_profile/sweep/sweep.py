@@ -28,15 +28,15 @@ from clip_profile.sweep.trials import Measurer, Trials
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """`start` is the setting that the search begins with."""
+    """`start` is the point of the run's space that the search begins with."""
 
+    start: Setting
     budget_s: float
     objective: Objective = field(default_factory=Objective)
     finalists: int = defaults.SWEEP_FINALISTS
     rounds: int = defaults.SWEEP_ROUNDS
     exhaustive: bool = False
     retry_failed: bool = False
-    start: Setting | None = None
 
 
 class Sweep:
@@ -56,10 +56,7 @@ class Sweep:
         self._trials = Trials(
             run, target, measurer, options.budget_s, console, retry_failed=options.retry_failed, clock=clock
         )
-        space = run.about.space
-        points = space.points()
-        start = options.start if options.start in points else points[len(points) // 2]
-        self._search = Search(space, start or points[0], cost=self._trials.cost_s)
+        self._search = Search(run.about.space, options.start, cost=self._trials.cost_s)
         for trial in run.records:
             if trial.phase == "search" and self._trials.is_known(trial):
                 self._add_to_search(trial.setting)
@@ -87,13 +84,9 @@ class Sweep:
         complete &= self._rounds(finalists) and self._load_curves(finalists) and self._confirm_best()
         left = f"{duration(self._trials.left_s)} of the budget left"
         rest = left if complete else "the budget ran out: run the same command to continue"
-        counts = ", ".join(
-            [
-                counted(len(self._run.measurements), "measurement"),
-                counted(len(self._run.failures), "failure"),
-            ]
-        )
-        self._console.line(f"done: {counts}; {rest}")
+        measured = counted(len(self._run.measurements), "measurement")
+        failed = counted(len(self._run.failures), "failure")
+        self._console.line(f"done: {measured}, {failed}; {rest}")
         return True
 
     # --- the phases, in the order of docs/explanation/profiling.md; each returns whether it had time ----

@@ -121,11 +121,10 @@ class RemoteTarget:
         self,
         url: str,
         photos: Sequence[bytes],
-        metrics_url: str | None = None,
-        connection: ConnectionOptions | None = None,
+        metrics_url: str | None,
+        connection: ConnectionOptions,
     ) -> None:
         self.name = url
-        connection = connection or ConnectionOptions()
         with ExitStack() as opened:
             server = opened.enter_context(running(url, metrics_url, connection))
             try:
