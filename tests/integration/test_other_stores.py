@@ -18,6 +18,7 @@ from clip_client import (
     Source,
     SourceError,
     SourceOptions,
+    defaults,
     embed_all,
     open_sink,
     open_source,
@@ -144,6 +145,13 @@ def test_an_object_named_like_an_error_has_its_own() -> None:
     assert code(source, ObjectInfo("2024//a.jpg", 1)) == "load_failed", "obstore cannot express it"
     with pytest.raises(SourceError, match="cannot list s3://album"):
         open_source("s3://album/2024//a.jpg").check()
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_huge_object_of_unknown_size_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of clip-batch may not state sizes."""
+    monkeypatch.setattr(defaults, "MAX_PHOTO_BYTES", 10)
+    assert code(open_source("s3://album/"), ObjectInfo("2024/a.jpg", 0)) == "too_many_bytes"
 
 
 @pytest.mark.usefixtures("s3")

@@ -19,6 +19,7 @@ from clip_batch.errors import BatchError
 from clip_batch.manifest import PlannedObject
 from clip_client import ObjectInfo, SourceError, SourceOptions, open_source
 from clip_client.sources import SOURCES
+from clip_client.sources.base import shown
 from clip_client.sources.folder import FolderSource
 
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
@@ -28,7 +29,7 @@ _READ_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Listing:
-    """Objects to plan, in a stable order. `text` is what the user gave.
+    """Objects to plan, in a stable order. `text` is what the user gave, without its login.
 
     A listing that `is_complete` yields every object of `source` that it `covers`: others are gone.
     """
@@ -73,7 +74,8 @@ def open_listing(
             if outputs is None or not info.name.startswith(outputs):
                 yield PlannedObject(name, source.uri, info)
 
-    return Listing(text, objects, name, source.covers)
+    is_address = text.startswith(("http://", "https://"))
+    return Listing(shown(text) if is_address else text, objects, name, source.covers)
 
 
 def _listed(text: str, base: str | None, source_name: str | None) -> Iterator[PlannedObject]:

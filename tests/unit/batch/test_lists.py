@@ -35,6 +35,12 @@ def test_lines_from_a_file_and_from_standard_input(tmp_path: Path, monkeypatch: 
         assert listed("-") == WANTED
 
 
+def test_a_login_is_in_no_plan() -> None:
+    listing = open_listing("https://user:secret@photos.example/a.jpg?sig=secret")
+    assert listing.text == "https://photos.example/a.jpg?..."
+    assert listing.source == "https://photos.example"
+
+
 def test_csv_with_a_header(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text('\ufeffURI, Size,generation\ngs://albums/2024/a.jpg,7,123\n"gs://other/b c.jpg",,\n')

@@ -213,6 +213,13 @@ def test_a_vector_of_another_norm_is_an_error() -> None:
     assert result.error.code == "bad_embedding"
 
 
+def test_a_vector_of_another_dimension_is_an_error() -> None:
+    """The server came back with another model while the client was idle."""
+    (result,) = embed(Server(lambda _: (0.6, 0.8, 0.0)), [photo(1)])
+    assert result.error is not None
+    assert result.error.code == "bad_embedding"
+
+
 def test_an_encoder_that_does_not_state_its_pixels_is_refused() -> None:
     with pytest.raises(ServerMismatch, match=r'does not state its pixels_version.*decode="server"'):
         embed(Server(lambda _: _UNIT, stated=False), [photo(1)])

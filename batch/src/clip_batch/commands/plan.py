@@ -102,7 +102,7 @@ def _plan(options: argparse.Namespace) -> int:
     elif plan.skipped or plan.excluded:
         say(f"nothing to embed: {plan.skipped} planned before, {plan.excluded} excluded")
     else:
-        say(f"nothing to embed: no photos in {', '.join(options.source)}")
+        say(f"nothing to embed: no photos in {', '.join(plan.sources)}")
     if plan.outputs:
         say(f"left out {counted(plan.outputs, 'file')} of other jobs' outputs in the sources")
     if plan.gone:

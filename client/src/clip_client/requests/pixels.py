@@ -96,7 +96,9 @@ class EncoderInfo(ModelInfo):
         return b"".join([head.SerializeToString(), *rows, *raw_contents([valid])])
 
     def read_answer(self, result: InferResult) -> list[PhotoResult]:
-        return [PhotoResult.of(read_row(row)) for row in result.as_numpy(self.embedding_output)]
+        return [
+            PhotoResult.of(read_row(row, self.dimension)) for row in result.as_numpy(self.embedding_output)
+        ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -114,7 +114,7 @@ class ModelInfo:
         """One entry per photo, in the order of the request."""
         rows = result.as_numpy(self.embedding_output)
         return [
-            PhotoResult.of(error or read_row(row), **facts)
+            PhotoResult.of(error or read_row(row, self.dimension), **facts)
             for row, (error, facts) in zip(rows, read_facts(self, result, len(rows)), strict=True)
         ]
 
@@ -220,8 +220,11 @@ def _texts(result: InferResult, output: str | None, count: int) -> list[str]:
     return [text.decode("utf-8", "replace") for text in result.as_numpy(output).reshape(-1)]
 
 
-def read_row(row: Embedding) -> Embedding | ItemError:
+def read_row(row: Embedding, dimension: int) -> Embedding | ItemError:
     """The vector if its norm is 1, else an error."""
+    if len(row) != dimension:
+        text = f"the server returned {len(row)} numbers instead of {dimension}. Has it another model now?"
+        return ItemError("bad_embedding", text)
     norm = float(np.linalg.norm(row))
     # Comparisons with NaN are false, so a NaN row is never valid.
     if not abs(norm - 1.0) <= defaults.NORM_TOLERANCE:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -95,6 +96,12 @@ def stall_error(name: str, options: SourceOptions) -> ItemError:
     return ItemError(
         "load_timeout", f"{name} sent no data for {options.stall_timeout_s:g} s (--stall-timeout)"
     )
+
+
+def shown(text: str) -> str:
+    """HTTP addresses for messages and records: without logins and queries, which hold signatures."""
+    text = re.sub(r"//[^/\s@]*@", "//", text)
+    return re.sub(r"\?[^\s'\")]+", "?...", text)
 
 
 def has_pattern(text: str) -> bool:

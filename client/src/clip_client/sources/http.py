@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +15,7 @@ import urllib3
 from clip_client import defaults
 from clip_client.errors import ItemError, SourceError
 from clip_client.requests.backoff import Backoff
-from clip_client.sources.base import ObjectInfo, SourceOptions, fingerprint, late_error, stall_error
+from clip_client.sources.base import ObjectInfo, SourceOptions, fingerprint, late_error, shown, stall_error
 from clip_client.sources.deadline import DeadlineExceeded, deadline, limit_reads
 from clip_client.threads import DaemonExecutor
 
@@ -66,7 +65,7 @@ class HttpSource:
         try:
             lines = self._get(self._url, "list").decode("utf-8-sig").splitlines()
         except (ItemError, UnicodeDecodeError) as error:
-            raise SourceError(f"cannot read the list {_shown(self._url)}: {error}") from error
+            raise SourceError(f"cannot read the list {shown(self._url)}: {error}") from error
         return {self._name(self._absolute(line.strip())): None for line in lines if line.strip()}
 
     def _absolute(self, line: str) -> str:
@@ -74,10 +73,10 @@ class HttpSource:
         try:
             address, login = _without_login(urljoin(self._url, line))
         except ValueError as error:
-            raise SourceError(f"{_shown(self._url)} has a line that is no address: {error}") from error
+            raise SourceError(f"{shown(self._url)} has a line that is no address: {error}") from error
         if login not in (None, self._login):
             raise SourceError(
-                f"{_shown(self._url)} has an address with a login of its own. Give the login in the address "
+                f"{shown(self._url)} has an address with a login of its own. Give the login in the address "
                 "of the list, or in ~/.netrc"
             )
         return address
@@ -85,7 +84,7 @@ class HttpSource:
     def _name(self, address: str) -> str:
         if not address.startswith(f"{self.uri}/"):
             raise SourceError(
-                f"{_shown(self._url)} has the address {_shown(address)} of another host. Give a list for "
+                f"{shown(self._url)} has the address {shown(address)} of another host. Give a list for "
                 "each host"
             )
         return address.removeprefix(f"{self.uri}/")
@@ -93,7 +92,7 @@ class HttpSource:
     def check(self) -> None:
         if not self._names:
             raise SourceError(
-                f"{_shown(self._url)} names no photo. Give the address of one, or of a list (.txt)"
+                f"{shown(self._url)} names no photo. Give the address of one, or of a list (.txt)"
             )
 
     def covers(self, name: str) -> bool:
@@ -129,34 +128,34 @@ class HttpSource:
 
     def _get(self, url: str, name: str, generation: int | None = None) -> bytes:
         """The whole content. Retries until the time limit. Raises ItemError."""
-        end, backoff, shown = time.monotonic() + self._options.load_timeout_s, Backoff(), _shown(url)
+        end, backoff, address = time.monotonic() + self._options.load_timeout_s, Backoff(), shown(url)
         while True:
             least_s = 0.0
             try:
                 with deadline(end - time.monotonic()):
                     return self._get_once(url, name, generation)
             except DeadlineExceeded as error:
-                raise late_error(shown, self._options) from error
+                raise late_error(address, self._options) from error
             except _TIMEOUTS as error:
-                raise stall_error(shown, self._options) from error
+                raise stall_error(address, self._options) from error
             except _Busy as error:
                 cause, least_s = str(error), error.retry_after_s
             except _RETRYABLE as error:
-                cause = _shown(str(error))
+                cause = shown(str(error))
             except _FAILED as error:
-                raise ItemError("load_failed", f"{shown}: {_shown(str(error))}") from error
+                raise ItemError("load_failed", f"{address}: {shown(str(error))}") from error
             pause_s = max(least_s, backoff.next_s())
             if time.monotonic() + pause_s >= end:
-                raise late_error(shown, self._options, cause)
+                raise late_error(address, self._options, cause)
             time.sleep(pause_s)
 
     def _get_once(self, url: str, name: str, generation: int | None) -> bytes:
         answer = self._session.get(url, headers=_HEADERS, stream=True, timeout=self._options.stall_timeout_s)
         with closing(answer):
-            _require_ok(answer, _shown(url))
+            _require_ok(answer, shown(url))
             if generation is not None and _info(name, answer).generation != generation:
-                raise ItemError("not_found", f"{_shown(url)} was replaced after it was listed")
-            return _content(answer, _shown(url))
+                raise ItemError("not_found", f"{shown(url)} was replaced after it was listed")
+            return _content(answer, shown(url))
 
 
 def _require_ok(answer: requests.Response, url: str) -> None:
@@ -218,9 +217,9 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise SourceError(f"{_shown(url)} is no address: {error}") from error
+        raise SourceError(f"{shown(url)} is no address: {error}") from error
     if not parts.hostname:
-        raise SourceError(f"{_shown(url)} has no host name")
+        raise SourceError(f"{shown(url)} has no host name")
     return parts
 
 
@@ -236,9 +235,3 @@ def _without_login(url: str) -> tuple[str, tuple[str, str] | None]:
         return url, None
     login = unquote(parts.username or ""), unquote(parts.password or "")
     return url.replace(parts.netloc, _host(parts), 1), login
-
-
-def _shown(text: str) -> str:
-    """For messages: without logins and queries, which hold the signature of a signed address."""
-    text = re.sub(r"//[^/\s@]*@", "//", text)
-    return re.sub(r"\?[^\s'\")]+", "?...", text)

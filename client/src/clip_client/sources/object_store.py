@@ -18,6 +18,7 @@ import obstore
 from obstore import exceptions as errors
 from obstore.store import AzureStore, S3Store
 
+from clip_client import defaults
 from clip_client.errors import ItemError, SourceError
 from clip_client.sources.base import (
     ObjectInfo,
@@ -107,6 +108,8 @@ class ObjectStoreSource:
             answer = obstore.get(self._store, item.name)
             if item.generation is not None and _info(answer.meta).generation != item.generation:
                 raise ItemError("not_found", f"{name} was replaced after it was listed")
+            if (size := answer.meta["size"]) > defaults.MAX_PHOTO_BYTES:
+                raise ItemError("too_many_bytes", f"{name} has {size:,} bytes")
             data = bytes(answer.bytes())
         except _ERRORS as error:
             raise self._loading_error(name, error, time.monotonic() - begin) from error
