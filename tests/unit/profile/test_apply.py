@@ -217,6 +217,18 @@ def test_undo_does_not_write_over_later_changes(repository: Path, run: Path) -> 
     assert contents(repository) == before
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"\xff", b'{"repository": "r", "before": 1, "after": "a"}']
+)
+def test_a_damaged_record_is_named(repository: Path, run: Path, content: bytes) -> None:
+    apply(WANTED, repository, run)
+    (run / "applied.json").write_bytes(content)
+    before = contents(repository)
+    with pytest.raises(ProfileError, match=rf"{run}/applied.json is damaged"):
+        undo(repository, run)
+    assert contents(repository) == before
+
+
 def test_another_repository_is_not_undone(repository: Path, run: Path, tmp_path: Path) -> None:
     apply(WANTED, repository, run)
     with pytest.raises(ProfileError, match="was applied to"):

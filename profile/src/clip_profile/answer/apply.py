@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from clip_preprocess.settings import one_of
 from clip_profile.errors import ProfileError
 from clip_profile.records.setting import Setting
@@ -37,10 +39,10 @@ class Applied:
     def load(cls, run: Path) -> Applied | None:
         """None if nothing was applied from this run folder."""
         try:
-            return cls(**json.loads((run / _APPLIED).read_text(encoding="utf-8")))
+            return msgspec.json.decode((run / _APPLIED).read_bytes(), type=cls)
         except FileNotFoundError:
             return None
-        except (TypeError, ValueError) as error:
+        except msgspec.MsgspecError as error:
             raise ProfileError(f"{run / _APPLIED} is damaged: {error}") from error
 
 

@@ -103,7 +103,7 @@ def _stages(options: argparse.Namespace) -> int:
         console.clear()
         report = make_report(measured, plan, about)
         _show(report, options)  # before the server needs time to stop
-    return _status(measured, report, options)
+    return _status(measured, report, options.photos, console)
 
 
 def _can_write(out: Path | None) -> None:
@@ -166,16 +166,13 @@ def _show(report: Report, options: argparse.Namespace) -> None:
         options.out.write_text(text + "\n", encoding="utf-8")
 
 
-def _status(measured: Measured, report: Report, options: argparse.Namespace) -> int:
+def _status(measured: Measured, report: Report, photos: str, console: Console) -> int:
     if measured.ended == INTERRUPTED:
         raise KeyboardInterrupt  # main says that it was stopped
     if not report.photos:
-        raise ProfileError(f"nothing was measured: {_cause(measured, report, options.photos)}")
+        raise ProfileError(f"nothing was measured: {_cause(measured, report, photos)}")
     if measured.ended:
-        print(
-            f"clip-profile: error: {printable(str(measured.ended))}. What was measured until then is kept",
-            file=sys.stderr,
-        )
+        console.line(f"clip-profile: error: {measured.ended}. What was measured until then is kept")
         return 1
     return 0
 
