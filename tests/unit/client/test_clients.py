@@ -278,6 +278,8 @@ def test_options_that_no_client_can_have_are_named(client: Any, option: str, val
         ("grpc://127.0.0.1:8001", "not a gRPC address"),
         ("127.0.0.1", "has no port"),
         ("localhost:", "has no port"),
+        ("::1:8001", r"in brackets: \[::1\]:8001"),
+        ("dns:///", "has no host name"),
         ("127.0.0.1:port", "has no port"),
         ("", "has no port"),
     ],

@@ -55,7 +55,11 @@ def require_address(url: str, *, ssl: bool) -> None:
         raise ServerUnavailable(
             f"{url} is not a gRPC address. Write host:port with the gRPC port, usually {defaults.URL}"
         )
+    if scheme in _RESOLVERS and "://" in url and not rest.strip("/"):
+        raise ServerUnavailable(f"{url} has no host name. Write for example dns:///host:8001")
     is_plain = url.partition(":")[0] not in _RESOLVERS
+    if is_plain and url.count(":") > 1 and not url.startswith("["):
+        raise ServerUnavailable(f"{url} is not host:port. Write an IPv6 address in brackets: [::1]:8001")
     if is_plain and not ssl and not _PORT.search(url):
         raise ServerUnavailable(f"{url} has no port. Write host:port, such as {defaults.URL}")
 
