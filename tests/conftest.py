@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine takes longer over one example than Hypothesis expects.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Several workers share the cores, so a BLAS or OpenMP pool of one thread per core in each of them only makes
 # them wait for each other. Set before NumPy and torch are imported.

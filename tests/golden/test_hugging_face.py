@@ -48,7 +48,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return tokenizer_of(write_model(tmp_path_factory.mktemp("model"), request.param))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.one_of(st.text(max_size=60), st.lists(st.sampled_from(WORDS), max_size=20).map(" ".join)))
 def test_ids_are_open_clips(tokenizer: ModelTokenizer, text: str) -> None:
     assert tokenizer.served(text).ids.tolist() == tokenizer.reference([text])[0].tolist()

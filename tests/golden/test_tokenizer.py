@@ -46,7 +46,7 @@ def tokenizers(clean: Clean) -> tuple[Tokenizer, SimpleTokenizer]:
 
 
 @pytest.mark.parametrize("clean", CLEANERS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=_text)
 def test_ids_are_open_clips(clean: Clean, text: str) -> None:
     ours, theirs = tokenizers(clean)

@@ -143,7 +143,7 @@ def _is_done(known: dict[str, StoredRow], item: ObjectInfo) -> bool:
     return row is not None and row.error_code is None and bool(row.is_current(item))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(history=st.lists(runs, max_size=5), shard_rows=st.integers(1, 4), is_bucket=st.booleans())
 @example(history=[_WHOLE, _STOPPED_OVERWRITE], shard_rows=2, is_bucket=True)
 @example(history=_HALF_MERGED, shard_rows=4, is_bucket=False)

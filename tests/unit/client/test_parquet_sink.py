@@ -74,7 +74,7 @@ def row(number: int, *, failed: bool = False, generation: int = 1) -> EmbeddedOb
 _FACTS = ["width", "height", "format", "decode_scale", "notices", "notice_text"]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     count=st.integers(1, 25),
     stops=st.lists(st.tuples(st.integers(0, 25), st.booleans()), max_size=4),

@@ -154,7 +154,7 @@ class History:
                 assert not run.retries
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(history=st.lists(runs, min_size=1, max_size=6))
 def test_each_object_ends_exactly_once(history: list[Run]) -> None:
     with tempfile.TemporaryDirectory() as folder:

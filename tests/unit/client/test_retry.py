@@ -335,7 +335,6 @@ def async_decisions(script: list[Failure | None], requests: list[list[bytes]]) -
     return asyncio.run(decide())
 
 
-@settings(deadline=None)
 @given(script=st.lists(failures, max_size=12), requests=groups)
 def test_both_drivers_make_the_same_decisions(
     script: list[Failure | None], requests: list[list[bytes]]
@@ -344,7 +343,7 @@ def test_both_drivers_make_the_same_decisions(
         assert sync_decisions(script, requests) == async_decisions(script, requests)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     script=st.lists(failures, max_size=30), requests=groups, most=st.integers(1, 4), seed=st.integers(0, 999)
 )

@@ -276,7 +276,7 @@ _FAILURES = st.sampled_from([None, FULL, REFUSED, BROKEN, stub(0), INVALID])
 _SCRIPTS = st.lists(st.lists(_FAILURES, max_size=5), min_size=2, max_size=3)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(scripts=_SCRIPTS, count=st.integers(1, 30), most=st.integers(1, 3), seed=st.integers(0, 999))
 def test_whatever_servers_do_each_photo_has_one_result_and_all_slots_are_given_back(
     scripts: list[list[Failure | None]], count: int, most: int, seed: int

@@ -44,7 +44,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(mutated())
 def test_mutations(data: bytes) -> None:
     rows = np.full((3, 64, 64, 3), 7, np.uint8)

@@ -246,7 +246,7 @@ def test_the_crop_alone_is_close_to_the_resized_whole(monkeypatch: pytest.Monkey
     target=st.integers(1, 64),
     interpolation=st.sampled_from(["bicubic", "bilinear"]),
 )
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=150)
 def test_exact_is_the_crop_of_the_resized_whole(
     width: int, ratio: float, extra: int, channels: int, target: int, interpolation: Any
 ) -> None:
