@@ -46,12 +46,6 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     add_connection_options(parser)
 
 
-def count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
-    return int(text)
-
-
 def check_output(path: Path | None, dataset: Path) -> None:
     """Raises SearchError if `path` is a file of the dataset, a folder, or in a folder that does not exist."""
     if path is None:

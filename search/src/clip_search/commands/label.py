@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 from clip_client import ClipClient
-from clip_client.arguments import connection_of
+from clip_client.arguments import connection_of, count
 from clip_client.sinks.base import describe_model
 from clip_search import defaults, labels
-from clip_search.commands.common import add_dataset, add_server, check_output, count, say
+from clip_search.commands.common import add_dataset, add_server, check_output, say
 from clip_search.dataset import read_dataset
 from clip_search.errors import SearchError
 from clip_search.query import check_same_model

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from clip_client import ClipClient
-from clip_client.arguments import connection_of
+from clip_client.arguments import connection_of, count
 from clip_client.files import open_regular
 from clip_search import defaults
 from clip_search.commands.common import (
@@ -15,7 +15,6 @@ from clip_search.commands.common import (
     add_output,
     add_server,
     check_output,
-    count,
     say,
     searchable,
 )

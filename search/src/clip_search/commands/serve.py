@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from clip_client import ClipClient
-from clip_client.arguments import connection_of
+from clip_client.arguments import connection_of, count
 from clip_search import defaults
-from clip_search.commands.common import add_dataset, add_server, count, say, searchable
+from clip_search.commands.common import add_dataset, add_server, say, searchable
 from clip_search.errors import SearchError
 from clip_search.photos import Photos
 
