@@ -123,10 +123,9 @@ def test_texts_and_labels_are_nearest_to_the_clients_vectors(
     (found,) = json.loads(capsys.readouterr().out)
     assert found["name"] == photos.row(int(np.argmax(photos.vectors @ vectors[1]))).name
 
-    (tmp_path / "labels.txt").write_text("\n".join(words))
-    (tmp_path / "templates.txt").write_text("{}\n")
+    (tmp_path / "prompts.txt").write_text("\n".join(words))
     out = tmp_path / "labels.parquet"
-    given = ["--labels", str(tmp_path / "labels.txt"), "--templates", str(tmp_path / "templates.txt")]
+    given = ["--prompts", str(tmp_path / "prompts.txt")]
     assert search(["label", str(dataset), *given, "--out", str(out), "--url", both.grpc_url]) == 0
     rows = pq.read_table(out)
     logits = scale * (photos.vectors @ vectors.T)

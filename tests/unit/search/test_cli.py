@@ -154,6 +154,12 @@ def test_wrong_numbers(arguments: list[str], reason: str, capsys: pytest.Capture
     assert reason in capsys.readouterr().err
 
 
+def test_templates_are_for_labels(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--prompts", "p.txt", "--templates", "t.txt", "--out", str(dataset.parent / "labels.parquet")]
+    assert main(["label", str(dataset), *given]) == 2
+    assert "--templates is for --labels" in capsys.readouterr().err
+
+
 def test_hostile_names_are_harmless(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "e.parquet", ["a", *_HOSTILE], clusters(7, 4))
     sheet = tmp_path / "sheet.html"

@@ -26,9 +26,12 @@ def add_label(parser: argparse.ArgumentParser) -> None:
     )
     add_dataset(parser)
     add = parser.add_argument
-    add("--labels", type=Path, required=True, metavar="FILE", help="the labels, one on each line")
-    add("--templates", type=Path, metavar="FILE", help="prompts, one on each line, with {} for the label, "
-        "or {} alone to take the labels as prompts (default: a few, such as 'a photo of a {}.')")  # fmt: skip
+    either = parser.add_mutually_exclusive_group(required=True).add_argument
+    either("--labels", type=Path, metavar="FILE", help="the labels, one on each line")
+    either("--prompts", type=Path, metavar="FILE",
+        help="labels that are whole prompts, such as 'two people at sunset', one on each line")  # fmt: skip
+    add("--templates", type=Path, metavar="FILE", help="prompts for --labels, one on each line, with {} for "
+        "the label (default: a few, such as 'a photo of a {}.')")  # fmt: skip
     add(
         "--out",
         type=Path,
@@ -44,9 +47,7 @@ def add_label(parser: argparse.ArgumentParser) -> None:
 
 def _label(options: argparse.Namespace) -> int:
     check_output(options.out, options.dataset)
-    names = labels.read_lines(options.labels, "labels")
-    given = options.templates
-    templates = labels.read_lines(given, "templates") if given else list(defaults.TEMPLATES)
+    names, templates = _prompts(options)
     dataset = read_dataset(options.dataset)
     with ClipClient(options.url, model=options.model, connection=connection_of(options)) as client:
         check_same_model(dataset, describe_model(client.info))
@@ -66,3 +67,14 @@ def _label(options: argparse.Namespace) -> int:
         print(table(["photos", "label"], [[str(count), name] for name, count in counts.most_common()]))
     say(f"wrote {options.out}: {len(dataset)} rows")
     return 0
+
+
+def _prompts(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The labels, and the templates of their prompts."""
+    if options.prompts:
+        if options.templates:
+            raise SearchError("--templates is for --labels: lines of --prompts are used as they are")
+        return labels.read_lines(options.prompts, "prompts"), ["{}"]
+    given = options.templates
+    templates = labels.read_lines(given, "templates") if given else list(defaults.TEMPLATES)
+    return labels.read_lines(options.labels, "labels"), templates
