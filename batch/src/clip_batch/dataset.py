@@ -223,7 +223,7 @@ def read_info(storage: Storage, shard: ShardName) -> FileInfo:
         found = footer.metadata or {}
         counts = found.get(BATCH_KEY)
         if METADATA_KEY not in found or (counts is None and shard.partition is not None):
-            raise damaged(storage, shard.name, "clip-batch has not written it")
+            raise damaged(storage, shard.name, "clip-batch did not write it")
         model = json.loads(found[METADATA_KEY])
         return FileInfo(shard, footer.num_rows, model, ShardCounts.from_json(counts) if counts else None)
 

@@ -135,11 +135,11 @@ _COLUMNS = _TEXTS | {"generation", "size", "mtime_ns"}
 def _header(path: str, names: Sequence[str]) -> list[str]:
     """The columns in lowercase. Raises BatchError if none of them names objects, or two are the same."""
     found = [name.lower() for name in names]
-    columns = ", ".join(map(repr, names)) or "no columns"
+    columns = ", ".join(map(repr, names)) or "none"
     if not {"uri", "name"} & {*found}:
         raise BatchError(
-            f"{path} names no objects. It has {columns}. Give it a header with a column uri, or name with "
-            "bucket, source or --base"
+            f"{path} names no objects. Its columns: {columns}. Give it a header with a column uri, or name "
+            "with bucket, source or --base"
         )
     if repeated := [name for name in _COLUMNS if found.count(name) > 1]:
         raise BatchError(f"{path} has the column {repeated[0]} twice: {columns}. Remove one")
@@ -182,7 +182,7 @@ class _Resolver:
             known = ", ".join(f"{name}://" for name in SOURCES if name)
             raise ValueError(f"{scheme}:// is not supported. Use one of {known}")
         if "@" in uri and scheme in ("http", "https"):
-            raise ValueError("an address must not have a login, which the output would name. Use ~/.netrc")
+            raise ValueError("an address must not have a login: the output would record it. Use ~/.netrc")
         self._sources[uri] = uri if separator else open_source(uri).uri
         if self._source_name is not None and len({*self._sources.values()}) > 1:
             places = " and ".join(sorted({*self._sources.values()}))
@@ -210,7 +210,7 @@ class _Resolver:
 
 
 class _Base:
-    """The bucket or folder of names that are no URIs. Names are relative to it."""
+    """The bucket or folder of names that are not URIs. Names are relative to it."""
 
     def __init__(self, given: str) -> None:
         self.uri = open_source(given).uri
@@ -267,6 +267,6 @@ def _reading(text: str) -> Iterator[None]:
     except OSError as error:
         raise BatchError(f"cannot read {text}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise BatchError(f"cannot read {text}: it is not text in UTF-8 ({error.reason})") from error
+        raise BatchError(f"cannot read {text}: it is not UTF-8 text ({error.reason})") from error
     except pa.ArrowException as error:
         raise BatchError(f"cannot read {text}: {error}") from error

@@ -302,13 +302,13 @@ def reading(storage: Storage, name: str) -> Iterator[Any]:
 def read_json(storage: Storage, name: str, parse: Callable[[dict[str, Any]], _Parsed]) -> _Parsed:
     """What `parse` makes of a JSON file. It ignores what a later release adds.
 
-    Raises FileNotFoundError, and DamagedFile if the file is no JSON or `parse` does not find what it needs.
+    Raises FileNotFoundError, and DamagedFile if the file is not JSON or `parse` does not find what it needs.
     """
     data = storage.read(name)
     try:
         values = json.loads(data)
         if not isinstance(values, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         return parse(values)
     except KeyError as error:
         raise damaged(storage, name, f"it lacks {error}") from error

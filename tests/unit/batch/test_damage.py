@@ -113,9 +113,9 @@ def test_a_file_of_another_program_is_no_shard(storage: LocalStorage, out: Path)
     path = out / Partition(1, 1).shard
     pq.write_table(pa.table({"name": ["a"]}), path)
     for command in (read_status, compact, retry):
-        with pytest.raises(DamagedFile, match=f"{path.name} is damaged: clip-batch has not written it"):
+        with pytest.raises(DamagedFile, match=f"{path.name} is damaged: clip-batch did not write it"):
             command(storage)
-    assert any("clip-batch has not written it" in problem for problem in verify(storage).problems)
+    assert any("clip-batch did not write it" in problem for problem in verify(storage).problems)
     path.unlink()
     run(storage)
     assert verify(storage).ok

@@ -150,7 +150,7 @@ def test_one_source_name_for_two_places_would_confuse_their_objects(tmp_path: Pa
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"path": ["a.jpg"]}, "names no objects. It has 'path'. Give it a header with a column uri"),
+        ({"path": ["a.jpg"]}, "names no objects. Its columns: 'path'. Give it a header with a column uri"),
         ({"name": ["a.jpg"], "Name": ["b.jpg"]}, "has the column name twice"),
         ({"name": [1]}, "row 1 .*name must be text, not 1"),
         ({"name": [b"a.jpg"]}, "row 1 .*name must be text, not b'a.jpg'"),
@@ -184,8 +184,8 @@ def test_a_list_names_an_object_once_and_leaves_the_others_alone(tmp_path: Path)
         ("list.txt", "a.jpg\n", r"row 1 of .*a.jpg is not a URI.*--base"),
         ("list.txt", "gs://bucket\n", "names no object in a bucket"),
         ("list.csv", "file\nx\n", "list.csv names no objects.*Give it a header with a column uri"),
-        ("list.csv", "Bucket,file\na,b\n", "It has 'Bucket', 'file'"),
-        ("list.csv", "", "It has no columns"),
+        ("list.csv", "Bucket,file\na,b\n", "Its columns: 'Bucket', 'file'"),
+        ("list.csv", "", "Its columns: none"),
         ("list.csv", "uri,URI\ngs://a/b,gs://a/b\n", "the column uri twice"),
         ("list.csv", 'uri\n"gs://a/b\ngs://a/c\n', "row after line 1: unexpected end of data. Is a quote"),
         ("list.csv", 'uri\n"' + "gs://a/b\n" * 20_000, "row after line 1: field larger.*Is a quote"),
@@ -198,7 +198,7 @@ def test_a_list_names_an_object_once_and_leaves_the_others_alone(tmp_path: Path)
         ("list.txt", "gs://a/b\nftp://a/b\n", "row 2 .*ftp:// is not supported. Use one of gs://"),
         ("list.txt", "https://user:secret@a/b\n", "row 1 .*an address must not have a login"),
         ("list.parquet", "no Parquet", "cannot read"),
-        ("list.txt", b"\xff\xfe\x00", "cannot read .*is not text in UTF-8"),
+        ("list.txt", b"\xff\xfe\x00", "cannot read .*is not UTF-8 text"),
     ],
 )
 def test_what_is_wrong_with_a_list_is_named(

@@ -52,9 +52,9 @@ def _status(options: argparse.Namespace) -> int:
     print(f"objects     {status.finished_objects} of {status.objects}")
     print(f"failed      {by_code(status.failed) or 'none'}")
     if status.gone:
-        print(f"gone        {counted(status.gone, 'object')} no longer in the sources, by the last plan")
+        print(f"gone        {counted(status.gone, 'object')} no longer in the sources, as of the last plan")
     if status.other_model:
-        print(f"other model {counted(status.other_model, 'row')} of a replaced model, for compact to remove")
+        print(f"other model {counted(status.other_model, 'row')} of a replaced model, which compact removes")
     if status.rate is not None:
         print(f"rate        {status.rate:.1f} objects/s by all workers")
     if status.seconds_left is not None:

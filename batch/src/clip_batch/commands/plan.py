@@ -61,7 +61,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 def _plan(options: argparse.Namespace) -> int:
     if options.source_name is not None and len(options.source) > 1:
-        raise BatchError("--source-name stands for one source. Plan the others with commands of their own")
+        raise BatchError("--source-name stands for one source. Plan each source with a command of its own")
     storage = writable(options.out)
     begin = time.monotonic()
     model = model_of(options) if options.url else None
