@@ -141,8 +141,8 @@ def test_a_query_is_not_shown(url: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (b"a.jpg\nhttp://[bad/a.jpg\n", "is no address"),
-        (b"http://127.0.0.1:abc/a.jpg", "is no address"),
+        (b"a.jpg\nhttp://[bad/a.jpg\n", "is not an address"),
+        (b"http://127.0.0.1:abc/a.jpg", "is not an address"),
         (b"http://other:secret@example.com/a.jpg", "a login of its own"),
     ],
 )
@@ -157,5 +157,5 @@ def test_a_line_that_cannot_be_read_is_named(
 
 @pytest.mark.parametrize("address", ["https://[bad/a.jpg", "http://host:abc/a.jpg", "http:///a.jpg"])
 def test_an_address_that_is_none_is_a_source_error(address: str) -> None:
-    with pytest.raises(SourceError, match=r"is no address|no host name"):
+    with pytest.raises(SourceError, match=r"is not an address|no host name"):
         open_source(address)

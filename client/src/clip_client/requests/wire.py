@@ -223,7 +223,9 @@ def _texts(result: InferResult, output: str | None, count: int) -> list[str]:
 def read_row(row: Embedding, dimension: int) -> Embedding | ItemError:
     """The vector if its norm is 1, else an error."""
     if len(row) != dimension:
-        text = f"the server returned {len(row)} numbers instead of {dimension}. Has it another model now?"
+        text = (
+            f"the server returned {len(row)} numbers instead of {dimension}. Does it serve another model now?"
+        )
         return ItemError("bad_embedding", text)
     norm = float(np.linalg.norm(row))
     # Comparisons with NaN are false, so a NaN row is never valid.

@@ -92,7 +92,7 @@ class FolderSource:
         except OSError as error:
             raise ItemError("load_failed", f"{item.name}: {error.strerror}") from error
         except ValueError as error:  # a null character, in a name from a list
-            raise ItemError("not_found", f"{item.name!r} is no file name: {error}") from error
+            raise ItemError("not_found", f"{item.name!r} is not a file name: {error}") from error
         if len(data) > most:
             raise ItemError("load_failed", f"{item.name} grew while it was read")
         if item.crc32c is not None and crc32c(data) != item.crc32c:

@@ -26,7 +26,7 @@ _RETRYABLE = (
     urllib3.exceptions.ProtocolError,  # of a body that ends too early
 )
 _FAILED = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)
-"""ValueError is urllib's, for a redirect to an address that is none."""
+"""ValueError is urllib's, for a redirect to a malformed address."""
 _BUSY = (408, 429, 500, 502, 503, 504)
 _HEADERS = {"Accept-Encoding": "identity"}
 """Stored bytes, which have the size that a HEAD request states."""
@@ -43,8 +43,8 @@ class HttpSource:
     A list has one address per line, absolute or relative to its own, all of the list's host. An object's name
     is the rest of its address after the host. A HEAD request tells its size, and its ETag or time of change.
 
-    A login in the address is sent to its host only, and is not part of `uri`. Raises SourceError for an
-    address that is none.
+    A login in the address is sent to its host only, and is not part of `uri`. Raises SourceError for a
+    malformed address.
     """
 
     def __init__(self, url: str, options: SourceOptions | None = None) -> None:
@@ -73,7 +73,7 @@ class HttpSource:
         try:
             address, login = _without_login(urljoin(self._url, line))
         except ValueError as error:
-            raise SourceError(f"{shown(self._url)} has a line that is no address: {error}") from error
+            raise SourceError(f"{shown(self._url)} has a line that is not an address: {error}") from error
         if login not in (None, self._login):
             raise SourceError(
                 f"{shown(self._url)} has an address with a login of its own. Give the login in the address "
@@ -217,7 +217,7 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise SourceError(f"{shown(url)} is no address: {error}") from error
+        raise SourceError(f"{shown(url)} is not an address: {error}") from error
     if not parts.hostname:
         raise SourceError(f"{shown(url)} has no host name")
     return parts
