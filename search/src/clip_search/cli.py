@@ -33,7 +33,7 @@ exit status:
   0    done
   2    fatal error: the dataset, the server or a package is missing, or an option is wrong
   130  stopped by Ctrl-C
-  141  the output was closed, as by head
+  141  the output was closed, for example by head
 """
 
 

@@ -35,7 +35,7 @@ LOAD_TIMEOUT_S, STALL_TIMEOUT_S = 30.0, 10.0
 INDEX_ROWS = 500_000
 """From here on, a query without an index mentions it."""
 ADD_ROWS = 4096
-"""Rows added to an index at once. While they are, they are there three times."""
+"""Rows added to an index at once. Meanwhile they are in memory three times."""
 LIST_ROWS = 40
 """The least mean number of rows in a list of an index."""
 TRAINING_ROWS = 40
@@ -67,7 +67,7 @@ ALL_PAIRS_ROWS = 20_000
 CELLS = 4
 """Of each row, above."""
 TIE = 1e-4
-"""Centers whose cosines with a row differ by less are as near."""
+"""Centers whose cosines with a row differ by less count as equally near."""
 MAX_NEAR = 16
 """Others that a row is paired with in one tile."""
 BLACK, WHITE = 3, 252

@@ -49,7 +49,7 @@ def near_pairs(
 def _cells(vectors: Vectors, rows: Numbers) -> list[Numbers]:
     """The rows of each cell of more than one."""
     count = int(3 * len(rows) ** 0.5)
-    # Many photos that are as good as equal are as near to each of the centers among them. Without a
+    # Many nearly equal photos are equally near to each of the centers among them. Without a
     # difference between these, all would be in the same cells, and compared in quadratic time.
     noise = np.random.default_rng(1).random(count + defaults.TILE_ROWS, np.float32) * defaults.TIE
     ties = np.lib.stride_tricks.sliding_window_view(noise, count)

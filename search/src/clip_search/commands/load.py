@@ -17,7 +17,7 @@ from clip_search.loaders import open_loader
 def add_load(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_load)
     parser.description = (
-        "Makes a table of a database equal to the dataset: writes new and changed rows, deletes those that "
+        "Makes a database table equal to the dataset: writes new and changed rows, deletes those that "
         "are gone, creates the index, and reads vectors back to verify them. The same command continues an "
         "interrupted load."
     )
