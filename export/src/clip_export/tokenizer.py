@@ -34,7 +34,7 @@ TEXTS = (
     "Ã©tÃ© à la plage",
     "a very long caption " * 40,
 )
-"""What a text tower and its tokenizer are verified with: they tell open_clip's ways of cleaning apart."""
+"""What a text tower and its tokenizer are verified with: they distinguish open_clip's ways of cleaning."""
 _FILES = "tokenizer.json and tokenizer_config.json"
 
 
@@ -80,7 +80,7 @@ def tokenizer_of(name: str) -> ModelTokenizer:
 
 
 def hub_tokenizer(name: str) -> str:
-    """The repository of Hugging Face that has the model's tokenizer; empty for CLIP's own."""
+    """The Hugging Face repository that has the model's tokenizer; empty for CLIP's own."""
     if name.startswith("hf-hub:"):
         return name.removeprefix("hf-hub:")
     config = local_config(name) if name.startswith("local-dir:") else open_clip.get_model_config(name) or {}

@@ -29,7 +29,7 @@ VOCABULARY_FILE = "merges.txt.gz"
 """Of a version directory of clip_text_tokenize: the merges of CLIP's byte-pair encoder, from open_clip."""
 
 TOKENIZER_FILE = "tokenizer.json"
-"""Instead of it, for a model with a tokenizer of Hugging Face: all of that tokenizer."""
+"""Instead of it, for a model with a Hugging Face tokenizer: the whole tokenizer."""
 
 # Files of one encoder version directory.
 ONNX_FP32_FILE = "model.onnx"

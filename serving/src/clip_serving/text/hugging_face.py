@@ -12,7 +12,7 @@ from clip_serving.text.tokenizer import CLEANERS, BadText, Tokens
 
 
 class HuggingFaceTokenizer:
-    """A tokenizer of Hugging Face's `tokenizers`. Safe to use from several threads."""
+    """A tokenizer of the package `tokenizers`. Safe to use from several threads."""
 
     def __init__(
         self, path: Path, context_length: int, clean: Clean, zeroed_token: int | None = None

@@ -35,7 +35,7 @@ class ModelFamily(ABC, Generic[Spec, Settings]):
     settings: type[Settings]
 
     def __init__(self, set_name: str = "") -> None:
-        """`set_name` tells several models of the family in one repository apart; see docs/adr/0023."""
+        """`set_name` distinguishes several models of the family in one repository; see docs/adr/0023."""
         self.set_name = set_name
         self._folders = {model: model for model in self.models}
         if set_name:
