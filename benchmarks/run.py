@@ -158,7 +158,8 @@ def measure(plan: Plan, chosen: Sequence[System], console: Console, data: Path |
             Run(plan, workspace, folder, results, console).passes(chosen)
             if data is not None:
                 console.line("one bad photo among eight")
-                results.bad_input = bad_input.ask_all(workspace, bucket, (folder / names[0]).read_bytes())
+                photo = (folder / names[0]).read_bytes()
+                results.bad_input = bad_input.ask_all(chosen, workspace, bucket, photo)
     return results
 
 

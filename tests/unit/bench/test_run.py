@@ -53,12 +53,15 @@ def test_a_service_that_does_not_start_is_reported_and_the_others_are_measured(
     monkeypatch.setattr(bad_input, "litserve", broken)
     monkeypatch.setattr(bad_input, "ours", answers)
     monkeypatch.setattr(bad_input, "_ours", lambda address, photos: f"{len(photos)} to {address}")
-    rows = bad_input.ask_all(Workspace(tmp_path, tmp_path, tmp_path, 2), FakeGcs(), b"photo")
+    found, workspace = systems(2, Cpu("A CPU", frozenset())), Workspace(tmp_path, tmp_path, tmp_path, 2)
+    rows = bad_input.ask_all(found, workspace, FakeGcs(), b"photo")
     assert [service for service, _, _ in rows] == ["origin"] * 2 + ["LitServe"] * 2 + ["ours"] * 2
     assert {answer for _, _, answer in rows} == {
         "not measured: it did not start: port in use",
         "8 to an address",
     }
+    ours = [system for system in found if system.key.startswith("ours")]
+    assert {row[0] for row in bad_input.ask_all(ours, workspace, FakeGcs(), b"photo")} == {"ours"}
 
 
 def test_an_empty_choice_is_refused() -> None:
