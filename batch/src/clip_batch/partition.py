@@ -73,7 +73,7 @@ def embed_partition(
         with closing(client.embed_records(chosen)) as records:
             for item in records:
                 if isinstance(item.error, ServerCrash) and item.info.crc32c:
-                    poison.convict(source, item.info, item.error)
+                    poison.add(source, item.info, item.error)
                 rows.add(source, item)
                 meter.add(1, {item.error.code: 1} if item.error else {})
                 if on_item is not None:

@@ -1,6 +1,6 @@
-"""Photos that crash servers: convicted once, and then not sent again by any worker of the job.
+"""Photos that crash servers: found out once, and then not sent again by any worker of the job.
 
-A conviction names the content, by size and CRC32C, so that copies under other names are not sent either.
+An entry names the content, by size and CRC32C, so that copies under other names are not sent either.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PoisonList:
         self._found: dict[_Content, str] = {}
 
     def check(self, item: ObjectInfo, data: bytes | None = None) -> None:
-        """Raises the ServerCrash of the conviction if the object is on the list.
+        """Raises the recorded ServerCrash if the object is on the list.
 
         Without a listed checksum, this takes the object's `data`.
         """
@@ -42,7 +42,7 @@ class PoisonList:
         if text := found.get((item.size, checksum)):
             raise ServerCrash("request_failed", text)
 
-    def convict(self, source: str, item: ObjectInfo, error: ServerCrash) -> None:
+    def add(self, source: str, item: ObjectInfo, error: ServerCrash) -> None:
         """Adds an object that was loaded, so that its checksum is known."""
         address = f"{source}/{item.name}"
         text = error.text
@@ -64,13 +64,13 @@ class PoisonList:
         with self._lock:
             if time.monotonic() - self._read_at > defaults.POISON_REFRESH_S:
                 for file in self._storage.list(POISON):
-                    content, text = read_json(self._storage, file.name, _conviction)
+                    content, text = read_json(self._storage, file.name, _entry)
                     self._found[content] = text
                 self._read_at = time.monotonic()
             return self._found
 
 
-def _conviction(entry: dict[str, Any]) -> tuple[_Content, str]:
+def _entry(entry: dict[str, Any]) -> tuple[_Content, str]:
     return (entry["size"], entry["crc32c"]), entry["text"]
 
 

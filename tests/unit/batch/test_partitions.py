@@ -227,7 +227,7 @@ def test_a_share_of_failures_counts_after_some_objects() -> None:
         meter.add(50, {})
 
 
-def test_a_photo_that_crashes_servers_is_convicted_once(storage: LocalStorage, photos: Path) -> None:
+def test_a_photo_that_crashes_servers_is_found_out_once(storage: LocalStorage, photos: Path) -> None:
     folder_of(photos, {"a/01.jpg": b"poison", "z.jpg": b"poison"})
     plan(storage, photos)
     crashes = iter(range(100))

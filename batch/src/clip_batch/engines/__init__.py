@@ -1,4 +1,4 @@
-"""Engines: who runs a job's partitions."""
+"""Engines: how a job's partitions are scheduled."""
 
 from __future__ import annotations
 
