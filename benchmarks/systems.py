@@ -126,30 +126,32 @@ def litserve(work: Work, workspace: Workspace) -> Iterator[Service]:
 # --- ours --------------------------------------------------------------------------------------
 
 
-@contextmanager
-def ours(work: Work, precision: Precision | None, workspace: Workspace) -> Iterator[Service]:
-    """A `precision` that cannot be served fails; it never becomes another one under its name."""
+def _repository(work: Work, workspace: Workspace) -> Path:
     repository = workspace.scratch / f"ours-{work}"
     if not repository.exists():
         make_repository(repository, workspace.version, work)
-    options = ServerOptions(
+    return repository
+
+
+def _options(work: Work, precision: Precision | None) -> ServerOptions:
+    return ServerOptions(
         check_reference=work == "whole",  # a constant vector is not the reference embedding
         encoder_precision=precision,
         ready_timeout_s=_START_TIMEOUT_S,
     )
-    with TritonServer(repository, options) as server:
+
+
+@contextmanager
+def ours(work: Work, precision: Precision | None, workspace: Workspace) -> Iterator[Service]:
+    """A `precision` that cannot be served fails; it never becomes another one under its name."""
+    with TritonServer(_repository(work, workspace), _options(work, precision)) as server:
         yield Service(server.grpc_url, lambda: [server.pid], partial(triton_totals, server))
 
 
 @contextmanager
 def tiers(work: Work, precision: Precision | None, workspace: Workspace) -> Iterator[Service]:
     """A server that decodes and one that encodes; the address names both, the encoder first."""
-    repository = workspace.scratch / f"ours-{work}"
-    if not repository.exists():
-        make_repository(repository, workspace.version, work)
-    options = ServerOptions(
-        check_reference=work == "whole", encoder_precision=precision, ready_timeout_s=_START_TIMEOUT_S
-    )
+    repository, options = _repository(work, workspace), _options(work, precision)
     with (
         TritonServer(repository, replace(options, tier="decode")) as decode,
         TritonServer(repository, replace(options, tier="encode")) as encode,
