@@ -149,14 +149,13 @@ class _Interrupted:
 
 
 def test_an_interrupted_load_continues(engine: Engine, tmp_path: Path) -> None:
-    if engine.place.startswith("npy"):
-        pytest.skip("files are written whole")
+    kept = 0 if engine.place.startswith("npy") else 100  # files are written whole, databases in batches
     path = write(tmp_path / "e.parquet", [f"{row}" for row in range(150)], clusters(150, 8))
     loader = open_loader(engine.place, engine.table)
     with pytest.raises(KeyboardInterrupt):
         load(read_dataset(path), _Interrupted(loader))
     loader.close()
-    assert engine.load(path) == LoadSummary(50, 100, 0, 150)
+    assert engine.load(path) == LoadSummary(150 - kept, kept, 0, 150)
 
 
 def test_tables_of_other_programs_are_left_alone(

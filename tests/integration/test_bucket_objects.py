@@ -30,7 +30,7 @@ def uploaded(fake_gcs: FakeGcs, objects: dict[str, tuple[bytes, str | None]]) ->
 
 
 def test_objects_stored_as_gzip(fake_gcs: FakeGcs) -> None:
-    """`gcloud storage cp --gzip-local-all` stores photos so: the listing tells of the packed bytes."""
+    """`gcloud storage cp --gzip-local-all` stores photos compressed; the listing has the compressed size."""
     packed = gzip.compress(photo(0))
     stored = {
         "bomb.jpg": gzip.compress(bytes((1 << 20) + 1)),
